@@ -1,0 +1,3 @@
+//! `barman-cloud-backup-keep`: see the library beside this file.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `barman-cloud-backup-show`: see the library beside this file.
+
+fn main() {}

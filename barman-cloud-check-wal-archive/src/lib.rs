@@ -1,0 +1,1 @@
+//! `barman-cloud-check-wal-archive`.

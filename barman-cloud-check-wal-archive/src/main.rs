@@ -1,0 +1,3 @@
+//! `barman-cloud-check-wal-archive`: see the library beside this file.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `barman-cloud-restore`: see the library beside this file.
+
+fn main() {}

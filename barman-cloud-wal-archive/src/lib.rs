@@ -1,0 +1,1 @@
+//! `barman-cloud-wal-archive`.

@@ -1,0 +1,3 @@
+//! `barman-cloud-wal-restore`: see the library beside this file.
+
+fn main() {}

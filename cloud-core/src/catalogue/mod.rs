@@ -1,0 +1,1 @@
+//! What is in the bucket: `backup.info`, object keys, and which backup is meant.

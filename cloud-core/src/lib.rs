@@ -1,0 +1,20 @@
+//! PostgreSQL base backups and WAL in object stores: the library behind the
+//! `barman-cloud-*` tools.
+//!
+//! The library is divided into rooms, each a module with one door. Which room
+//! may use which is a table in `docs/architecture.md`; a test compares it with
+//! the `use` lines found here.
+
+pub mod catalogue;
+pub mod cli;
+pub mod codec;
+pub mod key;
+pub mod ops;
+pub mod pg;
+pub mod pgdata;
+pub mod report;
+pub mod store;
+pub mod tar;
+pub mod transfer;
+pub mod units;
+pub mod wal;

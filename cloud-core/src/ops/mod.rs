@@ -1,0 +1,111 @@
+//! One file per tool: what it does, without a command line.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::report::Reporter;
+
+pub mod backup;
+pub mod restore;
+pub mod wal_archive;
+pub mod wal_restore;
+
+/// What an operation needs that is not in its request.
+#[derive(Debug, Clone)]
+pub struct Ctx {
+    /// Hears of progress.
+    pub reporter: Arc<dyn Reporter>,
+    /// Set when a signal asks to stop; operations then clean up and return
+    /// [`OpErrorKind::Interrupted`].
+    pub cancel: CancellationToken,
+    /// The environment as it was at the start.
+    pub env: Env,
+}
+
+/// A snapshot of the environment, so that tests need not change the real one.
+#[derive(Debug, Clone, Default)]
+pub struct Env(HashMap<OsString, OsString>);
+
+impl Env {
+    /// The environment of this process.
+    pub fn of_process() -> Self {
+        Self(std::env::vars_os().collect())
+    }
+
+    /// The value of `name` if it is set, possibly empty, and is UTF-8.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(std::ffi::OsStr::new(name))?.to_str()
+    }
+
+    /// The value of `name` if it is set, possibly empty.
+    pub fn get_os(&self, name: &str) -> Option<&std::ffi::OsStr> {
+        self.0
+            .get(std::ffi::OsStr::new(name))
+            .map(OsString::as_os_str)
+    }
+}
+
+impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Env {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
+        Self(
+            iter.into_iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
+        )
+    }
+}
+
+/// Why an operation failed.
+///
+/// `message` is the line for the user, complete: what was being done, to what,
+/// why it failed. `cli::exit` maps the kind to an exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct OpError {
+    /// The class of the failure.
+    pub kind: OpErrorKind,
+    /// One line, no secrets.
+    pub message: String,
+    /// What to do next, if that is known.
+    pub hint: Option<String>,
+}
+
+/// The classes of failure that callers of the tools tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpErrorKind {
+    /// The operation failed, or the thing asked for is absent: exit 1, message
+    /// printed as it is.
+    Failed,
+    /// The store could not be reached: exit 2.
+    Unreachable,
+    /// Wrong input: exit 3, message printed as it is.
+    Usage,
+    /// Anything else: exit 4, message printed behind
+    /// `Barman cloud <tool words> exception: `.
+    General,
+    /// A signal asked to stop: exit 1, or the end by that signal.
+    Interrupted,
+    /// A hook script that must not be retried: exit 63.
+    NoRetry,
+}
+
+impl OpError {
+    /// An error of this kind, without a hint.
+    pub fn new(kind: OpErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The same error with a next step for the user.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

@@ -1,0 +1,47 @@
+//! Restoring a base backup.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Ctx, OpError};
+use crate::store::ObjectStore;
+
+/// A base backup to restore.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// Key prefix from the URL, as written (it may end in slashes).
+    pub path: String,
+    /// Server name: one component of every key.
+    pub server: String,
+    /// Id, name, shortcut or `auto`, as typed.
+    pub backup: String,
+    /// Where PGDATA goes.
+    pub target: PathBuf,
+    /// `NAME:LOCATION`, as typed; later ones win.
+    pub tablespaces: Vec<String>,
+    /// Only with `auto`.
+    pub recovery_target: RecoveryTarget,
+    /// Restore a backup that is not DONE.
+    pub allow_incomplete: bool,
+}
+
+/// What `auto` has to be good for; each as typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryTarget {
+    /// `current`, `latest` or a number.
+    pub timeline: Option<String>,
+    /// An LSN.
+    pub lsn: Option<String>,
+    /// A point in time.
+    pub time: Option<String>,
+}
+
+/// Restores the base backup.
+pub async fn run(
+    ctx: &Ctx,
+    store: Arc<dyn ObjectStore>,
+    request: RestoreRequest,
+) -> Result<(), OpError> {
+    let _ = (ctx, store, request);
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The PostgreSQL server: connecting as libpq would, and backup mode.

@@ -1,0 +1,1 @@
+//! The data directory on disk: walking it, and putting it back.

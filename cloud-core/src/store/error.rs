@@ -1,0 +1,162 @@
+//! What can go wrong with a store, by cause.
+
+use std::fmt;
+
+/// Result of a store operation.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// A store operation that failed, after its retries if there were any.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {op} `{what}` in {location}{}", Attempts(*.attempts))]
+pub struct StoreError {
+    /// The cause, by class.
+    pub kind: StoreErrorKind,
+    /// What was being done.
+    pub op: StoreOp,
+    /// The key or prefix it was done to, or the bucket.
+    pub what: String,
+    /// The store, in words that hold no secret.
+    pub location: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// The first failure; later ones are often only its echo.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+struct Attempts(u32);
+
+impl fmt::Display for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 | 1 => Ok(()),
+            n => write!(f, " ({n} attempts)"),
+        }
+    }
+}
+
+/// The class of a failure; decides on retries and exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// The store did not answer in time. Whether a write happened is unknown.
+    Timeout,
+    /// No connection could be made: refused, unknown host, TLS, proxy; or one
+    /// was lost midway.
+    Connect,
+    /// The store asked to slow down.
+    RateLimited,
+    /// The store answered that it failed itself (500, 503).
+    ServerFault,
+    /// A create-only write ran into another one under way (S3's 409); the same
+    /// request may succeed.
+    Conflict,
+    /// No object of that name.
+    NotFound,
+    /// No bucket of that name.
+    BucketMissing,
+    /// A create-only write found the key taken.
+    AlreadyExists,
+    /// The credentials do not allow it.
+    PermissionDenied,
+    /// No credentials, or the store does not accept them.
+    Unauthenticated,
+    /// The store cannot do it.
+    Unsupported,
+    /// Bytes are not the ones that were sent, or the object changed while it
+    /// was read.
+    Corrupt,
+    /// No space is left, or a quota is used up.
+    Full,
+    /// The request is wrong in itself: a bad name, a size beyond the limits.
+    Invalid,
+    /// Anything else.
+    Other,
+}
+
+impl StoreErrorKind {
+    /// Whether the same request may succeed if sent again.
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Timeout
+            | Self::Connect
+            | Self::RateLimited
+            | Self::ServerFault
+            | Self::Conflict => true,
+            // Listed one by one so that a new kind has to be thought about.
+            Self::NotFound
+            | Self::BucketMissing
+            | Self::AlreadyExists
+            | Self::PermissionDenied
+            | Self::Unauthenticated
+            | Self::Unsupported
+            | Self::Corrupt
+            | Self::Full
+            | Self::Invalid
+            | Self::Other => false,
+        }
+    }
+
+    /// Whether the store could not be reached, as opposed to: answered, and
+    /// refused. (docs/decisions.md 9: exit code 2.)
+    pub fn is_unreachable(self) -> bool {
+        match self {
+            Self::Timeout | Self::Connect | Self::RateLimited | Self::ServerFault => true,
+            Self::Conflict
+            | Self::NotFound
+            | Self::BucketMissing
+            | Self::AlreadyExists
+            | Self::PermissionDenied
+            | Self::Unauthenticated
+            | Self::Unsupported
+            | Self::Corrupt
+            | Self::Full
+            | Self::Invalid
+            | Self::Other => false,
+        }
+    }
+}
+
+/// What was being done to a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreOp {
+    /// `probe`
+    Probe,
+    /// `create_bucket`
+    CreateBucket,
+    /// `put`
+    Put,
+    /// `begin_multipart`
+    BeginMultipart,
+    /// `put_part`
+    PutPart,
+    /// `complete`
+    Complete,
+    /// `abort`
+    Abort,
+    /// `get`
+    Get,
+    /// `head`
+    Head,
+    /// `list`
+    List,
+    /// `delete_batch`
+    Delete,
+}
+
+impl fmt::Display for StoreOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Probe => "reach",
+            Self::CreateBucket => "create",
+            Self::Put => "write",
+            Self::BeginMultipart => "begin the upload of",
+            Self::PutPart => "upload a part of",
+            Self::Complete => "complete the upload of",
+            Self::Abort => "abort the upload of",
+            Self::Get => "read",
+            Self::Head => "look at",
+            Self::List => "list",
+            Self::Delete => "delete",
+        })
+    }
+}

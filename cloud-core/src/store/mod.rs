@@ -1,0 +1,320 @@
+//! Object stores: what callers may rely on, and the types they share.
+//!
+//! [`ObjectStore`] is the whole contract. Each store lives in a file of its
+//! own and passes `conformance`; retries, limits, counting and fault injection
+//! are wrappers that are stores themselves. Nothing outside `registry` names a
+//! particular store.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::key::{Key, Prefix};
+
+mod error;
+
+pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
+
+/// A flat set of named objects.
+///
+/// Implementations are shared between tasks; every method may be called at the
+/// same time as any other.
+#[async_trait]
+pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
+    /// Name for messages (no secrets), limits and abilities.
+    fn info(&self) -> &StoreInfo;
+
+    /// Looks for the bucket (container, directory) without changing anything.
+    async fn probe(&self) -> Result<BucketState>;
+
+    /// Creates the bucket. One that exists already is success.
+    async fn create_bucket(&self) -> Result<()>;
+
+    /// Stores `body` under `key`, all or nothing.
+    ///
+    /// A reader sees the old object, the new one or `NotFound`, never a
+    /// mixture. With [`PutMode::CreateOnly`] the answer is `AlreadyExists`, and
+    /// nothing is changed, if the key exists, even with two writers.
+    ///
+    /// After a timeout or a lost connection it is *unknown* whether the write
+    /// happened; repeating is safe.
+    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt>;
+
+    /// Begins an upload in parts; nothing is visible under `key` before
+    /// [`MultipartUpload::complete`].
+    async fn begin_multipart(
+        &self,
+        key: &Key,
+        options: &PutOptions,
+    ) -> Result<Box<dyn MultipartUpload>>;
+
+    /// Reads an object or a range of it.
+    ///
+    /// Bytes arrive in order, with bounded read-ahead. `NotFound` if the key is
+    /// absent; `Corrupt` if `range.version` is given and is no longer the
+    /// current one.
+    async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download>;
+
+    /// Reads size, time and version of an object, and its locks if asked to.
+    async fn head(&self, key: &Key, lock: LockCheck) -> Result<ObjectMeta>;
+
+    /// Lists the names that begin with `prefix`, page by page.
+    ///
+    /// A page is one answer of the store. Order is not promised.
+    fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>>;
+
+    /// Deletes up to `limits.delete_batch` objects; missing ones count as
+    /// deleted. `Err` means that the request as a whole failed.
+    async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport>;
+}
+
+/// A multipart upload that was begun and is not finished.
+///
+/// Parts may be sent in any order and at the same time. Sending a number again
+/// replaces its bytes, so a part that failed can simply be sent again. Nothing
+/// is visible under the key until [`complete`](Self::complete) returns `Ok`.
+///
+/// Dropping the value keeps the parts in the store, and the store charges for
+/// them; call [`abort`](Self::abort) on every way out that is not `complete`.
+#[async_trait]
+pub trait MultipartUpload: fmt::Debug + Send + Sync {
+    /// Sends one part.
+    async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt>;
+
+    /// Makes the object of `parts`, in the order of their numbers.
+    ///
+    /// With [`PutMode::CreateOnly`] in the options of the upload the answer is
+    /// `AlreadyExists` if the key exists by now; the parts are then still there
+    /// and want an `abort`.
+    async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt>;
+
+    /// Frees the parts. Safe to repeat, and after a failed `complete`.
+    async fn abort(&self) -> Result<()>;
+}
+
+/// What a store is called and can do.
+#[derive(Debug, Clone)]
+pub struct StoreInfo {
+    /// Kind of store, in the words of its users: `S3`, `local directory`.
+    pub kind: &'static str,
+    /// The place as the user named it, without secrets: `s3://bucket`.
+    pub location: String,
+    /// Sizes and counts the store allows.
+    pub limits: Limits,
+    /// What the store can do.
+    pub abilities: Abilities,
+}
+
+/// Sizes in bytes and counts that a store allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Smallest size of every part but the last.
+    pub min_part: u64,
+    /// Largest size of a part.
+    pub max_part: u64,
+    /// Most parts of one upload.
+    pub max_parts: u32,
+    /// Largest object.
+    pub max_object: u64,
+    /// Largest body of a single `put`.
+    pub max_put: u64,
+    /// Most keys of one `delete_batch`.
+    pub delete_batch: usize,
+    /// Whether all parts but the last must have the same size.
+    pub equal_parts: bool,
+}
+
+/// What a store can do beside the methods all stores have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether [`PutMode::CreateOnly`] is decided by the store itself. Where it
+    /// is not, `put` looks first, which leaves a moment between look and write.
+    pub create_only: bool,
+    /// Whether `PutOptions::tags` can be kept; where not, a put with tags is
+    /// answered `Unsupported`.
+    pub tags: bool,
+}
+
+/// Whether the bucket is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BucketState {
+    /// It exists and could be asked.
+    Exists,
+    /// The store answered that there is none.
+    Missing,
+}
+
+/// What to do when the key exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PutMode {
+    /// Replace the object.
+    #[default]
+    Overwrite,
+    /// Change nothing and answer `AlreadyExists`.
+    CreateOnly,
+}
+
+/// How to store an object. Encryption is configuration of the store, so that
+/// no call can forget it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PutOptions {
+    /// What to do when the key exists.
+    pub mode: PutMode,
+    /// Tags, in order. `Some` and empty sends an empty tag list.
+    pub tags: Option<Vec<Tag>>,
+}
+
+/// A tag of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    /// Its name.
+    pub key: String,
+    /// Its value, possibly empty.
+    pub value: String,
+}
+
+/// Text that changes whenever the content of a key is replaced: an ETag, a
+/// generation, or what the store has of the kind. Says nothing of the content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectVersion(pub String);
+
+/// What the store said of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutReceipt {
+    /// Version of the object just written, where the store tells it.
+    pub version: Option<ObjectVersion>,
+}
+
+/// Number of a part, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartNumber(std::num::NonZeroU32);
+
+impl PartNumber {
+    /// The first part.
+    pub const FIRST: Self = Self(std::num::NonZeroU32::MIN);
+
+    /// `None` for 0.
+    pub fn new(number: u32) -> Option<Self> {
+        std::num::NonZeroU32::new(number).map(Self)
+    }
+
+    /// The number, from 1.
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// What the store said of a part; wanted back by `complete`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartReceipt {
+    /// Number of the part.
+    pub number: PartNumber,
+    /// Size in bytes, as sent.
+    pub size: u64,
+    /// The store's own token for it (an ETag, a block id).
+    pub token: String,
+}
+
+/// Which bytes to read, end exclusive.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReadRange {
+    /// First byte.
+    pub start: u64,
+    /// End, exclusive; `None` reads to the end of the object.
+    pub end: Option<u64>,
+    /// Read only if this is still the current version.
+    pub version: Option<ObjectVersion>,
+}
+
+impl ReadRange {
+    /// The whole object.
+    pub fn all() -> Self {
+        Self::default()
+    }
+}
+
+/// An object being read.
+pub struct Download {
+    /// The object as a whole; `size` is that of the object, not of the range.
+    pub meta: ObjectMeta,
+    /// The bytes that follow; the stream ends with an error if it would end
+    /// before `range.end`.
+    pub range: Range<u64>,
+    /// The bytes, in order.
+    pub body: BoxStream<'static, Result<Bytes>>,
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Download")
+            .field("meta", &self.meta)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether `head` looks for locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockCheck {
+    /// Locks are left out of the answer.
+    Skip,
+    /// Retention and legal hold are part of the answer.
+    Look,
+}
+
+/// What a store knows of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its name.
+    pub key: Key,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last written, if the store tells it.
+    pub modified: Option<SystemTime>,
+    /// Its version, if the store tells it.
+    pub version: Option<ObjectVersion>,
+    /// Why it cannot be deleted now; looked for only with `LockCheck::Look`.
+    pub lock: Option<ObjectLock>,
+}
+
+/// Why an object cannot be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectLock {
+    /// Retained until this time.
+    Until(SystemTime),
+    /// A legal hold is set.
+    LegalHold,
+}
+
+/// How deep a listing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Everything that begins with the prefix.
+    All,
+    /// Only up to the next `/` after the prefix; what lies deeper is summed up
+    /// in `ListPage::prefixes`.
+    One,
+}
+
+/// One answer of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListPage {
+    /// Objects found. `lock` is never filled in.
+    pub objects: Vec<ObjectMeta>,
+    /// With [`Depth::One`]: the "directories", each ending in `/`. One may be
+    /// named by several pages.
+    pub prefixes: Vec<Prefix>,
+}
+
+/// The fate of every key of a `delete_batch`.
+#[derive(Debug, Default)]
+pub struct DeleteReport {
+    /// Deleted, or not there in the first place.
+    pub deleted: Vec<Key>,
+    /// Refused, and why.
+    pub failed: Vec<(Key, StoreError)>,
+}

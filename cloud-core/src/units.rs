@@ -1,0 +1,1 @@
+//! Sizes and rates, in the reference's spelling.
