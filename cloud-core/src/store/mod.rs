@@ -16,8 +16,12 @@ use futures_util::stream::BoxStream;
 use crate::key::{Key, Prefix};
 
 mod error;
+mod memory;
+mod util;
 
 pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
+pub use memory::MemoryStore;
+pub use util::{delete_all, exists, get_all, list_all};
 
 /// A flat set of named objects.
 ///
