@@ -396,7 +396,7 @@ impl BackupInfo {
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.clone())),
         );
-        lines.sort_by(|(one, _), (other, _)| one.cmp(other));
+        lines.sort_by_key(|(one, _)| *one);
         let mut text = String::new();
         for (name, value) in lines {
             text.push_str(name);

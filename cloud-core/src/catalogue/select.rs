@@ -146,12 +146,11 @@ pub fn for_target<'a>(
     let first;
     let history = match target.timeline {
         None => None,
-        Some(timeline) => Some(match histories.get(&timeline) {
-            Some(history) => history,
-            None => {
-                first = History::of_first(timeline);
-                &first
-            }
+        Some(timeline) => Some(if let Some(history) = histories.get(&timeline) {
+            history
+        } else {
+            first = History::of_first(timeline);
+            &first
         }),
     };
     let fits = |info: &BackupInfo| -> Option<bool> {

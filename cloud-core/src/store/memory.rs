@@ -178,12 +178,11 @@ impl MemoryStore {
 
     fn find(&self, op: StoreOp, key: &Key) -> Result<(ObjectMeta, Bytes)> {
         let shared = self.bucket(op, key.as_str())?;
-        match shared.objects.get(key) {
-            Some(object) => Ok((object.meta(key), object.body.clone())),
-            None => {
-                let kind = StoreErrorKind::NotFound;
-                Err(self.error(op, key.as_str(), kind, "there is no such object"))
-            }
+        if let Some(object) = shared.objects.get(key) {
+            Ok((object.meta(key), object.body.clone()))
+        } else {
+            let kind = StoreErrorKind::NotFound;
+            Err(self.error(op, key.as_str(), kind, "there is no such object"))
         }
     }
 }
