@@ -393,3 +393,16 @@ impl MultipartUpload for MemoryUpload {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    #[tokio::test]
+    async fn memory_does_what_every_store_must() {
+        let store = MemoryStore::new().with_page(7);
+        conformance::all(Arc::new(store.clone()), "run").await;
+        assert!(store.contents().is_empty() && store.open_uploads().is_empty());
+    }
+}

@@ -15,11 +15,14 @@ use futures_util::stream::BoxStream;
 
 use crate::key::{Key, Prefix};
 
+pub mod conformance;
 mod error;
+mod local;
 mod memory;
 mod util;
 
 pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
+pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use util::{delete_all, exists, get_all, list_all};
 
