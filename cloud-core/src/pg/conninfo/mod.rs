@@ -160,13 +160,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is probed after a minute and given up after another one:
 /// shorter than what firewalls and balancers usually forget it in.
 const KEEPALIVES: Keepalives = Keepalives {
-    idle: Duration::from_secs(60),
+    idle: Duration::from_mins(1),
     interval: Duration::from_secs(10),
     count: 6,
 };
 
 /// Data that is not acknowledged for so long ends the connection.
-const USER_TIMEOUT: Duration = Duration::from_secs(120);
+const USER_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Where servers put their sockets: Debian and its like, then the default of
 /// PostgreSQL itself.
