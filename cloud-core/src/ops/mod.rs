@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Reporter;
+use crate::store::StoreError;
 
 pub mod backup;
 pub mod restore;
@@ -73,6 +74,22 @@ pub struct OpError {
     pub hint: Option<String>,
 }
 
+/// An error with its causes, in one line. Causes that the text before already
+/// ends with are not repeated.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The classes of failure that callers of the tools tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpErrorKind {
@@ -93,6 +110,18 @@ pub enum OpErrorKind {
 }
 
 impl OpError {
+    /// What a failure of the store means for an operation that has changed
+    /// nothing yet: unreachable is told apart from everything else
+    /// (docs/decisions.md 9).
+    pub fn of_store(error: &StoreError) -> Self {
+        let kind = if error.kind.is_unreachable() {
+            OpErrorKind::Unreachable
+        } else {
+            OpErrorKind::General
+        };
+        Self::new(kind, chain(error))
+    }
+
     /// An error of this kind, without a hint.
     pub fn new(kind: OpErrorKind, message: impl Into<String>) -> Self {
         Self {
