@@ -43,7 +43,7 @@ fn size_of(text: &str) -> Option<u64> {
         clippy::cast_precision_loss,
         reason = "the reference multiplies in floating point and cuts; the range is checked"
     )]
-    (bytes.is_finite() && bytes >= 0.0 && bytes < u64::MAX as f64).then(|| bytes as u64)
+    (bytes.is_finite() && bytes >= 0.0 && bytes < u64::MAX as f64).then_some(bytes as u64)
 }
 
 /// An integer as Python's `int()` reads one: blanks around it, a sign, `_`

@@ -11,6 +11,55 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 
+mod bzip2;
+mod concatenated;
+mod gzip;
+mod lz4;
+mod none;
+mod snappy;
+mod xz;
+mod zstd;
+
+pub use none::None;
+
+/// All codecs. Adding one is a file beside this one and a line here.
+pub const CODECS: &[&dyn Codec] = &[
+    &None,
+    &gzip::Gzip,
+    &bzip2::Bzip2,
+    &snappy::Snappy,
+    &lz4::Lz4,
+    &zstd::Zstd,
+    &xz::Xz,
+];
+
+/// The codec of a name, which is also its long option.
+pub fn by_name(name: &str) -> Option<&'static dyn Codec> {
+    CODECS
+        .iter()
+        .copied()
+        .find(|codec| codec.info().name == name)
+}
+
+/// The codec of a suffix, with its dot; the empty suffix is no compression.
+pub fn by_suffix(suffix: &str) -> Option<&'static dyn Codec> {
+    CODECS
+        .iter()
+        .copied()
+        .find(|codec| codec.info().suffix == suffix)
+}
+
+/// The suffixes of all codecs, the empty one included.
+pub fn suffixes() -> Vec<&'static str> {
+    CODECS.iter().map(|codec| codec.info().suffix).collect()
+}
+
+/// The suffixes that archives of base backups may have.
+pub fn backup_suffixes() -> Vec<&'static str> {
+    let codecs = CODECS.iter().filter(|codec| codec.info().for_backup);
+    codecs.map(|codec| codec.info().suffix).collect()
+}
+
 /// One way of compression (or none).
 pub trait Codec: fmt::Debug + Send + Sync {
     /// Names, suffixes and levels.
@@ -64,6 +113,18 @@ pub struct Levels {
     pub high: i32,
 }
 
+impl Levels {
+    /// The number that is meant; out of range, the nearest one that is not.
+    pub fn number(&self, level: Level) -> i32 {
+        match level {
+            Level::Low => self.low,
+            Level::Medium => self.medium,
+            Level::High => self.high,
+            Level::Number(number) => number.clamp(self.min, self.max),
+        }
+    }
+}
+
 /// A level as the user gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
@@ -77,3 +138,12 @@ pub enum Level {
     /// A number, clamped to what the codec has.
     Number(i32),
 }
+
+/// A level as a number without a sign, for codecs that have only those.
+fn unsigned(levels: Option<&Levels>, level: Level) -> u32 {
+    let number = levels.map_or(0, |levels| levels.number(level));
+    u32::try_from(number).expect("the table's lowest level is not negative")
+}
+
+#[cfg(test)]
+mod tests;

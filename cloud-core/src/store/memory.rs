@@ -1,0 +1,408 @@
+//! A store in memory, for tests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+
+use super::{
+    Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
+    MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt, PutMode,
+    PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, Tag,
+};
+use crate::key::{Key, Prefix};
+
+/// Bytes handed out at a time by `get`: small, so that readers meet borders.
+const PIECE: usize = 64 << 10;
+
+/// A store in memory. Clones share the content.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    info: StoreInfo,
+    page: usize,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    missing: bool,
+    objects: BTreeMap<Key, Object>,
+    versions: u64,
+    uploads: BTreeMap<u64, Key>,
+}
+
+#[derive(Debug, Clone)]
+struct Object {
+    body: Bytes,
+    version: u64,
+    modified: SystemTime,
+    tags: Vec<Tag>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store whose bucket exists.
+    pub fn new() -> Self {
+        let limits = Limits {
+            min_part: 1,
+            max_part: 1 << 40,
+            max_parts: 10_000,
+            max_object: 1 << 50,
+            max_put: 1 << 30,
+            delete_batch: 1000,
+            equal_parts: false,
+        };
+        let info = StoreInfo {
+            kind: "memory",
+            location: "memory".into(),
+            limits,
+            abilities: Abilities {
+                create_only: true,
+                tags: true,
+            },
+        };
+        Self {
+            info,
+            page: 1000,
+            shared: Arc::default(),
+        }
+    }
+
+    /// The same store with other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.info.limits = limits;
+        self
+    }
+
+    /// The same store with listings of at most `entries` per page.
+    #[must_use]
+    pub fn with_page(mut self, entries: usize) -> Self {
+        self.page = entries.max(1);
+        self
+    }
+
+    /// The same store without a bucket.
+    #[must_use]
+    pub fn without_bucket(self) -> Self {
+        self.lock().missing = true;
+        self
+    }
+
+    /// All objects, by name.
+    pub fn contents(&self) -> BTreeMap<String, Bytes> {
+        let shared = self.lock();
+        shared
+            .objects
+            .iter()
+            .map(|(key, o)| (key.to_string(), o.body.clone()))
+            .collect()
+    }
+
+    /// The tags of an object.
+    pub fn tags(&self, key: &str) -> Option<Vec<Tag>> {
+        let shared = self.lock();
+        shared
+            .objects
+            .iter()
+            .find(|(k, _)| k.as_str() == key)
+            .map(|(_, o)| o.tags.clone())
+    }
+
+    /// Puts an object in place, whatever the rules.
+    pub fn insert(&self, key: &str, body: impl Into<Bytes>) {
+        let key = Key::new(key).expect("a test's key is valid");
+        self.lock().store(key, body.into(), &PutOptions::default());
+    }
+
+    /// Takes an object away.
+    pub fn remove(&self, key: &str) {
+        self.lock().objects.retain(|k, _| k.as_str() != key);
+    }
+
+    /// The keys of uploads that were neither completed nor aborted.
+    pub fn open_uploads(&self) -> Vec<String> {
+        self.lock().uploads.values().map(Key::to_string).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, op: StoreOp, what: &str, kind: StoreErrorKind, why: &str) -> StoreError {
+        StoreError {
+            kind,
+            op,
+            what: what.to_owned(),
+            location: self.info.location.clone(),
+            attempts: 1,
+            source: why.to_owned().into(),
+        }
+    }
+
+    fn bucket(&self, op: StoreOp, what: &str) -> Result<MutexGuard<'_, Shared>> {
+        let shared = self.lock();
+        if shared.missing {
+            let kind = StoreErrorKind::BucketMissing;
+            return Err(self.error(op, what, kind, "there is no such bucket"));
+        }
+        Ok(shared)
+    }
+
+    fn put_now(
+        &self,
+        op: StoreOp,
+        key: &Key,
+        body: Bytes,
+        options: &PutOptions,
+    ) -> Result<PutReceipt> {
+        let mut shared = self.bucket(op, key.as_str())?;
+        if options.mode == PutMode::CreateOnly && shared.objects.contains_key(key) {
+            let kind = StoreErrorKind::AlreadyExists;
+            return Err(self.error(op, key.as_str(), kind, "the object exists"));
+        }
+        let version = shared.store(key.clone(), body, options);
+        Ok(PutReceipt {
+            version: Some(ObjectVersion(version.to_string())),
+        })
+    }
+
+    fn find(&self, op: StoreOp, key: &Key) -> Result<(ObjectMeta, Bytes)> {
+        let shared = self.bucket(op, key.as_str())?;
+        if let Some(object) = shared.objects.get(key) {
+            Ok((object.meta(key), object.body.clone()))
+        } else {
+            let kind = StoreErrorKind::NotFound;
+            Err(self.error(op, key.as_str(), kind, "there is no such object"))
+        }
+    }
+}
+
+impl Shared {
+    fn store(&mut self, key: Key, body: Bytes, options: &PutOptions) -> u64 {
+        self.versions += 1;
+        let tags = options.tags.clone().unwrap_or_default();
+        let object = Object {
+            body,
+            version: self.versions,
+            modified: SystemTime::now(),
+            tags,
+        };
+        self.objects.insert(key, object);
+        self.versions
+    }
+}
+
+impl Object {
+    fn meta(&self, key: &Key) -> ObjectMeta {
+        ObjectMeta {
+            key: key.clone(),
+            size: self.body.len() as u64,
+            modified: Some(self.modified),
+            version: Some(ObjectVersion(self.version.to_string())),
+            lock: None,
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for MemoryStore {
+    fn info(&self) -> &StoreInfo {
+        &self.info
+    }
+
+    async fn probe(&self) -> Result<BucketState> {
+        Ok(if self.lock().missing {
+            BucketState::Missing
+        } else {
+            BucketState::Exists
+        })
+    }
+
+    async fn create_bucket(&self) -> Result<()> {
+        self.lock().missing = false;
+        Ok(())
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+        // A copy, as a network would make one: part buffers go back at once.
+        self.put_now(StoreOp::Put, key, Bytes::copy_from_slice(&body), options)
+    }
+
+    async fn begin_multipart(
+        &self,
+        key: &Key,
+        options: &PutOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let mut shared = self.bucket(StoreOp::BeginMultipart, key.as_str())?;
+        shared.versions += 1;
+        let id = shared.versions;
+        shared.uploads.insert(id, key.clone());
+        Ok(Box::new(MemoryUpload {
+            store: self.clone(),
+            id,
+            key: key.clone(),
+            options: options.clone(),
+            parts: Mutex::default(),
+        }))
+    }
+
+    async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download> {
+        let (meta, body) = self.find(StoreOp::Get, key)?;
+        if range.version.is_some() && range.version != meta.version {
+            let kind = StoreErrorKind::Corrupt;
+            return Err(self.error(StoreOp::Get, key.as_str(), kind, "the object was replaced"));
+        }
+        let end = range.end.unwrap_or(meta.size);
+        if range.start > end || end > meta.size {
+            let kind = StoreErrorKind::Invalid;
+            return Err(self.error(StoreOp::Get, key.as_str(), kind, "the range is outside"));
+        }
+        let place = |at: u64| usize::try_from(at).expect("it lies within a body in memory");
+        let body = body.slice(place(range.start)..place(end));
+        let pieces: Vec<Result<Bytes>> = body
+            .chunks(PIECE)
+            .map(|piece| Ok(body.slice_ref(piece)))
+            .collect();
+        Ok(Download {
+            meta,
+            range: range.start..end,
+            body: stream::iter(pieces).boxed(),
+        })
+    }
+
+    async fn head(&self, key: &Key, _lock: LockCheck) -> Result<ObjectMeta> {
+        self.find(StoreOp::Head, key).map(|(meta, _)| meta)
+    }
+
+    fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
+        let shared = match self.bucket(StoreOp::List, prefix.as_str()) {
+            Ok(shared) => shared,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let mut pages = vec![ListPage::default()];
+        let mut last_dir = None;
+        for (key, object) in &shared.objects {
+            let Some(rest) = key.strip_prefix(prefix) else {
+                continue;
+            };
+            let full = pages
+                .last()
+                .is_none_or(|p| p.objects.len() + p.prefixes.len() >= self.page);
+            let dir = rest.find('/').filter(|_| depth == Depth::One);
+            let dir = dir.map(|end| Prefix::text(format!("{prefix}{}", &rest[..=end])));
+            if dir.is_some() && dir == last_dir {
+                continue;
+            }
+            if full {
+                pages.push(ListPage::default());
+            }
+            let page = pages.last_mut().expect("there is always one");
+            match dir {
+                Some(dir) => {
+                    page.prefixes.push(dir.clone());
+                    last_dir = Some(dir);
+                }
+                None => page.objects.push(object.meta(key)),
+            }
+        }
+        stream::iter(pages.into_iter().map(Ok).collect::<Vec<_>>()).boxed()
+    }
+
+    async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
+        let mut shared = self.bucket(StoreOp::Delete, "objects")?;
+        for key in keys {
+            shared.objects.remove(key);
+        }
+        Ok(DeleteReport {
+            deleted: keys.to_vec(),
+            failed: Vec::new(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct MemoryUpload {
+    store: MemoryStore,
+    id: u64,
+    key: Key,
+    options: PutOptions,
+    parts: Mutex<BTreeMap<PartNumber, Bytes>>,
+}
+
+impl MemoryUpload {
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Bytes>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for MemoryUpload {
+    async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
+        let size = body.len() as u64;
+        self.parts().insert(number, Bytes::copy_from_slice(&body));
+        Ok(PartReceipt {
+            number,
+            size,
+            token: format!("{}-{}", self.id, number.get()),
+        })
+    }
+
+    async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
+        let key = self.key.as_str();
+        let refuse = |why| {
+            self.store
+                .error(StoreOp::Complete, key, StoreErrorKind::Invalid, why)
+        };
+        let mut body = BytesMut::new();
+        {
+            let sent = self.parts();
+            for (index, part) in parts.iter().enumerate() {
+                if index > 0 && parts[index - 1].number >= part.number {
+                    return Err(refuse("the parts are not in order"));
+                }
+                let bytes = sent
+                    .get(&part.number)
+                    .ok_or_else(|| refuse("a part was not sent"))?;
+                let small = (bytes.len() as u64) < self.store.info.limits.min_part;
+                if small && index + 1 < parts.len() {
+                    return Err(refuse("a part is too small"));
+                }
+                body.extend_from_slice(bytes);
+            }
+        }
+        let receipt =
+            self.store
+                .put_now(StoreOp::Complete, &self.key, body.freeze(), &self.options)?;
+        self.store.lock().uploads.remove(&self.id);
+        Ok(receipt)
+    }
+
+    async fn abort(&self) -> Result<()> {
+        self.parts().clear();
+        self.store.lock().uploads.remove(&self.id);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    #[tokio::test]
+    async fn memory_does_what_every_store_must() {
+        let store = MemoryStore::new().with_page(7);
+        conformance::all(Arc::new(store.clone()), "run").await;
+        assert!(store.contents().is_empty() && store.open_uploads().is_empty());
+    }
+}
