@@ -184,7 +184,13 @@ impl ControlFile {
 pub fn read_control(path: &Path) -> Result<ControlSnapshot, ControlError> {
     let read_once = || {
         let mut bytes = vec![0; CONTROL_SIZE];
-        let length = File::open(path)?.read(&mut bytes)?;
+        let mut file = File::open(path)?;
+        let length = loop {
+            match file.read(&mut bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         bytes.truncate(length);
         Ok(bytes)
     };

@@ -7,6 +7,10 @@
 mod control;
 mod display;
 mod exclude;
+mod restore;
+mod source;
+#[cfg(test)]
+mod testing;
 mod walk;
 
 pub use control::{
@@ -15,4 +19,11 @@ pub use control::{
 };
 pub use display::display_name;
 pub use exclude::{LabelInPgdata, Rules};
+pub use restore::{
+    RestoreError, Target, Unpacker, check_destination, is_held_back, plain_name, sync_all,
+};
+pub use source::{
+    HardLinks, LABEL_NAME, MANIFEST_NAME, OpenFile, OwnerNames, made_member, open_external,
+    read_control_member,
+};
 pub use walk::{Entry, EntryKind, FileId, Found, LeftOut, LeftOutReason, Meta, SourceError, Walk};

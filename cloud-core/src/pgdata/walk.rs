@@ -198,9 +198,9 @@ pub enum SourceError {
         #[source]
         source: io::Error,
     },
-    /// A file became something else between two looks.
-    #[error("`{name}` in `{}` stopped being a regular file while it was read", root.display())]
-    Replaced {
+    /// What ought to be a file is something else, or became it between two looks.
+    #[error("`{name}` in `{}` is not a regular file", root.display())]
+    NotAFile {
         /// Its name, fit for printing.
         name: String,
         /// The source.
@@ -488,3 +488,6 @@ impl Iterator for Walk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
