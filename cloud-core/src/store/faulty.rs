@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use tokio::sync::Notify;
 
 use super::{
     BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
@@ -24,6 +25,8 @@ pub enum Fault {
     After(StoreErrorKind),
     /// The body of a download ends with a lost connection after so many bytes.
     CutBody(u64),
+    /// The body of a download never goes on after so many bytes.
+    StallBody(u64),
     /// The byte at this place of a download's body has one bit flipped.
     FlipBit(u64),
 }
@@ -33,15 +36,25 @@ pub enum Fault {
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     plan: Arc<Mutex<Plan>>,
+    stalled: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
 struct Plan {
-    faults: Vec<(StoreOp, Fault, u32)>,
+    faults: Vec<Planned>,
     calls: Vec<(StoreOp, String)>,
     counts: HashMap<StoreOp, u32>,
     /// Every call from this one on fails.
     die_after: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    op: StoreOp,
+    /// Only calls for names that contain this.
+    part: String,
+    fault: Fault,
+    times: u32,
 }
 
 impl FaultyStore {
@@ -50,13 +63,29 @@ impl FaultyStore {
         Self {
             inner,
             plan: Arc::default(),
+            stalled: Arc::default(),
         }
     }
 
     /// Makes the next `times` calls of `op` fail; several plans for one kind of
     /// call are used up one after the other.
     pub fn fail(&self, op: StoreOp, fault: Fault, times: u32) {
-        self.lock().faults.push((op, fault, times));
+        self.fail_for("", op, fault, times);
+    }
+
+    /// The same for calls whose key or prefix contains `part`.
+    pub fn fail_for(&self, part: &str, op: StoreOp, fault: Fault, times: u32) {
+        self.lock().faults.push(Planned {
+            op,
+            part: part.to_owned(),
+            fault,
+            times,
+        });
+    }
+
+    /// Waits until a download has come to the place where it stalls.
+    pub async fn stalled(&self) {
+        self.stalled.notified().await;
     }
 
     /// Lets `calls` more calls through; everything after them fails, as if the
@@ -92,13 +121,11 @@ impl FaultyStore {
         if plan.die_after.is_some_and(|calls| plan.calls.len() > calls) {
             return Err(self.error(op, what, StoreErrorKind::Connect));
         }
-        let next = plan
-            .faults
-            .iter_mut()
-            .find(|(o, _, times)| *o == op && *times > 0);
-        let fault = next.map(|(_, fault, times)| {
-            *times -= 1;
-            *fault
+        let fits =
+            |next: &&mut Planned| next.op == op && next.times > 0 && what.contains(&next.part);
+        let fault = plan.faults.iter_mut().find(fits).map(|next| {
+            next.times -= 1;
+            next.fault
         });
         match fault {
             Some(Fault::Before(kind)) => Err(self.error(op, what, kind)),
@@ -181,7 +208,16 @@ impl ObjectStore for FaultyStore {
             Some(Fault::After(kind)) => return Err(self.error(StoreOp::Get, key.as_str(), kind)),
             Some(Fault::CutBody(bytes)) => {
                 let error = self.error(StoreOp::Get, key.as_str(), StoreErrorKind::Connect);
-                download.body = cut(download.body, bytes, error);
+                let end = stream::iter([Err(error)]);
+                download.body = head(download.body, bytes).chain(end).boxed();
+            }
+            Some(Fault::StallBody(bytes)) => {
+                let stalled = Arc::clone(&self.stalled);
+                let end = stream::once(async move {
+                    stalled.notify_one();
+                    std::future::pending().await
+                });
+                download.body = head(download.body, bytes).chain(end).boxed();
             }
             Some(Fault::FlipBit(at)) => download.body = flip(download.body, at),
             _ => {}
@@ -215,18 +251,17 @@ impl ObjectStore for FaultyStore {
     }
 }
 
-fn cut(
+/// The first bytes of a body.
+fn head(
     body: BoxStream<'static, Result<Bytes>>,
     bytes: u64,
-    error: StoreError,
-) -> BoxStream<'static, Result<Bytes>> {
+) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
     let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let head = body.try_filter_map(move |piece| {
+    body.try_filter_map(move |piece| {
         let piece = piece.slice(..left.min(piece.len()));
         left -= piece.len();
         std::future::ready(Ok((!piece.is_empty()).then_some(piece)))
-    });
-    head.chain(stream::iter([Err(error)])).boxed()
+    })
 }
 
 fn flip(body: BoxStream<'static, Result<Bytes>>, at: u64) -> BoxStream<'static, Result<Bytes>> {
