@@ -19,9 +19,9 @@ use crate::wal::WalName;
 pub struct Layout {
     /// Path and server, ending in `/`.
     root: Prefix,
-    /// The root as the reference joins it for annotations, if that differs: a
-    /// path that ends in `/` gets a second one there.
-    annotation_root: Option<Prefix>,
+    /// Roots under which the reference may have put annotations: it gives a path
+    /// that ends in `/` a second one there.
+    annotation_roots: Vec<Prefix>,
 }
 
 /// A server name that cannot be part of a key.
@@ -117,14 +117,21 @@ impl Layout {
         if server.contains('\0') || path.contains('\0') {
             return Err(InvalidLayout::Nul);
         }
-        let root = Prefix::dir(path.trim_end_matches('/')).subdir(server);
-        let annotation_root = path
-            .ends_with('/')
-            .then(|| Prefix::dir(format!("{path}/{server}")))
-            .filter(|p| *p != root);
+        let trimmed = path.trim_end_matches('/');
+        let root = Prefix::dir(trimmed).subdir(server);
+        // Whoever set a keep may have ended the URL with `/` where this one does
+        // not, so the other place has to be looked at in any case.
+        let mut annotation_roots = Vec::new();
+        if !trimmed.is_empty() {
+            annotation_roots.push(Prefix::dir(format!("{trimmed}//{server}")));
+        }
+        let as_joined = Prefix::dir(format!("{path}/{server}"));
+        if path.ends_with('/') && !annotation_roots.contains(&as_joined) {
+            annotation_roots.push(as_joined);
+        }
         Ok(Self {
             root,
-            annotation_root,
+            annotation_roots,
         })
     }
 
@@ -159,10 +166,14 @@ impl Layout {
         key(&self.backup_dir(id), &format!("{base}{number}.tar{suffix}"))
     }
 
-    /// The keep annotation of a base backup, and after it the second place
-    /// where the reference may have put it.
+    /// The keep annotation of a base backup, and after it the places where the
+    /// reference puts it if the URL ends in `/`.
+    ///
+    /// Write the first; a backup is kept if any of them exists, and releasing it
+    /// deletes all. Looking at one alone would let a retention policy delete a
+    /// backup that was kept through the other spelling of its URL.
     pub fn keep(&self, id: &BackupId) -> Vec<Key> {
-        let roots = std::iter::once(&self.root).chain(&self.annotation_root);
+        let roots = std::iter::once(&self.root).chain(&self.annotation_roots);
         roots
             .map(|root| key(root, &format!("base/{id}/annotations/keep")))
             .collect()
@@ -392,17 +403,24 @@ mod tests {
     }
 
     #[test]
-    fn a_keep_may_lie_in_two_places() {
-        let keys = |path| Layout::new(path, "main").unwrap().keep(&id());
-        let plain = "p/main/base/20261121T022133/annotations/keep";
-        assert_eq!(
-            keys("p").iter().map(Key::as_str).collect::<Vec<_>>(),
-            [plain]
-        );
-        assert_eq!(
-            keys("p/").iter().map(Key::as_str).collect::<Vec<_>>(),
-            [plain, "p//main/base/20261121T022133/annotations/keep"]
-        );
+    fn a_keep_is_looked_for_where_either_spelling_of_the_url_puts_it() {
+        for (path, roots) in [
+            ("", &["main"][..]),
+            ("p", &["p/main", "p//main"]),
+            ("p/", &["p/main", "p//main"]),
+            ("p//", &["p/main", "p//main", "p///main"]),
+        ] {
+            let expected: Vec<String> = roots
+                .iter()
+                .map(|root| format!("{root}/base/20261121T022133/annotations/keep"))
+                .collect();
+            let keys = Layout::new(path, "main").unwrap().keep(&id());
+            assert_eq!(
+                keys.iter().map(Key::as_str).collect::<Vec<_>>(),
+                expected,
+                "{path}"
+            );
+        }
     }
 
     #[test]
