@@ -260,6 +260,17 @@ pub enum ArchiveError {
         /// The other.
         other: Key,
     },
+    /// The archives of one base are compressed in different ways: some of them
+    /// belong to another backup.
+    #[error(
+        "`{one}` and `{other}` are compressed differently: they cannot belong to the same backup"
+    )]
+    Mixed {
+        /// One of them.
+        one: Key,
+        /// The other.
+        other: Key,
+    },
     /// An archive is of a form that is not known.
     #[error("the archive `{0}` has an unknown extension")]
     UnknownExtension(Key),
@@ -270,8 +281,9 @@ impl ArchiveSet {
     ///
     /// `suffixes` are those of the codecs that may be met. Names are looked at
     /// all together before anything is restored: a gap in the numbers, an
-    /// unknown extension or two archives for one place is an error, because
-    /// what would be restored could not be whole.
+    /// unknown extension, two archives for one place or several codecs in one
+    /// sequence is an error, because what would be restored could not be whole.
+    /// Objects that are no archives in any form (`data.txt`) are left alone.
     pub fn of_listing(
         dir: &Prefix,
         objects: impl IntoIterator<Item = (Key, u64)>,
@@ -288,33 +300,34 @@ impl ArchiveSet {
             let Some(name) = key.strip_prefix(dir) else {
                 continue;
             };
-            if let Some((base, part, extension)) = archive_name(name)
+            if let Some((base, part, codec)) = archive_name(name)
                 && let Some((_, found)) = set.archives.iter_mut().find(|(b, _)| *b == base)
             {
-                let suffix = suffixes
-                    .iter()
-                    .find(|suffix| extension.strip_prefix("tar") == Some(suffix))
-                    .map(|suffix| (*suffix).to_owned());
+                let suffix = suffixes.iter().find(|suffix| **suffix == codec);
                 let suffix = suffix.ok_or_else(|| ArchiveError::UnknownExtension(key.clone()))?;
                 found.push(Archive {
+                    suffix: (*suffix).to_owned(),
                     key,
                     size,
                     part,
-                    suffix,
                 });
             }
         }
         for (base, found) in &mut set.archives {
             found.sort_by(|one, other| (one.part, &one.key).cmp(&(other.part, &other.key)));
-            for (expected, archive) in (0..).zip(found.iter()) {
-                if archive.part < expected {
-                    let other = &found[expected as usize - 1];
-                    return Err(ArchiveError::Twice {
-                        one: other.key.clone(),
-                        other: archive.key.clone(),
-                    });
+            // A store may name an object on two pages.
+            found.dedup_by(|one, other| one.key == other.key);
+            for pair in found.windows(2) {
+                let (one, other) = (pair[0].key.clone(), pair[1].key.clone());
+                if pair[0].part == pair[1].part {
+                    return Err(ArchiveError::Twice { one, other });
                 }
-                if archive.part > expected {
+                if pair[0].suffix != pair[1].suffix {
+                    return Err(ArchiveError::Mixed { one, other });
+                }
+            }
+            for (expected, archive) in (0..).zip(found.iter()) {
+                if archive.part != expected {
                     return Err(missing(dir, *base, expected, server));
                 }
             }
@@ -341,9 +354,11 @@ fn missing(dir: &Prefix, base: ArchiveBase, part: u32, server: &str) -> ArchiveE
 }
 
 /// What the name of an archive says: `data.tar`, `data_0001.tar.gz`,
-/// `16384.tar`. The extension begins after the first dot.
+/// `16384.tar`. The extension begins after the first dot; what follows `tar` in
+/// it is the codec's.
 fn archive_name(name: &str) -> Option<(ArchiveBase, u32, &str)> {
     let (stem, extension) = name.split_once('.')?;
+    let codec = extension.strip_prefix("tar")?;
     let (base, part) = match stem.split_once('_') {
         Some((base, part)) => (base, part.parse().ok().filter(|part| *part > 0)?),
         None => (stem, 0),
@@ -354,7 +369,7 @@ fn archive_name(name: &str) -> Option<(ArchiveBase, u32, &str)> {
         oid if digits(oid) => ArchiveBase::Tablespace(oid.parse().ok()?),
         _ => return None,
     };
-    Some((base, part, extension))
+    Some((base, part, codec))
 }
 
 #[cfg(test)]
@@ -474,6 +489,18 @@ mod tests {
     }
 
     #[test]
+    fn notes_beside_the_archives_and_names_listed_twice_do_no_harm() {
+        let names = [
+            "data.tar",
+            "data.txt",
+            "data_0001.md",
+            "data.tar",
+            "16384.tar.zst",
+        ];
+        assert_eq!(set(&names).unwrap(), [[0], [0]]);
+    }
+
+    #[test]
     fn what_cannot_be_whole_is_an_error() {
         let text = |names: &[&str]| set(names).unwrap_err().to_string();
         assert_eq!(
@@ -489,6 +516,12 @@ mod tests {
             "Missing file main/base/ID/data_0001.* for server main: the backup is incomplete"
         );
         assert!(text(&["16384.tar", "data.tar", "data.tar.gz"]).starts_with("both "));
+        assert!(
+            text(&["16384.tar", "data.tar", "data_0001.tar", "data_1.tar"]).starts_with("both ")
+        );
+        assert!(
+            text(&["16384.tar", "data.tar", "data_0001.tar.gz"]).contains("compressed differently")
+        );
         assert!(
             text(&["16384.tar", "data.tar", "data_0001.tar.foo"]).contains("unknown extension")
         );
