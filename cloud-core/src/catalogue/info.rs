@@ -139,6 +139,9 @@ pub enum InfoError {
         /// The line, from 1.
         line: usize,
     },
+    /// More unknown fields than any version can have.
+    #[error("it has more than {MAX_UNKNOWN_FIELDS} unknown fields")]
+    TooManyFields,
     /// The value of a field is not of its type.
     #[error("the value of `{field}` is wrong: {why}")]
     WrongValue {
@@ -148,6 +151,10 @@ pub enum InfoError {
         why: String,
     },
 }
+
+/// How many fields that are not known here are kept. The file has 35; a bucket
+/// is not to be trusted.
+const MAX_UNKNOWN_FIELDS: usize = 256;
 
 /// How the values of one field are read and written.
 enum Kind {
@@ -311,6 +318,9 @@ impl BackupInfo {
                 None if matches!(name, "backup_id" | "backup_version" | "filename") => {}
                 None => {
                     info.unknown_fields.retain(|(other, _)| other != name);
+                    if info.unknown_fields.len() == MAX_UNKNOWN_FIELDS {
+                        return Err(InfoError::TooManyFields);
+                    }
                     info.unknown_fields
                         .push((name.to_owned(), value.unwrap_or("None").to_owned()));
                 }
@@ -575,6 +585,20 @@ mod tests {
             [("new_field".to_owned(), "x=y".to_owned())]
         );
         assert_eq!(info.to_text(), more);
+    }
+
+    #[test]
+    fn a_file_of_nothing_but_unknown_fields_is_refused() {
+        let text = |fields: usize| {
+            let lines: Vec<String> = (0..fields).map(|n| format!("f{n}=")).collect();
+            lines.join("\n")
+        };
+        assert!(parse(&text(MAX_UNKNOWN_FIELDS)).is_ok());
+        assert_eq!(
+            parse(&text(MAX_UNKNOWN_FIELDS + 1)),
+            Err(InfoError::TooManyFields)
+        );
+        assert!(parse(&"f=\n".repeat(MAX_UNKNOWN_FIELDS + 1)).is_ok());
     }
 
     #[test]
