@@ -3,7 +3,6 @@
 //! Pure: the catalogue comes in, a backup or the reason why there is none goes
 //! out.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::info::{BackupInfo, Status};
@@ -214,22 +213,21 @@ pub struct Target {
 /// before it, and on a timeline that the target's comes from, ended before the
 /// fork (docs/decisions.md 29). `catalogue` is sorted by id.
 ///
-/// Without the history of a timeline only backups on that timeline itself
-/// count.
+/// `history` is that of the target's timeline; without it only backups on that
+/// timeline itself count.
 pub fn for_target<'a>(
     target: &Target,
     catalogue: &[Candidate<'a>],
-    histories: &BTreeMap<TimelineId, History>,
+    history: Option<&History>,
 ) -> Result<&'a BackupId, SelectError> {
     let first;
-    let history = match target.timeline {
-        None => None,
-        Some(timeline) => Some(if let Some(history) = histories.get(&timeline) {
-            history
-        } else {
+    let history = match (target.timeline, history) {
+        (None, _) => None,
+        (Some(timeline), Some(history)) if history.timeline() == timeline => Some(history),
+        (Some(timeline), _) => {
             first = History::of_first(timeline);
-            &first
-        }),
+            Some(&first)
+        }
     };
     let fits = |info: &BackupInfo| -> Option<bool> {
         if info.status != Status::Done {
@@ -243,11 +241,7 @@ pub fn for_target<'a>(
         };
         let on_the_way = match history {
             None => true,
-            Some(history) => match history.contains(TimelineId(info.timeline?)) {
-                None => false,
-                Some(None) => true,
-                Some(Some(fork)) => end <= fork,
-            },
+            Some(history) => history.contains(TimelineId(info.timeline?), end),
         };
         Some(timely && on_the_way)
     };
@@ -412,7 +406,7 @@ mod tests {
             done(3, "2026-11-21 05:00:00Z", "0/9000000"),
             backup(Status::Failed, None),
         ]);
-        let mut histories = BTreeMap::new();
+        let mut histories = std::collections::BTreeMap::new();
         for (timeline, text) in [(2, "1\t0/3000000\tx\n"), (3, "1\t0/6000000\tx\n")] {
             let history = History::parse(TimelineId(timeline), text).unwrap();
             histories.insert(TimelineId(timeline), history);
@@ -423,7 +417,8 @@ mod tests {
                 time: time.map(|time| Timestamp::parse(time, &TimeZone::UTC).unwrap()),
                 lsn: lsn.map(|lsn| lsn.parse().unwrap()),
             };
-            let found = for_target(&target, &view(&all), &histories);
+            let history = timeline.and_then(|timeline| histories.get(&TimelineId(timeline)));
+            let found = for_target(&target, &view(&all), history);
             found
                 .ok()
                 .and_then(|id| all.iter().position(|(other, _)| other == id))
@@ -457,7 +452,7 @@ mod tests {
                 ..done(1, "2026-11-21 02:00:00Z", "0/2000000")
             };
             let all = catalogue(&[good, newer]);
-            let found = for_target(&Target::default(), &view(&all), &BTreeMap::new());
+            let found = for_target(&Target::default(), &view(&all), None);
             assert_eq!(found, Ok(&all[0].0), "{status}");
         }
     }
@@ -467,7 +462,6 @@ mod tests {
         let end = "2026-11-21 01:00:00Z";
         let all = catalogue(&[done(1, end, "0/3000000")]);
         let history = History::parse(TimelineId(2), "1\t0/3000000\tx\n").unwrap();
-        let histories = BTreeMap::from([(TimelineId(2), history)]);
         let target = |timeline, time: Option<&str>, lsn| Target {
             timeline,
             time: time.map(|time| Timestamp::parse(time, &TimeZone::UTC).unwrap()),
@@ -486,7 +480,7 @@ mod tests {
             // A time goes before a position.
             (target(None, Some(end), Some(Lsn(0))), true),
         ] {
-            let answer = for_target(&target, &view(&all), &histories);
+            let answer = for_target(&target, &view(&all), Some(&history));
             assert_eq!(answer.is_ok(), found, "{target:?}");
         }
         // A record without an end cannot be shown to have ended in time.
@@ -495,7 +489,7 @@ mod tests {
             ..all[0].1.clone()
         };
         let all = catalogue(&[endless]);
-        let answer = for_target(&target(None, Some(end), None), &view(&all), &histories);
+        let answer = for_target(&target(None, Some(end), None), &view(&all), None);
         assert_eq!(answer, Err(SelectError::NoCandidate));
     }
 }
