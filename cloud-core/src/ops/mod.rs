@@ -12,7 +12,10 @@ use crate::store::StoreError;
 pub mod backup;
 pub mod restore;
 pub mod wal_archive;
+mod wal_object;
 pub mod wal_restore;
+#[cfg(test)]
+mod wal_testing;
 
 /// What an operation needs that is not in its request.
 #[derive(Debug, Clone)]
@@ -72,6 +75,9 @@ pub struct OpError {
     pub message: String,
     /// What to do next, if that is known.
     pub hint: Option<String>,
+    /// An outcome that belongs to normal work, though the exit code tells it:
+    /// worth a line at INFO, not at ERROR.
+    pub expected: bool,
 }
 
 /// An error with its causes, in one line. Causes that the text before already
@@ -128,7 +134,15 @@ impl OpError {
             kind,
             message: message.into(),
             hint: None,
+            expected: false,
         }
+    }
+
+    /// The same error, marked as an outcome that belongs to normal work.
+    #[must_use]
+    pub fn expected(mut self) -> Self {
+        self.expected = true;
+        self
     }
 
     /// The same error with a next step for the user.

@@ -1,1 +1,12 @@
 //! The PostgreSQL server: connecting as libpq would, and backup mode.
+
+mod backup_mode;
+mod conninfo;
+mod facts;
+mod session;
+mod tls;
+
+pub use backup_mode::{BackupStart, BackupStop, ServerTime};
+pub use conninfo::{ConnInfo, ConnInfoError, Options};
+pub use facts::{PgTablespace, ServerFacts};
+pub use session::{PgError, Session};

@@ -1,1 +1,29 @@
 //! The data directory on disk: walking it, and putting it back.
+//!
+//! Everything here is blocking file system code that knows PostgreSQL's files, and
+//! nothing of stores, compression or connections. Its callers move bytes between
+//! the members made and taken here and an archive.
+
+mod control;
+mod display;
+mod exclude;
+mod restore;
+mod source;
+#[cfg(test)]
+mod testing;
+mod walk;
+
+pub use control::{
+    CONTROL_NAME, CONTROL_SIZE, ClusterState, ControlError, ControlFile, ControlParseError,
+    ControlProgress, ControlSizes, ControlSnapshot, read_control,
+};
+pub use display::display_name;
+pub use exclude::{LabelInPgdata, Rules};
+pub use restore::{
+    RestoreError, Target, Unpacker, check_destination, is_held_back, plain_name, sync_all,
+};
+pub use source::{
+    HardLinks, LABEL_NAME, MANIFEST_NAME, OpenFile, OwnerNames, made_member, open_external,
+    read_control_member,
+};
+pub use walk::{Entry, EntryKind, FileId, Found, LeftOut, LeftOutReason, Meta, SourceError, Walk};

@@ -15,15 +15,21 @@ use futures_util::stream::BoxStream;
 
 use crate::key::{Key, Prefix};
 
+mod bandwidth;
 pub mod conformance;
 mod error;
+mod faulty;
 mod local;
 mod memory;
+mod retry;
 mod util;
 
+pub use bandwidth::Bandwidth;
 pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
+pub use faulty::{Fault, FaultyStore};
 pub use local::LocalStore;
 pub use memory::MemoryStore;
+pub use retry::{Retry, RetryPolicy};
 pub use util::{delete_all, exists, get_all, list_all};
 
 /// A flat set of named objects.

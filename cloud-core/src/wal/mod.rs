@@ -2,8 +2,10 @@
 //!
 //! Pure values, without files or stores.
 
+pub mod fit;
 mod history;
 mod name;
+pub mod page;
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,0 +1,228 @@
+//! The file to archive: opened once, read as often as needed, and only trusted
+//! if it did not change meanwhile.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::OFlags;
+use tracing::{debug, warn};
+
+use super::super::wal_object::data_directory_of;
+use crate::codec::{Codec, Encoder, Level};
+use crate::pgdata::{CONTROL_NAME, read_control};
+use crate::wal::fit::{Fit, judge};
+use crate::wal::page::{LONG_HEADER_LEN, SegmentIdentity};
+use crate::wal::{WalKind, WalName};
+
+const BUFFER: usize = 256 << 10;
+
+/// Why the file cannot be archived.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LocalError {
+    #[error("could not read WAL file `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("could not read WAL file `{}`: it is not a regular file", path.display())]
+    NotAFile { path: PathBuf },
+    #[error("WAL file `{}` changed while it was read", path.display())]
+    Changed { path: PathBuf },
+    #[error("could not compress WAL file `{}`", path.display())]
+    Encode { path: PathBuf, source: io::Error },
+    #[error(
+        "WAL file `{}` is of another cluster: its first page names system identifier {file}, the \
+         data directory has {cluster}", path.display()
+    )]
+    Foreign {
+        path: PathBuf,
+        file: u64,
+        cluster: u64,
+    },
+}
+
+/// The file, open.
+#[derive(Debug)]
+pub(super) struct LocalFile {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+impl LocalFile {
+    /// Opens the file and looks whether it is what its name says: what is
+    /// merely odd is logged, a segment of another cluster than the data
+    /// directory's is refused (docs/decisions.md 32).
+    pub(super) fn open(path: &Path, name: &WalName) -> Result<Self, LocalError> {
+        let failed = |source| LocalError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            // A FIFO of that name would block for ever.
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+            .map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(LocalError::NotAFile {
+                path: path.to_owned(),
+            });
+        }
+        let local = Self {
+            path: path.to_owned(),
+            file,
+            size: metadata.len(),
+            modified: metadata.modified().ok(),
+        };
+        if matches!(name.kind(), WalKind::Segment | WalKind::Partial) {
+            local.check_segment(name)?;
+        }
+        Ok(local)
+    }
+
+    fn check_segment(&self, name: &WalName) -> Result<(), LocalError> {
+        let mut head = [0; LONG_HEADER_LEN];
+        let head = match self.file.read_exact_at(&mut head, 0) {
+            Ok(()) => &head[..],
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => &[],
+            Err(error) => return Err(self.failed(error)),
+        };
+        match judge(name, self.size, head) {
+            Fit::Segment(_) => {}
+            Fit::Doubtful(misfit) | Fit::Unfit(misfit) => {
+                warn!("WAL file {name} is archived although {misfit}");
+            }
+        }
+        let Some(identity) = SegmentIdentity::of(head) else {
+            return Ok(());
+        };
+        match self.cluster() {
+            Some(cluster) if cluster != identity.system_identifier => Err(LocalError::Foreign {
+                path: self.path.clone(),
+                file: identity.system_identifier,
+                cluster,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The identifier in the data directory's `pg_control`; `None` if there is
+    /// no data directory or it cannot be read, which is no reason to stop
+    /// archiving.
+    fn cluster(&self) -> Option<u64> {
+        let name = std::str::from_utf8(CONTROL_NAME).ok()?;
+        let control = data_directory_of(&self.path)?.join(name);
+        match read_control(&control) {
+            Ok(snapshot) => Some(snapshot.control.system_identifier),
+            Err(error) => {
+                debug!("the cluster's identity is not checked: {error}");
+                None
+            }
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> LocalError {
+        LocalError::Read {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Size of the file in bytes when it was opened.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Compresses the file into `out`. Everything `out` received is to be
+    /// thrown away unless this returns `Ok`.
+    pub(super) fn encode(
+        &self,
+        codec: &dyn Codec,
+        level: Level,
+        out: Box<dyn Write + Send>,
+    ) -> Result<(), LocalError> {
+        let failed = |source| LocalError::Encode {
+            path: self.path.clone(),
+            source,
+        };
+        let mut encoder: Box<dyn Encoder> = codec.encoder(out, level).map_err(failed)?;
+        self.read(|bytes| encoder.write_all(bytes).map_err(failed))?;
+        encoder.finish().map_err(failed)
+    }
+
+    /// Hands over the content piece by piece, and fails if the file changed
+    /// meanwhile.
+    pub(super) fn read(
+        &self,
+        mut take: impl FnMut(&[u8]) -> Result<(), LocalError>,
+    ) -> Result<(), LocalError> {
+        let changed = || LocalError::Changed {
+            path: self.path.clone(),
+        };
+        let mut buffer = vec![0; BUFFER];
+        let mut offset = 0;
+        loop {
+            let count = match self.file.read_at(&mut buffer, offset) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(self.failed(error)),
+            };
+            offset += count as u64;
+            if offset > self.size {
+                return Err(changed());
+            }
+            take(&buffer[..count])?;
+        }
+        let now: Metadata = self.file.metadata().map_err(|error| self.failed(error))?;
+        let same =
+            offset == self.size && now.len() == self.size && now.modified().ok() == self.modified;
+        if same { Ok(()) } else { Err(changed()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_refused() {
+        type Change = fn(&Path);
+        let later = |path: &Path| {
+            let file = File::options().write(true).open(path).expect("the file");
+            let time = SystemTime::now() + std::time::Duration::from_mins(1);
+            file.set_modified(time).expect("a time");
+        };
+        let changes: [(&str, Change); 4] = [
+            ("longer", |path| {
+                let mut file = File::options().append(true).open(path).expect("the file");
+                file.write_all(b"more").expect("writes");
+            }),
+            ("shorter", |path| {
+                let file = File::options().write(true).open(path).expect("the file");
+                file.set_len(10).expect("cuts");
+            }),
+            ("rewritten", later),
+            ("untouched", |_| {}),
+        ];
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for (what, change) in changes {
+            let path = directory.path().join("00000002.history");
+            std::fs::write(&path, vec![7; 3 * BUFFER]).expect("writes");
+            let name = "00000002.history".parse().expect("a name");
+            let local = LocalFile::open(&path, &name).expect("opens");
+            let mut first = true;
+            let result = local.read(|_| {
+                if std::mem::take(&mut first) {
+                    change(&path);
+                }
+                Ok(())
+            });
+            let refused = matches!(result, Err(LocalError::Changed { .. }));
+            assert_eq!(refused, what != "untouched", "{what}: {result:?}");
+        }
+    }
+}

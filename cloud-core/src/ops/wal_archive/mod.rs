@@ -1,0 +1,289 @@
+//! Archiving one WAL file.
+//!
+//! PostgreSQL deletes a WAL file as soon as this has succeeded, so success is
+//! said only after the store acknowledged the file (W1), and what is in the
+//! archive is never replaced by something else (W2, docs/decisions.md 13).
+//!
+//! It is called once per segment, so the ordinary case is one request that
+//! needs the permission to write alone: a create-only put. Only if the name is
+//! taken the stored file is read and compared.
+
+mod local;
+mod stored;
+mod upload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use self::local::{LocalError, LocalFile};
+use self::stored::{Content, ContentWriter, Verdict, compare};
+use self::upload::{Upload, UploadError};
+use super::wal_object::{ObjectFailure, decode_object, join};
+use super::{Ctx, OpError, OpErrorKind, chain};
+use crate::catalogue::layout::Layout;
+use crate::codec::{Codec, Level};
+use crate::key::Key;
+use crate::store::{ObjectStore, PutMode, PutOptions, StoreErrorKind, Tag};
+use crate::wal::{WalKind, WalName};
+
+/// How often an object that others change at the same time is looked at.
+const ROUNDS: u32 = 5;
+
+/// A WAL file to archive.
+#[derive(Debug, Clone)]
+pub struct WalArchiveRequest {
+    /// Key prefix from the URL, as written (it may end in slashes).
+    pub path: String,
+    /// Server name: one component of every key.
+    pub server: String,
+    /// The file, as PostgreSQL gives it in `%p`.
+    pub wal_path: PathBuf,
+    /// Compression.
+    pub codec: &'static dyn Codec,
+    /// Level of the compression.
+    pub level: Level,
+    /// Tags of the object.
+    pub tags: Option<Vec<Tag>>,
+    /// Tags of history files, in place of `tags`.
+    pub history_tags: Option<Vec<Tag>>,
+    /// Replace a different file of the same name.
+    pub allow_overwrite: bool,
+}
+
+/// Archives the file; `Ok` only after the store acknowledged it, or if the
+/// archive holds the same file already.
+///
+/// # Errors
+///
+/// `Usage` if the name is none of a WAL file. `Failed` if the archive holds a
+/// different file of this name, or one that cannot be read and compared, and
+/// if the segment is of another cluster. `Unreachable` if the store is.
+/// `General` for everything else.
+pub async fn run(
+    ctx: &Ctx,
+    store: Arc<dyn ObjectStore>,
+    request: WalArchiveRequest,
+) -> Result<(), OpError> {
+    let usage = |text: String| OpError::new(OpErrorKind::Usage, text);
+    let name = request.wal_path.file_name().unwrap_or_default();
+    let name: WalName = name
+        .to_string_lossy()
+        .parse()
+        .map_err(|error: crate::wal::InvalidWalName| usage(error.to_string()))?;
+    let layout =
+        Layout::new(&request.path, &request.server).map_err(|error| usage(error.to_string()))?;
+    if !store.info().abilities.create_only {
+        info!(
+            "{} cannot refuse to replace an object: it is looked for first",
+            store.info().kind
+        );
+    }
+    let (path, of) = (request.wal_path.clone(), name.clone());
+    let local = join(spawn_blocking(move || LocalFile::open(&path, &of)))
+        .await
+        .map_err(|error| local_error(&error))?;
+    let tags = match name.kind() {
+        WalKind::History if request.history_tags.is_some() => request.history_tags,
+        _ => request.tags,
+    };
+    let archiving = Archiving {
+        ctx,
+        key: layout.wal(&name, request.codec.info().suffix),
+        store,
+        name,
+        local: Arc::new(local),
+        codec: request.codec,
+        level: request.level,
+        tags,
+    };
+    if request.allow_overwrite {
+        archiving.put(PutMode::Overwrite).await.map(drop)
+    } else {
+        archiving.create().await
+    }
+}
+
+/// Whether a put stored the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Put {
+    Stored,
+    NameTaken,
+}
+
+struct Archiving<'a> {
+    ctx: &'a Ctx,
+    store: Arc<dyn ObjectStore>,
+    key: Key,
+    name: WalName,
+    local: Arc<LocalFile>,
+    codec: &'static dyn Codec,
+    level: Level,
+    tags: Option<Vec<Tag>>,
+}
+
+impl Archiving<'_> {
+    async fn create(&self) -> Result<(), OpError> {
+        if self.put(PutMode::CreateOnly).await? == Put::Stored {
+            return Ok(());
+        }
+        let ours = self.our_content().await?;
+        for _ in 0..ROUNDS {
+            let Some(stored) = self.stored_content(&ours).await? else {
+                // Deleted since; another archiver may be faster again.
+                if self.put(PutMode::CreateOnly).await? == Put::Stored {
+                    return Ok(());
+                }
+                continue;
+            };
+            match compare(self.name.kind(), &ours, &stored) {
+                Verdict::Same => {
+                    info!("WAL file {} is in the archive already", self.name);
+                    return Ok(());
+                }
+                Verdict::Different => return Err(self.different(&ours, &stored)),
+                Verdict::KeepStored => {
+                    warn!(
+                        "WAL file {} is in the archive already and reaches at least as far: the \
+                         stored one is kept ({stored}; this file: {ours})",
+                        self.name
+                    );
+                    return Ok(());
+                }
+                Verdict::Replace => {
+                    warn!(
+                        "WAL file {} in the archive reaches less far and is replaced ({stored}; \
+                         this file: {ours})",
+                        self.name
+                    );
+                    self.put(PutMode::Overwrite).await?;
+                    // Looked at once more: another archiver may have judged the
+                    // same stored file and written after us.
+                }
+            }
+        }
+        Err(OpError::new(
+            OpErrorKind::General,
+            format!("WAL file {} in the archive keeps changing", self.name),
+        ))
+    }
+
+    async fn put(&self, mode: PutMode) -> Result<Put, OpError> {
+        let options = PutOptions {
+            mode,
+            tags: self.tags.clone(),
+        };
+        let upload = Upload {
+            store: &*self.store,
+            key: &self.key,
+            local: &self.local,
+            codec: self.codec,
+            level: self.level,
+            cancel: &self.ctx.cancel,
+        };
+        match upload.run(&options).await {
+            Ok(()) => Ok(Put::Stored),
+            Err(UploadError::Store(error))
+                if mode == PutMode::CreateOnly && error.kind == StoreErrorKind::AlreadyExists =>
+            {
+                Ok(Put::NameTaken)
+            }
+            Err(UploadError::Store(error)) => Err(OpError::of_store(&error)),
+            Err(UploadError::Local(error)) => Err(local_error(&error)),
+            Err(UploadError::Interrupted) => Err(interrupted()),
+        }
+    }
+
+    async fn our_content(&self) -> Result<Content, OpError> {
+        let local = Arc::clone(&self.local);
+        join(spawn_blocking(move || {
+            let mut content = ContentWriter::default();
+            local.read(|bytes| {
+                content.update(bytes);
+                Ok(())
+            })?;
+            Ok(content.finish())
+        }))
+        .await
+        .map_err(|error: LocalError| local_error(&error))
+    }
+
+    /// The stored file, decoded; `None` if it is gone.
+    async fn stored_content(&self, ours: &Content) -> Result<Option<Content>, OpError> {
+        let open = || Ok(ContentWriter::default());
+        let stop = &self.ctx.cancel;
+        let decoded = decode_object(self.ctx, &self.store, &self.key, self.codec, stop, open).await;
+        let cannot_compare = |why: String| {
+            OpError::new(
+                OpErrorKind::Failed,
+                format!(
+                    "WAL file {} is in the archive already and cannot be compared with this file \
+                     ({ours}): {why}",
+                    self.name
+                ),
+            )
+        };
+        match decoded {
+            Ok((_, content)) => Ok(Some(content.finish())),
+            Err(ObjectFailure::Stopped) => Err(interrupted()),
+            Err(ObjectFailure::Store(error)) => match error.kind {
+                StoreErrorKind::NotFound => Ok(None),
+                StoreErrorKind::PermissionDenied => Err(cannot_compare(format!(
+                    "the permission to read `{}` in {} is missing ({})",
+                    self.key,
+                    self.store.info().location,
+                    chain(&error)
+                ))
+                .with_hint(
+                    "let the archiver read what it wrote, or compare the two files by hand",
+                )),
+                _ => Err(OpError::of_store(&error)),
+            },
+            // Whatever it is, it is not this file, and may be all there is of
+            // another one.
+            Err(ObjectFailure::Damaged(error) | ObjectFailure::Taker(error)) => Err(
+                cannot_compare(format!("`{}` is damaged: {error}", self.key))
+                    .with_hint(DIFFERENT_HINT),
+            ),
+        }
+    }
+
+    fn different(&self, ours: &Content, stored: &Content) -> OpError {
+        OpError::new(
+            OpErrorKind::Failed,
+            format!(
+                "a different WAL file {} is in the archive already (stored: {stored}; this file: \
+                 {ours})",
+                self.name
+            ),
+        )
+        .with_hint(DIFFERENT_HINT)
+    }
+}
+
+/// What to do about a name that is taken.
+const DIFFERENT_HINT: &str = "archive this cluster under another URL or server name; if the \
+                              stored file is not wanted, --allow-overwrite replaces it";
+
+fn local_error(error: &LocalError) -> OpError {
+    let kind = match error {
+        LocalError::Foreign { .. } => OpErrorKind::Failed,
+        LocalError::Read { .. }
+        | LocalError::NotAFile { .. }
+        | LocalError::Changed { .. }
+        | LocalError::Encode { .. } => OpErrorKind::General,
+    };
+    OpError::new(kind, chain(error))
+}
+
+fn interrupted() -> OpError {
+    OpError::new(
+        OpErrorKind::Interrupted,
+        "WAL archiving was interrupted by a signal",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! One object, decoded and judged, in a temporary file.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::super::Ctx;
+use super::super::wal_object::{ObjectFailure, decode_object};
+use super::candidates::Candidate;
+use super::temporary::{Place, Temporary};
+use crate::store::{ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
+use crate::wal::fit::{Fit, judge};
+use crate::wal::{WalKind, WalName};
+
+/// A whole file that waits for its name.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) file: Temporary,
+    pub(super) meta: ObjectMeta,
+    /// For segments and `.partial` files: never [`Fit::Unfit`].
+    pub(super) fit: Option<Fit>,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum FetchFailure {
+    Store(StoreError),
+    /// The object is not what its name promises, or not whole.
+    Damaged(String),
+    Local(io::Error),
+    Stopped,
+}
+
+/// Fetches `candidate`, which holds the file `name`, into a temporary file
+/// beside `destination`.
+pub(super) async fn fetch(
+    ctx: &Ctx,
+    store: &Arc<dyn ObjectStore>,
+    candidate: &Candidate,
+    name: &WalName,
+    stop: &CancellationToken,
+    (place, destination): (Place, PathBuf),
+) -> Result<Fetched, FetchFailure> {
+    let open = move || Temporary::beside(place, &destination);
+    let (key, codec) = (&candidate.key, candidate.codec);
+    let (meta, file) = decode_object(ctx, store, key, codec, stop, open)
+        .await
+        .map_err(|failure| match failure {
+            ObjectFailure::Store(error) if error.kind == StoreErrorKind::Corrupt => {
+                FetchFailure::Damaged(super::super::chain(&error))
+            }
+            ObjectFailure::Store(error) => FetchFailure::Store(error),
+            ObjectFailure::Damaged(error) => {
+                FetchFailure::Damaged(format!("the object is damaged: {error}"))
+            }
+            ObjectFailure::Taker(error) => FetchFailure::Local(error),
+            ObjectFailure::Stopped => FetchFailure::Stopped,
+        })?;
+    let fit = match name.kind() {
+        WalKind::Segment | WalKind::Partial => match judge(name, file.size(), file.head()) {
+            Fit::Unfit(misfit) => {
+                return Err(FetchFailure::Damaged(format!(
+                    "the object is not a whole segment: {misfit}"
+                )));
+            }
+            fit => Some(fit),
+        },
+        // Nothing follows the last chunk of snappy's framing, so a cut object
+        // can decode to nothing at all; no server archives an empty file.
+        WalKind::History | WalKind::Backup if file.size() == 0 => {
+            return Err(FetchFailure::Damaged("the file in it is empty".into()));
+        }
+        WalKind::History | WalKind::Backup => None,
+    };
+    Ok(Fetched { file, meta, fit })
+}

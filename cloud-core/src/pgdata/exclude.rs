@@ -1,0 +1,314 @@
+//! What of a data directory or tablespace does not belong in a base backup.
+//!
+//! PostgreSQL says which files mean nothing, or harm, in a copy: WAL (it comes
+//! from the archive), what a server rebuilds when it starts, temporary files,
+//! marks of the running server, and marks of how this server itself was started,
+//! which would send the restored one into recovery by itself. A directory whose
+//! content is left out is stored empty, because the server does not make it.
+//!
+//! A name counts only where PostgreSQL gives it its meaning, so that a user's
+//! file never disappears because of what it is called.
+
+/// What to do with one entry of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Store it; walk into it if it is a directory.
+    Store,
+    /// Store the directory itself and nothing that is in it.
+    Hollow,
+    /// Leave it out, with everything below.
+    Skip,
+}
+
+/// Which source is walked, and what is left out of it.
+#[derive(Debug, Clone)]
+pub enum Rules {
+    /// PGDATA.
+    Pgdata {
+        /// OIDs of the tablespaces that have an archive of their own.
+        tablespaces: Vec<u32>,
+        /// Whose `backup_label` PGDATA contains.
+        label: LabelInPgdata,
+    },
+    /// A tablespace.
+    Tablespace {
+        /// The server's major version as in the name of its directory in the
+        /// tablespace: `15`, `9.6`.
+        major: String,
+    },
+}
+
+/// Whose `backup_label` PGDATA contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabelInPgdata {
+    /// That of an older backup, or of an earlier restore: left out.
+    Stale,
+    /// That of the very backup being stored (a backup relayed for a Barman
+    /// server): stored where it is.
+    OfThisBackup,
+}
+
+/// Directories at the top of PGDATA that are stored empty.
+///
+/// Source: PostgreSQL manual, "Backing Up the Data Directory", and, for the logs,
+/// the tools we are compatible with.
+const HOLLOW: [&[u8]; 11] = [
+    b"log",
+    b"pg_log",
+    b"pg_wal",
+    b"pg_xlog",
+    b"pg_dynshmem",
+    b"pg_notify",
+    b"pg_replslot",
+    b"pg_serial",
+    b"pg_snapshots",
+    b"pg_stat_tmp",
+    b"pg_subtrans",
+];
+
+/// Files of PGDATA that are left out.
+const FILES: [&[u8]; 10] = [
+    // Stored at the very end, by itself (B4).
+    b"global/pg_control",
+    b"postmaster.pid",
+    b"postmaster.opts",
+    b"postgresql.auto.conf.tmp",
+    b"current_logfiles.tmp",
+    b"recovery.conf",
+    b"recovery.signal",
+    b"standby.signal",
+    // Of another backup; this one's come from the server and from us.
+    b"tablespace_map",
+    b"backup_manifest",
+];
+
+impl Rules {
+    /// Judges the entry called `name`, relative to the source and without `./`.
+    pub(super) fn judge(&self, name: &[u8], is_directory: bool) -> Verdict {
+        let base = name.rsplit(|&byte| byte == b'/').next().unwrap_or(name);
+        let is_top = base.len() == name.len();
+        if base.starts_with(b"pgsql_tmp") {
+            return Verdict::Skip;
+        }
+        if !is_directory && (base.starts_with(b"pg_internal.init") || is_temporary_relation(name)) {
+            return Verdict::Skip;
+        }
+        match self {
+            Self::Pgdata { tablespaces, label } => {
+                if is_directory {
+                    return match name {
+                        // Not the server's but the file system's, and readable by root alone.
+                        b"lost+found" => Verdict::Skip,
+                        _ if HOLLOW.contains(&name) => Verdict::Hollow,
+                        _ => Verdict::Store,
+                    };
+                }
+                let is_stale_label = name == b"backup_label" && *label == LabelInPgdata::Stale;
+                if FILES.contains(&name) || is_stale_label || links_one_of(tablespaces, name) {
+                    return Verdict::Skip;
+                }
+                Verdict::Store
+            }
+            Self::Tablespace { .. } if !is_top || self.is_version_directory(name) => Verdict::Store,
+            Self::Tablespace { .. } => Verdict::Skip,
+        }
+    }
+
+    /// Whether the name of an entry at the top of a tablespace says that it is
+    /// this server's directory: `PG_15_202209061`.
+    ///
+    /// The catalogue version at its end is not compared: vendors of changed servers
+    /// have their own, and a wrong guess would lose the tablespace.
+    pub(super) fn is_version_directory(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Pgdata { .. } => false,
+            Self::Tablespace { major } => name.starts_with(format!("PG_{major}_").as_bytes()),
+        }
+    }
+}
+
+/// Whether `name` is `pg_tblspc/` and one of the OIDs.
+fn links_one_of(tablespaces: &[u32], name: &[u8]) -> bool {
+    name.strip_prefix(b"pg_tblspc/")
+        .and_then(|oid| std::str::from_utf8(oid).ok()?.parse().ok())
+        .is_some_and(|oid: u32| tablespaces.contains(&oid))
+}
+
+/// Whether `name` is a relation of one session, in a database's directory:
+/// `base/5/t3_16414`, `base/5/t12_16414_fsm.1`.
+fn is_temporary_relation(name: &[u8]) -> bool {
+    let components: Vec<&[u8]> = name.split(|&byte| byte == b'/').collect();
+    let base = match *components {
+        [b"base", database, base] if is_number(database) => base,
+        [version, database, base] if version.starts_with(b"PG_") && is_number(database) => base,
+        // A tablespace in place.
+        [b"pg_tblspc", oid, version, database, base]
+            if is_number(oid) && version.starts_with(b"PG_") && is_number(database) =>
+        {
+            base
+        }
+        _ => return false,
+    };
+    let Some(rest) = base.strip_prefix(b"t") else {
+        return false;
+    };
+    let (rest, segment) = cut(rest, b'.');
+    let (backend, rest) = cut(rest, b'_');
+    let Some(rest) = rest else {
+        return false;
+    };
+    let (relation, fork) = cut(rest, b'_');
+    is_number(backend)
+        && is_number(relation)
+        && segment.is_none_or(is_number)
+        && fork.is_none_or(|fork| matches!(fork, b"fsm" | b"vm" | b"init"))
+}
+
+/// What stands before and after the first `separator`.
+fn cut(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
+    match text.iter().position(|&byte| byte == separator) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
+}
+
+fn is_number(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Verdict::{Hollow, Skip, Store};
+    use super::*;
+
+    const FILE: bool = false;
+    const DIRECTORY: bool = true;
+
+    fn pgdata() -> Rules {
+        Rules::Pgdata {
+            tablespaces: vec![16384],
+            label: LabelInPgdata::Stale,
+        }
+    }
+
+    #[test]
+    fn names_count_only_where_postgresql_gives_them_a_meaning() {
+        let table: &[(&str, bool, Verdict)] = &[
+            (".", DIRECTORY, Store),
+            ("PG_VERSION", FILE, Store),
+            ("log", DIRECTORY, Hollow),
+            ("pg_log", DIRECTORY, Hollow),
+            ("pg_wal", DIRECTORY, Hollow),
+            ("pg_replslot", DIRECTORY, Hollow),
+            ("pg_stat_tmp", DIRECTORY, Hollow),
+            ("pg_stat", DIRECTORY, Store),
+            ("log", FILE, Store),
+            ("logs", DIRECTORY, Store),
+            ("mine/log", DIRECTORY, Store),
+            ("mine/pg_wal", DIRECTORY, Store),
+            ("lost+found", DIRECTORY, Skip),
+            ("mine/lost+found", DIRECTORY, Store),
+            ("global/pg_control", FILE, Skip),
+            ("global/pg_control.old", FILE, Store),
+            ("postmaster.pid", FILE, Skip),
+            ("postmaster.opts", FILE, Skip),
+            ("mine/postmaster.pid", FILE, Store),
+            ("postmaster.pid", DIRECTORY, Store),
+            ("postgresql.auto.conf", FILE, Store),
+            ("postgresql.auto.conf.tmp", FILE, Skip),
+            ("current_logfiles", FILE, Store),
+            ("current_logfiles.tmp", FILE, Skip),
+            ("recovery.conf", FILE, Skip),
+            ("recovery.done", FILE, Store),
+            ("recovery.signal", FILE, Skip),
+            ("standby.signal", FILE, Skip),
+            ("backup_label", FILE, Skip),
+            ("backup_label.old", FILE, Store),
+            ("tablespace_map", FILE, Skip),
+            ("tablespace_map.old", FILE, Store),
+            ("backup_manifest", FILE, Skip),
+            ("base/pgsql_tmp", DIRECTORY, Skip),
+            ("base/pgsql_tmp/pgsql_tmp12.0", FILE, Skip),
+            ("pgsql_tmp", DIRECTORY, Skip),
+            ("base/5/pg_internal.init", FILE, Skip),
+            ("global/pg_internal.init.123", FILE, Skip),
+            ("base/5/pg_internal", FILE, Store),
+            ("pg_tblspc", DIRECTORY, Store),
+            ("pg_tblspc/16384", FILE, Skip),
+            ("pg_tblspc/16385", FILE, Store),
+            ("pg_tblspc/16384", DIRECTORY, Store),
+            ("base/5/16384_init", FILE, Store),
+        ];
+        for &(name, is_directory, expected) in table {
+            let verdict = pgdata().judge(name.as_bytes(), is_directory);
+            assert_eq!(verdict, expected, "{name}, directory: {is_directory}");
+        }
+    }
+
+    #[test]
+    fn only_relations_of_sessions_in_database_directories_are_temporary() {
+        let table = [
+            ("base/5/t3_16414", true),
+            ("base/5/t3_16414.1", true),
+            ("base/5/t3_16414_fsm", true),
+            ("base/5/t3_16414_vm.12", true),
+            ("base/5/t13_16414_init", true),
+            ("PG_15_202209061/5/t3_16414", true),
+            ("pg_tblspc/16390/PG_15_202209061/5/t3_16414", true),
+            ("base/5/16414", false),
+            ("base/5/t3_16414_main", false),
+            ("base/5/t3_16414_", false),
+            ("base/5/t3_16414.", false),
+            ("base/5/t3_16414.a", false),
+            ("base/5/t_16414", false),
+            ("base/5/t3_", false),
+            ("base/5/t3", false),
+            ("base/5/t", false),
+            ("base/five/t3_16414", false),
+            ("global/t3_16414", false),
+            ("mine/5/t3_16414", false),
+            ("t3_16414", false),
+            ("base/5/x/t3_16414", false),
+        ];
+        for (name, expected) in table {
+            assert_eq!(is_temporary_relation(name.as_bytes()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_label_of_a_relayed_backup_is_stored() {
+        let rules = Rules::Pgdata {
+            tablespaces: Vec::new(),
+            label: LabelInPgdata::OfThisBackup,
+        };
+        assert_eq!(rules.judge(b"backup_label", FILE), Store);
+        assert_eq!(rules.judge(b"tablespace_map", FILE), Skip);
+    }
+
+    #[test]
+    fn a_tablespace_is_the_directory_of_its_own_major_version() {
+        let rules = Rules::Tablespace {
+            major: "15".to_owned(),
+        };
+        let table = [
+            ("PG_15_202209061", DIRECTORY, Store),
+            ("PG_15_202209061/5", DIRECTORY, Store),
+            ("PG_15_202209061/5/16390", FILE, Store),
+            ("PG_15_202209061/5/t3_16390", FILE, Skip),
+            ("PG_15_202209061/pgsql_tmp", DIRECTORY, Skip),
+            ("PG_15_202209061/5/log", DIRECTORY, Store),
+            ("PG_14_202107181", DIRECTORY, Skip),
+            ("PG_1_1", DIRECTORY, Skip),
+            ("otherdir", DIRECTORY, Skip),
+            ("stray", FILE, Skip),
+            ("lost+found", DIRECTORY, Skip),
+        ];
+        for (name, is_directory, expected) in table {
+            assert_eq!(
+                rules.judge(name.as_bytes(), is_directory),
+                expected,
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! The directory a base backup, or one of its tablespaces, is restored to.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{
+    Access, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+};
+use rustix::io::Errno;
+
+use super::super::display::display_name;
+use super::super::walk::OPEN_DIRECTORY;
+use super::RestoreError;
+use super::name::{components, is_held_back};
+use super::owner::{Ids, Owners};
+use super::unpack::create_file;
+use crate::tar::{Member, MemberKind, Mtime};
+
+/// Mode of directories that no member describes.
+pub(super) const PRIVATE: Mode = Mode::RWXU;
+
+/// A directory that members are restored to; may be used by several threads.
+///
+/// Nothing in it that this value did not make is ever changed or followed, but for the
+/// attributes of the directory itself.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    root: Arc<OwnedFd>,
+    /// Whether files can be given away.
+    pub(super) gives_away: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Directories made so far by name, the target itself being empty.
+    ///
+    /// Their attributes are set at the end: a directory without write permission must not keep its
+    /// files out, and every file changes its directory's date.
+    directories: BTreeMap<Vec<u8>, Option<Attributes>>,
+    owners: Owners,
+    /// What has no owner of its own and came before the cluster's was known.
+    ownerless: Vec<Vec<u8>>,
+    /// The target and directories above it, if they had to be made.
+    made: Vec<PathBuf>,
+}
+
+/// What a member's header says about a file beside its content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attributes {
+    pub(super) mode: u32,
+    /// `None` for the cluster's.
+    pub(super) owner: Option<Ids>,
+    pub(super) mtime: Mtime,
+}
+
+/// Checks, without changing anything, that a base backup could be restored to `path`: that it is
+/// absent or an empty directory, and can be made or written to.
+pub fn check_destination(path: &Path) -> Result<(), RestoreError> {
+    let failed = |path: &Path, source| RestoreError::NotWritable {
+        path: path.to_owned(),
+        source,
+    };
+    // An empty path means the working directory here and in `Path::parent`.
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    match fs::read_dir(path) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(RestoreError::NotEmpty {
+                    path: path.to_owned(),
+                });
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(RestoreError::NotADirectory {
+                path: path.to_owned(),
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(path, error)),
+    }
+    // The target itself if it is there, even as a link to nothing, which cannot be written to.
+    let nearest = path
+        .ancestors()
+        .map(|above| {
+            if above.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                above
+            }
+        })
+        .find(|above| above.symlink_metadata().is_ok())
+        .unwrap_or(path);
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(rustix::fs::CWD, nearest, access, AtFlags::EACCESS)
+        .map_err(|errno| failed(nearest, errno.into()))
+}
+
+impl Target {
+    /// Opens the directory `path` to restore to, after making it, and directories above it, if
+    /// need be, for the owner alone.
+    ///
+    /// Does not look whether it is empty; see [`check_destination`]. All targets of a restore are
+    /// opened before the first member is unpacked: one may be inside another, and a member
+    /// must not be able to put a link in its way.
+    pub fn open(path: &Path) -> Result<Self, RestoreError> {
+        let error = |doing, source| RestoreError::Io {
+            doing,
+            name: ".".to_owned(),
+            root: path.to_owned(),
+            source,
+        };
+        let absolute = std::path::absolute(path).map_err(|source| error("resolve", source))?;
+        let mut made = Vec::new();
+        let mut missing: Vec<&Path> = absolute
+            .ancestors()
+            .take_while(|above| {
+                above
+                    .symlink_metadata()
+                    .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            })
+            .collect();
+        while let Some(directory) = missing.pop() {
+            match fs::DirBuilder::new().mode(0o700).create(directory) {
+                Ok(()) => made.push(directory.to_owned()),
+                // Another target has just made it: two tablespaces may share a parent.
+                Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(error("create directory", source)),
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&absolute, flags, Mode::empty())
+            .map_err(|errno| error("open directory", errno.into()))?;
+        Ok(Self {
+            path: absolute,
+            root: Arc::new(root),
+            gives_away: rustix::process::geteuid().is_root(),
+            state: Mutex::new(State {
+                made,
+                ..State::default()
+            }),
+        })
+    }
+
+    /// The directory's absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn root(&self) -> &Arc<OwnedFd> {
+        &self.root
+    }
+
+    /// Makes the link `pg_tblspc/<oid>` to the directory of a tablespace.
+    pub fn link_tablespace(&self, oid: u32, location: &Path) -> Result<(), RestoreError> {
+        let name = format!("pg_tblspc/{oid}").into_bytes();
+        let location = std::path::absolute(location)
+            .map_err(|source| self.error("resolve", location.as_os_str().as_bytes(), source))?;
+        let parent = self.directory(&[b"pg_tblspc"], &name)?;
+        match rustix::fs::symlinkat(&location, &*parent, oid.to_string()) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                return Err(RestoreError::LinkExists {
+                    name: display_name(&name),
+                    root: self.path.clone(),
+                });
+            }
+            Err(errno) => return Err(self.error("create link", &name, errno)),
+        }
+        if self.gives_away {
+            self.state().ownerless.push(name);
+        }
+        Ok(())
+    }
+
+    /// Makes the WAL directory, `pg_wal` (`pg_xlog` before PostgreSQL 10), unless a
+    /// member did: where it was a link to a directory, the base backup does not have it.
+    pub fn ensure_directory(&self, name: &str) -> Result<(), RestoreError> {
+        self.directory(&[name.as_bytes()], name.as_bytes())
+            .map(|_| ())
+    }
+
+    /// Sets modes, owners and dates of directories, and owners of what had none of its own. Called
+    /// once, when all members are unpacked and all links made, before [`sync_all`](super::sync_all).
+    pub fn finish(&self) -> Result<(), RestoreError> {
+        let mut state = self.state();
+        let cluster = state.owners.of_cluster().filter(|_| self.gives_away);
+        for name in std::mem::take(&mut state.ownerless) {
+            if let Some(ids) = cluster {
+                let parts = components(&name)?;
+                let (base, above) = parts.split_last().expect("a file below the target");
+                let parent = self.open_directory(above, &name)?;
+                chown_at(&parent, base, ids)
+                    .map_err(|errno| self.error("give away", &name, errno))?;
+            }
+        }
+        for path in std::mem::take(&mut state.made) {
+            if let Some(Ids { uid, gid }) = cluster {
+                std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).map_err(|source| {
+                    self.error("give away", path.as_os_str().as_bytes(), source)
+                })?;
+            }
+        }
+        // What is deeper comes later in this order, and has to be done earlier.
+        for (name, attributes) in std::mem::take(&mut state.directories).into_iter().rev() {
+            let directory = self.open_directory(&name_parts(&name), &name)?;
+            let set = match attributes {
+                Some(attributes) => self.set_attributes(&directory, attributes, cluster),
+                None => cluster.map_or(Ok(()), |ids| chown(&directory, ids)),
+            };
+            match set {
+                // A directory that was there before, of another owner: PostgreSQL itself says
+                // whether it can live with that.
+                Err(Errno::PERM) if name.is_empty() => {}
+                set => set.map_err(|errno| self.error("set the attributes of", &name, errno))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a member that was held back, and syncs it and the directory it is in.
+    ///
+    /// Called after [`sync_all`](super::sync_all), first for the backup label, last of all for
+    /// `pg_control` (R1).
+    pub fn write_held(&self, member: &Member, bytes: &[u8]) -> Result<(), RestoreError> {
+        if !is_held_back(&member.name) || !matches!(member.kind, MemberKind::File { .. }) {
+            return Err(RestoreError::Refused {
+                name: display_name(&member.name),
+                problem: "it is not a file that is written at the end",
+            });
+        }
+        let parts = components(&member.name)?;
+        let (base, above) = parts.split_last().expect("a file below the target");
+        let parent = self.directory(above, &member.name)?;
+        let before = rustix::fs::fstat(&*parent)
+            .map_err(|errno| self.error("look at the directory of", &member.name, errno))?;
+        let failed = |source: io::Error| self.error("write", &member.name, source);
+        let mut file = File::from(create_file(self, &parent, base, &member.name)?);
+        file.write_all(bytes).map_err(failed)?;
+        let attributes = self.attributes(member, &parts.join(&b'/'));
+        let cluster = self.state().owners.of_cluster();
+        self.set_attributes(&file, attributes, cluster)
+            .map_err(|errno| failed(errno.into()))?;
+        file.sync_all().map_err(failed)?;
+        let date = modified(
+            before.st_mtime,
+            u32::try_from(before.st_mtime_nsec).unwrap_or(0),
+        );
+        match rustix::fs::futimens(&*parent, &date) {
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        rustix::fs::fsync(&*parent).map_err(|errno| failed(errno.into()))
+    }
+
+    /// What `member`, called `name` below the target, says about itself.
+    pub(super) fn attributes(&self, member: &Member, name: &[u8]) -> Attributes {
+        // Set-id bits mean something for a directory (group of new files); in a data directory
+        // no file has them, and a bucket must not be able to plant a program that runs as root.
+        let mask = match member.kind {
+            MemberKind::Directory => 0o7777,
+            _ => 0o777,
+        };
+        Attributes {
+            mode: member.mode & mask,
+            owner: if self.gives_away {
+                self.state().owners.of(member, name)
+            } else {
+                None
+            },
+            mtime: member.mtime,
+        }
+    }
+
+    /// Notes that the directory called `name` gets these attributes at the end.
+    pub(super) fn note_directory(&self, name: Vec<u8>, attributes: Attributes) {
+        self.state().directories.insert(name, Some(attributes));
+    }
+
+    /// The owner of a file that has these attributes, if it can be given one now; otherwise it is
+    /// noted under its name for [`finish`](Self::finish).
+    pub(super) fn owner_now(&self, attributes: Attributes, name: &[u8]) -> Option<Ids> {
+        if !self.gives_away || attributes.owner.is_some() {
+            return attributes.owner;
+        }
+        let mut state = self.state();
+        state.ownerless.push(name.to_vec());
+        state.owners.of_cluster()
+    }
+
+    /// Sets owner, mode and date of an open file; `cluster` is the owner if it has none of its own.
+    pub(super) fn set_attributes(
+        &self,
+        file: impl std::os::fd::AsFd,
+        attributes: Attributes,
+        cluster: Option<Ids>,
+    ) -> rustix::io::Result<()> {
+        // The owner first, since giving a file away may drop bits of its mode.
+        if let Some(ids) = attributes.owner.or(cluster).filter(|_| self.gives_away) {
+            chown(&file, ids)?;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode))?;
+        rustix::fs::futimens(&file, &modified_at(attributes.mtime))
+    }
+
+    /// The directory of these components, made if absent; never through a link. `member` is for messages.
+    pub(super) fn directory(
+        &self,
+        parts: &[&[u8]],
+        member: &[u8],
+    ) -> Result<Arc<OwnedFd>, RestoreError> {
+        let mut directory = Arc::clone(&self.root);
+        for depth in 0..parts.len() {
+            let base = parts[depth];
+            let opened = match rustix::fs::openat(&*directory, base, OPEN_DIRECTORY, Mode::empty())
+            {
+                Err(Errno::NOENT) => {
+                    match rustix::fs::mkdirat(&*directory, base, PRIVATE) {
+                        Ok(()) => {
+                            let name = parts[..=depth].join(&b'/');
+                            self.state().directories.entry(name).or_insert(None);
+                        }
+                        // Another thread has just made it.
+                        Err(Errno::EXIST) => {}
+                        Err(errno) => {
+                            return Err(self.error("create the directory of", member, errno));
+                        }
+                    }
+                    rustix::fs::openat(&*directory, base, OPEN_DIRECTORY, Mode::empty())
+                }
+                opened => opened,
+            };
+            directory = Arc::new(self.opened(opened, &directory, &parts[..=depth], member)?);
+        }
+        Ok(directory)
+    }
+
+    /// The directory of these components, which exists; never through a link.
+    pub(super) fn open_directory(
+        &self,
+        parts: &[&[u8]],
+        member: &[u8],
+    ) -> Result<Arc<OwnedFd>, RestoreError> {
+        let mut directory = Arc::clone(&self.root);
+        for depth in 0..parts.len() {
+            let opened =
+                rustix::fs::openat(&*directory, parts[depth], OPEN_DIRECTORY, Mode::empty());
+            directory = Arc::new(self.opened(opened, &directory, &parts[..=depth], member)?);
+        }
+        Ok(directory)
+    }
+
+    fn opened(
+        &self,
+        opened: rustix::io::Result<OwnedFd>,
+        parent: &OwnedFd,
+        parts: &[&[u8]],
+        member: &[u8],
+    ) -> Result<OwnedFd, RestoreError> {
+        match opened {
+            Ok(opened) => Ok(opened),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let base = parts.last().expect("a directory below the target");
+                let what = match rustix::fs::statat(parent, *base, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+                        "a symbolic link"
+                    }
+                    _ => "not a directory",
+                };
+                Err(RestoreError::InTheWay {
+                    name: display_name(member),
+                    obstacle: display_name(&parts.join(&b'/')),
+                    what,
+                })
+            }
+            Err(errno) => Err(self.error("open the directory of", member, errno)),
+        }
+    }
+
+    pub(super) fn error(
+        &self,
+        doing: &'static str,
+        name: &[u8],
+        source: impl Into<io::Error>,
+    ) -> RestoreError {
+        RestoreError::Io {
+            doing,
+            name: display_name(name),
+            root: self.path.clone(),
+            source: source.into(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is a single insertion.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The components of a name that is plain already.
+fn name_parts(name: &[u8]) -> Vec<&[u8]> {
+    name.split(|&byte| byte == b'/')
+        .filter(|part| !part.is_empty())
+        .collect()
+}
+
+fn chown(file: impl std::os::fd::AsFd, ids: Ids) -> rustix::io::Result<()> {
+    rustix::fs::fchown(
+        file,
+        Some(Uid::from_raw(ids.uid)),
+        Some(Gid::from_raw(ids.gid)),
+    )
+}
+
+pub(super) fn chown_at(directory: &OwnedFd, base: &[u8], ids: Ids) -> rustix::io::Result<()> {
+    rustix::fs::chownat(
+        directory,
+        base,
+        Some(Uid::from_raw(ids.uid)),
+        Some(Gid::from_raw(ids.gid)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+}
+
+pub(super) fn modified_at(mtime: Mtime) -> Timestamps {
+    modified(mtime.seconds, mtime.nanos)
+}
+
+fn modified(seconds: i64, nanos: u32) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanos.into(),
+        },
+    }
+}

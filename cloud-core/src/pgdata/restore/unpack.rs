@@ -1,0 +1,294 @@
+//! Unpacks one member after the other.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::super::display::display_name;
+use super::RestoreError;
+use super::name::{components, is_held_back};
+use super::target::{Attributes, Target, chown_at, modified_at};
+use crate::tar::{Member, MemberKind};
+
+/// Bytes moved at a time.
+const BLOCK: usize = 256 * 1024;
+
+/// How often a name is cleared for a member while other threads keep taking it.
+const ATTEMPTS: u32 = 16;
+
+/// Unpacks members into a [`Target`]; each thread has its own.
+#[derive(Debug)]
+pub struct Unpacker<'t> {
+    target: &'t Target,
+    block: Box<[u8]>,
+    /// The directory of the last member: most have the same as the one before. A directory, once
+    /// made, is never replaced, so it stays valid.
+    last: Option<(Vec<u8>, Arc<OwnedFd>)>,
+}
+
+impl<'t> Unpacker<'t> {
+    /// Unpacks into `target`.
+    pub fn new(target: &'t Target) -> Self {
+        Self {
+            target,
+            block: vec![0; BLOCK].into_boxed_slice(),
+            last: None,
+        }
+    }
+
+    /// Restores `member`; `content` is read only for a file, exactly as far as its size.
+    ///
+    /// # Errors
+    ///
+    /// See [`RestoreError`]. Names for which [`is_held_back`] is true are refused, since
+    /// they must not be there before everything else is on disk (R1). After an error the target is
+    /// incomplete.
+    pub fn unpack(&mut self, member: &Member, content: &mut dyn Read) -> Result<(), RestoreError> {
+        if is_held_back(&member.name) {
+            return Err(refused(member, "it is written at the end"));
+        }
+        let parts = components(&member.name)?;
+        let name = parts.join(&b'/');
+        let attributes = self.target.attributes(member, &name);
+        let Some((base, above)) = parts.split_last() else {
+            if member.kind != MemberKind::Directory {
+                return Err(refused(member, "it would replace the target directory"));
+            }
+            self.target.note_directory(name, attributes);
+            return Ok(());
+        };
+        if member.kind == MemberKind::Directory {
+            self.target.directory(&parts, &member.name)?;
+            self.target.note_directory(name, attributes);
+            return Ok(());
+        }
+        let parent = self.parent(above, member)?;
+        match &member.kind {
+            MemberKind::Directory => Ok(()),
+            MemberKind::File { size } => {
+                let file = File::from(create_file(self.target, &parent, base, &member.name)?);
+                self.copy(member, content, &file, *size)?;
+                self.set(&file, attributes, &name, member)
+            }
+            MemberKind::Symlink { target } => {
+                if target.contains(&0) {
+                    return Err(refused(member, "its target contains a NUL"));
+                }
+                clear_and(
+                    self.target,
+                    &parent,
+                    base,
+                    &member.name,
+                    "create link",
+                    || rustix::fs::symlinkat(target.as_slice(), &*parent, *base),
+                )?;
+                self.set_link(&parent, base, attributes, &name, member)
+            }
+            MemberKind::HardLink { target } => self.link(member, &parent, base, target),
+            MemberKind::Fifo => {
+                clear_and(
+                    self.target,
+                    &parent,
+                    base,
+                    &member.name,
+                    "create pipe",
+                    || rustix::fs::mkfifoat(&*parent, *base, Mode::RUSR | Mode::WUSR),
+                )?;
+                // Not by name: another thread might put a link there meanwhile.
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let pipe = rustix::fs::openat(&*parent, *base, flags, Mode::empty())
+                    .map_err(|errno| self.target.error("open", &member.name, errno))?;
+                self.set(&File::from(pipe), attributes, &name, member)
+            }
+            MemberKind::Device => Err(refused(member, "it is a device file")),
+        }
+    }
+
+    fn parent(&mut self, above: &[&[u8]], member: &Member) -> Result<Arc<OwnedFd>, RestoreError> {
+        let name = above.join(&b'/');
+        if let Some((last, directory)) = &self.last
+            && *last == name
+        {
+            return Ok(Arc::clone(directory));
+        }
+        let directory = self.target.directory(above, &member.name)?;
+        self.last = Some((name, Arc::clone(&directory)));
+        Ok(directory)
+    }
+
+    fn copy(
+        &mut self,
+        member: &Member,
+        content: &mut dyn Read,
+        mut file: &File,
+        size: u64,
+    ) -> Result<(), RestoreError> {
+        let mut left = size;
+        while left > 0 {
+            let wanted = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
+            let count = match content.read(&mut self.block[..wanted]) {
+                Ok(0) => {
+                    return Err(RestoreError::Short {
+                        name: display_name(&member.name),
+                        expected: size,
+                        found: size - left,
+                    });
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => {
+                    return Err(RestoreError::Read {
+                        name: display_name(&member.name),
+                        source,
+                    });
+                }
+            };
+            file.write_all(&self.block[..count])
+                .map_err(|source| self.target.error("write", &member.name, source))?;
+            left -= count as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes another name of a file that was unpacked earlier.
+    fn link(
+        &self,
+        member: &Member,
+        parent: &OwnedFd,
+        base: &[u8],
+        target: &[u8],
+    ) -> Result<(), RestoreError> {
+        let Ok(parts) = components(target) else {
+            return Err(refused(
+                member,
+                "it is a hard link that leads out of the target",
+            ));
+        };
+        let Some((target_base, above)) = parts.split_last() else {
+            return Err(refused(member, "it is a hard link to the target directory"));
+        };
+        let directory = self.target.open_directory(above, &member.name)?;
+        let found = rustix::fs::statat(&*directory, *target_base, AtFlags::SYMLINK_NOFOLLOW);
+        match found.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+            Ok(FileType::RegularFile) => {}
+            Ok(_) => {
+                return Err(refused(
+                    member,
+                    "it is a hard link to something that is not a file",
+                ));
+            }
+            Err(Errno::NOENT) => {
+                return Err(refused(
+                    member,
+                    "it is a hard link to a file that is not there",
+                ));
+            }
+            Err(errno) => {
+                return Err(self
+                    .target
+                    .error("look at the target of", &member.name, errno));
+            }
+        }
+        if components(&member.name)? == parts {
+            return Ok(());
+        }
+        clear_and(
+            self.target,
+            parent,
+            base,
+            &member.name,
+            "create hard link",
+            || rustix::fs::linkat(&*directory, *target_base, parent, base, AtFlags::empty()),
+        )
+    }
+
+    fn set(
+        &self,
+        file: &File,
+        attributes: Attributes,
+        name: &[u8],
+        member: &Member,
+    ) -> Result<(), RestoreError> {
+        let owner = self.target.owner_now(attributes, name);
+        self.target
+            .set_attributes(file, attributes, owner)
+            .map_err(|errno| {
+                self.target
+                    .error("set the attributes of", &member.name, errno)
+            })
+    }
+
+    fn set_link(
+        &self,
+        parent: &OwnedFd,
+        base: &[u8],
+        attributes: Attributes,
+        name: &[u8],
+        member: &Member,
+    ) -> Result<(), RestoreError> {
+        let set = || {
+            if let Some(ids) = self.target.owner_now(attributes, name) {
+                chown_at(parent, base, ids)?;
+            }
+            let times = modified_at(attributes.mtime);
+            rustix::fs::utimensat(parent, base, &times, AtFlags::SYMLINK_NOFOLLOW)
+        };
+        set().map_err(|errno| {
+            self.target
+                .error("set the attributes of", &member.name, errno)
+        })
+    }
+}
+
+/// Creates an empty file that nobody else can open yet, in place of what is there.
+pub(super) fn create_file(
+    target: &Target,
+    parent: &OwnedFd,
+    base: &[u8],
+    member: &[u8],
+) -> Result<OwnedFd, RestoreError> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    clear_and(target, parent, base, member, "create", || {
+        rustix::fs::openat(parent, base, flags, Mode::RUSR | Mode::WUSR)
+    })
+}
+
+/// Creates something under a name, after removing what has that name: a later member wins.
+fn clear_and<T>(
+    target: &Target,
+    parent: &OwnedFd,
+    base: &[u8],
+    member: &[u8],
+    doing: &'static str,
+    create: impl Fn() -> rustix::io::Result<T>,
+) -> Result<T, RestoreError> {
+    let mut attempt = 1;
+    loop {
+        match create() {
+            Err(Errno::EXIST) if attempt < ATTEMPTS => attempt += 1,
+            result => return result.map_err(|errno| target.error(doing, member, errno)),
+        }
+        match rustix::fs::unlinkat(parent, base, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR) => {
+                return Err(RestoreError::InTheWay {
+                    name: display_name(member),
+                    obstacle: display_name(member),
+                    what: "a directory",
+                });
+            }
+            Err(errno) => return Err(target.error("replace", member, errno)),
+        }
+    }
+}
+
+fn refused(member: &Member, problem: &'static str) -> RestoreError {
+    RestoreError::Refused {
+        name: display_name(&member.name),
+        problem,
+    }
+}

@@ -1,0 +1,493 @@
+//! Walks a data directory or a tablespace in a stable order.
+//!
+//! A server is at work in the directory meanwhile: files come, go and change
+//! between any two looks. What is gone when its turn comes is passed over and
+//! counted, because replay of WAL removes it anyway; everything else that cannot
+//! be read fails the walk, because a base backup that silently lacks a directory is
+//! worse than none.
+//!
+//! Order, the same in every run: a directory before what it contains, its files
+//! before its sub-directories, each sorted by bytes. Memory is that of the names of
+//! the directories on the way down. Directories are held open and their entries
+//! named relative to them, so depth and renaming do not matter.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::display::display_name;
+use super::exclude::{Rules, Verdict};
+
+/// Opens a directory without following a link at its last component.
+pub(super) const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// Identifies a file whatever its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Device number of the file system.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+impl FileId {
+    /// The identity of what is at `path`, links followed.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+/// What the file system says about a file beside its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// Identity.
+    pub id: FileId,
+    /// Number of names (hard links).
+    pub links: u64,
+    /// Permission bits, with set-id and sticky bits: `0o7777` at most.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size, in bytes.
+    pub size: u64,
+    /// Modification time, in whole seconds since 1970, rounded down.
+    pub mtime_seconds: i64,
+    /// The rest of the modification time, in nanoseconds.
+    pub mtime_nanos: u32,
+}
+
+impl Meta {
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            id: FileId {
+                device: unsigned(stat.st_dev),
+                inode: unsigned(stat.st_ino),
+            },
+            links: unsigned(stat.st_nlink),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: unsigned(stat.st_size),
+            mtime_seconds: stat.st_mtime,
+            mtime_nanos: u32::try_from(unsigned(stat.st_mtime_nsec)).unwrap_or(0),
+        }
+    }
+}
+
+/// The fields of `stat` have other types on other processors.
+fn unsigned(value: impl TryInto<u64>) -> u64 {
+    value.try_into().unwrap_or(0)
+}
+
+/// What kind of file an [`Entry`] is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link to a file, or to nothing.
+    Symlink {
+        /// What it says.
+        target: Vec<u8>,
+    },
+    /// A named pipe.
+    Fifo,
+}
+
+/// Something to store.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its name as a member of an archive: the top directory is `.`, what is not a
+    /// directory at the top is `./name`, everything else has no `./`.
+    pub name: Vec<u8>,
+    /// Its kind.
+    pub kind: EntryKind,
+    /// What was known of it when its turn came; a file is looked at again when it is opened.
+    pub meta: Meta,
+    /// Where it is.
+    pub(super) place: Place,
+    /// The top directory's path, for messages.
+    pub(super) root: Arc<PathBuf>,
+}
+
+/// An open directory and a name in it.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    directory: Arc<OwnedFd>,
+    base: Vec<u8>,
+}
+
+impl Place {
+    fn stat(&self, flags: AtFlags) -> rustix::io::Result<Stat> {
+        rustix::fs::statat(&*self.directory, self.base.as_slice(), flags)
+    }
+
+    fn read_link(&self) -> rustix::io::Result<Vec<u8>> {
+        let target = rustix::fs::readlinkat(&*self.directory, self.base.as_slice(), Vec::new())?;
+        Ok(target.into_bytes())
+    }
+
+    pub(super) fn open(&self, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        rustix::fs::openat(&*self.directory, self.base.as_slice(), flags, Mode::empty())
+    }
+}
+
+/// One step of a [`Walk`].
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// Something to store.
+    Entry(Entry),
+    /// Something that is not stored, which the user ought to know.
+    LeftOut(LeftOut),
+}
+
+/// Something that is not stored although no rule excludes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its name, relative to the source.
+    pub name: Vec<u8>,
+    /// Why it is not stored.
+    pub reason: LeftOutReason,
+}
+
+/// Why something is not stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeftOutReason {
+    /// It is a link to a directory, and those are not followed.
+    LinkedDirectory {
+        /// What the link says.
+        target: Vec<u8>,
+        /// Nothing is lost: the directory's content would not be stored either
+        /// (`pg_wal`), and an empty directory is stored in the link's place.
+        expected: bool,
+    },
+    /// It is a device file.
+    Device,
+}
+
+/// Why a source could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file system refused.
+    #[error("could not {doing} `{name}` in `{}`", root.display())]
+    Io {
+        /// What was being done: `open`, `list`, `look at`.
+        doing: &'static str,
+        /// To what, relative to the source, fit for printing.
+        name: String,
+        /// The source.
+        root: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// What ought to be a file is something else, or became it between two looks.
+    #[error("`{name}` in `{}` is not a regular file", root.display())]
+    NotAFile {
+        /// Its name, fit for printing.
+        name: String,
+        /// The source.
+        root: PathBuf,
+    },
+    /// A tablespace has no directory of this server in it: probably its file system is
+    /// not mounted.
+    #[error("tablespace directory `{}` contains no directory of this server (`PG_{major}_*`)", root.display())]
+    NoVersionDirectory {
+        /// The tablespace's directory.
+        root: PathBuf,
+        /// The server's major version.
+        major: String,
+    },
+}
+
+/// Walks a source; see the head of the module for the order.
+///
+/// After an error the walk is over.
+#[derive(Debug)]
+pub struct Walk {
+    root: Arc<PathBuf>,
+    rules: Rules,
+    elsewhere: Vec<FileId>,
+    stack: Vec<Level>,
+    pending: VecDeque<Found>,
+    vanished: u64,
+}
+
+#[derive(Debug)]
+struct Level {
+    directory: Arc<OwnedFd>,
+    /// Name of the directory with a slash behind it; empty at the top.
+    prefix: Vec<u8>,
+    names: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl Walk {
+    /// Begins to walk the directory `root`, which may be a link to one.
+    ///
+    /// Directories in `elsewhere` are left out with all they contain: the tablespaces that
+    /// have an archive of their own, wherever they are.
+    pub fn open(root: &Path, rules: Rules, elsewhere: &[FileId]) -> Result<Self, SourceError> {
+        let mut walk = Self {
+            root: Arc::new(root.to_owned()),
+            rules,
+            elsewhere: elsewhere.to_vec(),
+            stack: Vec::new(),
+            pending: VecDeque::new(),
+            vanished: 0,
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(root, flags, Mode::empty())
+            .map_err(|errno| walk.error("open", b".", errno))?;
+        let meta = walk.meta_of(&directory, b".")?;
+        let (directory, names) = walk.list(directory, b".")?;
+        if let Rules::Tablespace { major } = &walk.rules {
+            let is_own = |name: &Vec<u8>| {
+                walk.rules.is_version_directory(name)
+                    && rustix::fs::statat(&*directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+                        .is_ok_and(|stat| {
+                            FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+                        })
+            };
+            if !names.iter().any(is_own) {
+                return Err(SourceError::NoVersionDirectory {
+                    root: root.to_owned(),
+                    major: major.clone(),
+                });
+            }
+        } else {
+            let place = Place {
+                directory: Arc::clone(&directory),
+                base: b".".to_vec(),
+            };
+            let top = walk.found(b".".to_vec(), EntryKind::Directory, meta, place);
+            walk.pending.push_back(top);
+        }
+        walk.stack.push(Level {
+            directory,
+            prefix: Vec::new(),
+            names: names.into_iter(),
+        });
+        Ok(walk)
+    }
+
+    /// How many entries were gone when their turn came.
+    pub fn vanished(&self) -> u64 {
+        self.vanished
+    }
+
+    /// Looks at one entry of an open directory, whose name with a slash behind it is `prefix`.
+    fn visit(&mut self, prefix: &[u8], place: Place) -> Result<Option<Found>, SourceError> {
+        let name = [prefix, &place.base].concat();
+        let stat = match place.stat(AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(self.gone()),
+            Err(errno) => return Err(self.error("look at", &name, errno)),
+        };
+        let meta = Meta::of(&stat);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => self.visit_directory(name, meta, place),
+            FileType::Symlink => self.visit_symlink(name, meta, place),
+            // A socket belongs to a running process.
+            FileType::Socket => Ok(None),
+            _ if self.rules.judge(&name, false) == Verdict::Skip => Ok(None),
+            FileType::RegularFile => Ok(Some(self.found(name, EntryKind::File, meta, place))),
+            FileType::Fifo => Ok(Some(self.found(name, EntryKind::Fifo, meta, place))),
+            _ => Ok(Some(left_out(name, LeftOutReason::Device))),
+        }
+    }
+
+    fn visit_directory(
+        &mut self,
+        name: Vec<u8>,
+        meta: Meta,
+        place: Place,
+    ) -> Result<Option<Found>, SourceError> {
+        match self.rules.judge(&name, true) {
+            Verdict::Skip => return Ok(None),
+            Verdict::Hollow => {
+                return Ok(Some(self.found(name, EntryKind::Directory, meta, place)));
+            }
+            Verdict::Store if self.elsewhere.contains(&meta.id) => return Ok(None),
+            Verdict::Store => {}
+        }
+        let directory = match place.open(OPEN_DIRECTORY) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Ok(self.gone()),
+            Err(errno) => return Err(self.error("open directory", &name, errno)),
+        };
+        let meta = self.meta_of(&directory, &name)?;
+        let (directory, names) = self.list(directory, &name)?;
+        self.stack.push(Level {
+            directory,
+            prefix: [name.as_slice(), b"/"].concat(),
+            names: names.into_iter(),
+        });
+        Ok(Some(self.found(name, EntryKind::Directory, meta, place)))
+    }
+
+    fn visit_symlink(
+        &mut self,
+        name: Vec<u8>,
+        meta: Meta,
+        place: Place,
+    ) -> Result<Option<Found>, SourceError> {
+        if self.rules.judge(&name, false) == Verdict::Skip {
+            return Ok(None);
+        }
+        let target = match place.read_link() {
+            Ok(target) => target,
+            Err(Errno::NOENT) => return Ok(self.gone()),
+            Err(errno) => return Err(self.error("read link", &name, errno)),
+        };
+        let directory = place
+            .stat(AtFlags::empty())
+            .ok()
+            .filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        let Some(directory) = directory else {
+            return Ok(Some(self.found(
+                name,
+                EntryKind::Symlink { target },
+                meta,
+                place,
+            )));
+        };
+        let expected = match self.rules.judge(&name, true) {
+            Verdict::Skip => return Ok(None),
+            Verdict::Store => false,
+            Verdict::Hollow => {
+                let meta = Meta::of(&directory);
+                let empty = self.found(name.clone(), EntryKind::Directory, meta, place);
+                self.pending.push_back(empty);
+                true
+            }
+        };
+        Ok(Some(left_out(
+            name,
+            LeftOutReason::LinkedDirectory { target, expected },
+        )))
+    }
+
+    fn gone(&mut self) -> Option<Found> {
+        self.vanished += 1;
+        None
+    }
+
+    fn meta_of(&self, directory: &OwnedFd, name: &[u8]) -> Result<Meta, SourceError> {
+        let stat =
+            rustix::fs::fstat(directory).map_err(|errno| self.error("look at", name, errno))?;
+        Ok(Meta::of(&stat))
+    }
+
+    /// The names in `directory`: those of sub-directories last, both sorted.
+    fn list(
+        &self,
+        directory: OwnedFd,
+        name: &[u8],
+    ) -> Result<(Arc<OwnedFd>, Vec<Vec<u8>>), SourceError> {
+        let list = || {
+            let mut names = Vec::new();
+            for found in Dir::new(directory.try_clone()?)? {
+                let found = found?;
+                let base = found.file_name().to_bytes();
+                if base == b"." || base == b".." {
+                    continue;
+                }
+                let kind = match found.file_type() {
+                    FileType::Unknown => {
+                        rustix::fs::statat(&directory, base, AtFlags::SYMLINK_NOFOLLOW)
+                            .map_or(FileType::Unknown, |stat| {
+                                FileType::from_raw_mode(stat.st_mode)
+                            })
+                    }
+                    kind => kind,
+                };
+                names.push((kind == FileType::Directory, base.to_vec()));
+            }
+            Ok(names)
+        };
+        let mut names =
+            list().map_err(|error: io::Error| self.error("list directory", name, error))?;
+        names.sort_unstable();
+        let names = names.into_iter().map(|(_, base)| base).collect();
+        Ok((Arc::new(directory), names))
+    }
+
+    fn found(&self, name: Vec<u8>, kind: EntryKind, meta: Meta, place: Place) -> Found {
+        let is_at_top = !name.contains(&b'/');
+        let name = if is_at_top && kind != EntryKind::Directory {
+            [b"./", name.as_slice()].concat()
+        } else {
+            name
+        };
+        Found::Entry(Entry {
+            name,
+            kind,
+            meta,
+            place,
+            root: Arc::clone(&self.root),
+        })
+    }
+
+    fn error(&self, doing: &'static str, name: &[u8], source: impl Into<io::Error>) -> SourceError {
+        SourceError::Io {
+            doing,
+            name: display_name(name),
+            root: self.root.to_path_buf(),
+            source: source.into(),
+        }
+    }
+}
+
+fn left_out(name: Vec<u8>, reason: LeftOutReason) -> Found {
+    Found::LeftOut(LeftOut { name, reason })
+}
+
+impl Iterator for Walk {
+    type Item = Result<Found, SourceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(found) = self.pending.pop_front() {
+                return Some(Ok(found));
+            }
+            let level = self.stack.last_mut()?;
+            let Some(base) = level.names.next() else {
+                self.stack.pop();
+                continue;
+            };
+            let prefix = level.prefix.clone();
+            let place = Place {
+                directory: Arc::clone(&level.directory),
+                base,
+            };
+            match self.visit(&prefix, place) {
+                Ok(Some(found)) => return Some(Ok(found)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.stack.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Limits how many bytes go to and from a store in a second, over all of its
+//! users: uploads of several archives share the limit.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::time::Instant;
+
+use super::{
+    BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
+    ObjectStore, PartNumber, PartReceipt, PutOptions, PutReceipt, ReadRange, Result, StoreInfo,
+};
+use crate::key::{Key, Prefix};
+
+/// A store that is not used faster than allowed.
+#[derive(Debug, Clone)]
+pub struct Bandwidth {
+    inner: Arc<dyn ObjectStore>,
+    clock: Arc<Clock>,
+}
+
+/// Time as the only currency: every byte books the time it may take, after
+/// everything that was booked before it.
+#[derive(Debug)]
+struct Clock {
+    bytes_per_second: u64,
+    booked: Mutex<Option<Instant>>,
+}
+
+impl Clock {
+    /// Waits until `bytes` may have gone over the line.
+    async fn book(&self, bytes: u64) {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a rate of 2^53 bytes a second is no limit"
+        )]
+        let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let until = {
+            let mut booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let until = booked.map_or(now, |booked| booked.max(now)) + takes;
+            *booked = Some(until);
+            until
+        };
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+impl Bandwidth {
+    /// Limits `inner` to `bytes_per_second`, at least 1.
+    pub fn new(inner: Arc<dyn ObjectStore>, bytes_per_second: u64) -> Self {
+        let clock = Clock {
+            bytes_per_second: bytes_per_second.max(1),
+            booked: Mutex::default(),
+        };
+        Self {
+            inner,
+            clock: Arc::new(clock),
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ObjectStore for Bandwidth {
+    fn info(&self) -> &StoreInfo {
+        self.inner.info()
+    }
+
+    async fn probe(&self) -> Result<BucketState> {
+        self.inner.probe().await
+    }
+
+    async fn create_bucket(&self) -> Result<()> {
+        self.inner.create_bucket().await
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+        self.clock.book(body.len() as u64).await;
+        self.inner.put(key, body, options).await
+    }
+
+    async fn begin_multipart(
+        &self,
+        key: &Key,
+        options: &PutOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let inner = self.inner.begin_multipart(key, options).await?;
+        Ok(Box::new(LimitedUpload {
+            inner,
+            clock: Arc::clone(&self.clock),
+        }))
+    }
+
+    async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download> {
+        let mut download = self.inner.get(key, range).await?;
+        let clock = Arc::clone(&self.clock);
+        let limited = download.body.and_then(move |piece| {
+            let clock = Arc::clone(&clock);
+            async move {
+                clock.book(piece.len() as u64).await;
+                Ok(piece)
+            }
+        });
+        download.body = limited.boxed();
+        Ok(download)
+    }
+
+    async fn head(&self, key: &Key, lock: LockCheck) -> Result<ObjectMeta> {
+        self.inner.head(key, lock).await
+    }
+
+    fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
+        self.inner.list(prefix, depth)
+    }
+
+    async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
+        self.inner.delete_batch(keys).await
+    }
+}
+
+#[derive(Debug)]
+struct LimitedUpload {
+    inner: Box<dyn MultipartUpload>,
+    clock: Arc<Clock>,
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl MultipartUpload for LimitedUpload {
+    async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
+        self.clock.book(body.len() as u64).await;
+        self.inner.put_part(number, body).await
+    }
+
+    async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
+        self.inner.complete(parts).await
+    }
+
+    async fn abort(&self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, conformance};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limited_store_does_what_every_store_must() {
+        let store = Bandwidth::new(Arc::new(MemoryStore::new()), 1 << 30);
+        conformance::all(Arc::new(store), "run").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_uploads_share_the_limit_and_none_is_free() {
+        let store = Bandwidth::new(Arc::new(MemoryStore::new()), 1000);
+        let began = Instant::now();
+        let options = PutOptions::default();
+        let upload = async |name: &str| {
+            let key = Key::new(name).unwrap();
+            let upload = store.begin_multipart(&key, &options).await.unwrap();
+            let part = upload
+                .put_part(PartNumber::FIRST, vec![0; 3000].into())
+                .await
+                .unwrap();
+            upload.complete(&[part]).await.unwrap();
+            store
+                .put(&key, vec![0; 2000].into(), &options)
+                .await
+                .unwrap();
+        };
+        tokio::join!(upload("a"), upload("b"), upload("c"));
+        assert_eq!(began.elapsed().as_secs(), 15);
+    }
+}

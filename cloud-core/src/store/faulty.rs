@@ -1,0 +1,325 @@
+//! A store that fails on purpose, for tests.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use tokio::sync::Notify;
+
+use super::{
+    BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
+    ObjectStore, PartNumber, PartReceipt, PutOptions, PutReceipt, ReadRange, Result, StoreError,
+    StoreErrorKind, StoreInfo, StoreOp,
+};
+use crate::key::{Key, Prefix};
+
+/// A way to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is done.
+    Before(StoreErrorKind),
+    /// It is done, and the answer is lost.
+    After(StoreErrorKind),
+    /// The body of a download ends with a lost connection after so many bytes.
+    CutBody(u64),
+    /// The body of a download never goes on after so many bytes.
+    StallBody(u64),
+    /// The byte at this place of a download's body has one bit flipped.
+    FlipBit(u64),
+}
+
+/// A store whose calls fail as told. Clones share the plan.
+#[derive(Debug, Clone)]
+pub struct FaultyStore {
+    inner: Arc<dyn ObjectStore>,
+    plan: Arc<Mutex<Plan>>,
+    stalled: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    faults: Vec<Planned>,
+    calls: Vec<(StoreOp, String)>,
+    counts: HashMap<StoreOp, u32>,
+    /// Every call from this one on fails.
+    die_after: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    op: StoreOp,
+    /// Only calls for names that contain this.
+    part: String,
+    fault: Fault,
+    times: u32,
+}
+
+impl FaultyStore {
+    /// Passes everything on to `inner` until told otherwise.
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            inner,
+            plan: Arc::default(),
+            stalled: Arc::default(),
+        }
+    }
+
+    /// Makes the next `times` calls of `op` fail; several plans for one kind of
+    /// call are used up one after the other.
+    pub fn fail(&self, op: StoreOp, fault: Fault, times: u32) {
+        self.fail_for("", op, fault, times);
+    }
+
+    /// The same for calls whose key or prefix contains `part`.
+    pub fn fail_for(&self, part: &str, op: StoreOp, fault: Fault, times: u32) {
+        self.lock().faults.push(Planned {
+            op,
+            part: part.to_owned(),
+            fault,
+            times,
+        });
+    }
+
+    /// Waits until a download has come to the place where it stalls.
+    pub async fn stalled(&self) {
+        self.stalled.notified().await;
+    }
+
+    /// Lets `calls` more calls through; everything after them fails, as if the
+    /// network were gone.
+    #[must_use]
+    pub fn die_after(self, calls: usize) -> Self {
+        {
+            let mut plan = self.lock();
+            plan.die_after = Some(plan.calls.len() + calls);
+        }
+        self
+    }
+
+    /// How often `op` was called.
+    pub fn count(&self, op: StoreOp) -> u32 {
+        self.lock().counts.get(&op).copied().unwrap_or(0)
+    }
+
+    /// All calls, in order, and what they were made for.
+    pub fn calls(&self) -> Vec<(StoreOp, String)> {
+        self.lock().calls.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a call and finds out how it is to fail.
+    fn enter(&self, op: StoreOp, what: &str) -> Result<Option<Fault>> {
+        let mut plan = self.lock();
+        plan.calls.push((op, what.to_owned()));
+        *plan.counts.entry(op).or_default() += 1;
+        if plan.die_after.is_some_and(|calls| plan.calls.len() > calls) {
+            return Err(self.error(op, what, StoreErrorKind::Connect));
+        }
+        let fits =
+            |next: &&mut Planned| next.op == op && next.times > 0 && what.contains(&next.part);
+        let fault = plan.faults.iter_mut().find(fits).map(|next| {
+            next.times -= 1;
+            next.fault
+        });
+        match fault {
+            Some(Fault::Before(kind)) => Err(self.error(op, what, kind)),
+            other => Ok(other),
+        }
+    }
+
+    fn error(&self, op: StoreOp, what: &str, kind: StoreErrorKind) -> StoreError {
+        StoreError {
+            kind,
+            op,
+            what: what.to_owned(),
+            location: self.inner.info().location.clone(),
+            attempts: 1,
+            source: "an injected fault".into(),
+        }
+    }
+
+    async fn call<T>(
+        &self,
+        op: StoreOp,
+        what: &str,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let fault = self.enter(op, what)?;
+        let value = call.await?;
+        match fault {
+            Some(Fault::After(kind)) => Err(self.error(op, what, kind)),
+            _ => Ok(value),
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    fn info(&self) -> &StoreInfo {
+        self.inner.info()
+    }
+
+    async fn probe(&self) -> Result<BucketState> {
+        self.call(StoreOp::Probe, "bucket", self.inner.probe())
+            .await
+    }
+
+    async fn create_bucket(&self) -> Result<()> {
+        self.call(StoreOp::CreateBucket, "bucket", self.inner.create_bucket())
+            .await
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+        self.call(
+            StoreOp::Put,
+            key.as_str(),
+            self.inner.put(key, body, options),
+        )
+        .await
+    }
+
+    async fn begin_multipart(
+        &self,
+        key: &Key,
+        options: &PutOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let begin = self.inner.begin_multipart(key, options);
+        let inner = self
+            .call(StoreOp::BeginMultipart, key.as_str(), begin)
+            .await?;
+        Ok(Box::new(FaultyUpload {
+            inner,
+            store: self.clone(),
+            key: key.to_string(),
+        }))
+    }
+
+    async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download> {
+        let fault = self.enter(StoreOp::Get, key.as_str())?;
+        let mut download = self.inner.get(key, range).await?;
+        match fault {
+            Some(Fault::After(kind)) => return Err(self.error(StoreOp::Get, key.as_str(), kind)),
+            Some(Fault::CutBody(bytes)) => {
+                let error = self.error(StoreOp::Get, key.as_str(), StoreErrorKind::Connect);
+                let end = stream::iter([Err(error)]);
+                download.body = head(download.body, bytes).chain(end).boxed();
+            }
+            Some(Fault::StallBody(bytes)) => {
+                let stalled = Arc::clone(&self.stalled);
+                let end = stream::once(async move {
+                    stalled.notify_one();
+                    std::future::pending().await
+                });
+                download.body = head(download.body, bytes).chain(end).boxed();
+            }
+            Some(Fault::FlipBit(at)) => download.body = flip(download.body, at),
+            _ => {}
+        }
+        Ok(download)
+    }
+
+    async fn head(&self, key: &Key, lock: LockCheck) -> Result<ObjectMeta> {
+        self.call(StoreOp::Head, key.as_str(), self.inner.head(key, lock))
+            .await
+    }
+
+    fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
+        match self.enter(StoreOp::List, prefix.as_str()) {
+            Ok(Some(Fault::After(kind))) => {
+                let error = self.error(StoreOp::List, prefix.as_str(), kind);
+                self.inner
+                    .list(prefix, depth)
+                    .take(1)
+                    .chain(stream::iter([Err(error)]))
+                    .boxed()
+            }
+            Ok(_) => self.inner.list(prefix, depth),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
+        self.call(StoreOp::Delete, "objects", self.inner.delete_batch(keys))
+            .await
+    }
+}
+
+/// The first bytes of a body.
+fn head(
+    body: BoxStream<'static, Result<Bytes>>,
+    bytes: u64,
+) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+    let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
+    body.try_filter_map(move |piece| {
+        let piece = piece.slice(..left.min(piece.len()));
+        left -= piece.len();
+        std::future::ready(Ok((!piece.is_empty()).then_some(piece)))
+    })
+}
+
+fn flip(body: BoxStream<'static, Result<Bytes>>, at: u64) -> BoxStream<'static, Result<Bytes>> {
+    let mut place = usize::try_from(at).unwrap_or(usize::MAX);
+    body.map_ok(move |piece| {
+        let mut bytes = piece.to_vec();
+        if let Some(byte) = bytes.get_mut(place) {
+            *byte ^= 1;
+            place = usize::MAX;
+        } else {
+            place = place.saturating_sub(bytes.len());
+        }
+        bytes.into()
+    })
+    .boxed()
+}
+
+#[derive(Debug)]
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+    store: FaultyStore,
+    key: String,
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl MultipartUpload for FaultyUpload {
+    async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
+        self.store
+            .call(
+                StoreOp::PutPart,
+                &self.key,
+                self.inner.put_part(number, body),
+            )
+            .await
+    }
+
+    async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
+        self.store
+            .call(StoreOp::Complete, &self.key, self.inner.complete(parts))
+            .await
+    }
+
+    async fn abort(&self) -> Result<()> {
+        self.store
+            .call(StoreOp::Abort, &self.key, self.inner.abort())
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, conformance};
+
+    #[tokio::test]
+    async fn without_a_plan_it_does_what_every_store_must() {
+        let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+        conformance::all(Arc::new(store), "run").await;
+    }
+}
