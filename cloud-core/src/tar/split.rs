@@ -223,6 +223,7 @@ mod tests {
                 .checked_sub(1)
                 .ok_or_else(|| io::Error::other("the store is gone"))?;
             self.is_open = true;
+            self.late = 0;
             self.archives.push(Vec::new());
             self.first_members.push(first_member);
             Ok(())
@@ -309,19 +310,28 @@ mod tests {
     /// fills meanwhile: encoders work on after a write.
     #[test]
     fn the_archive_of_the_next_member_is_known_before_it_is_added() {
-        for (limit, expected) in [(u64::MAX, [0, 0]), (0, [0, 1])] {
+        for (limit, expected) in [
+            (u64::MAX, [0, 0, 0]),
+            // One member stays below it, and seems above it a moment later.
+            (10_000, [0, 0, 1]),
+            (0, [0, 1, 2]),
+        ] {
             let mut sink = Memory::new(1, u64::MAX);
             let mut splitter = Splitter::new(&mut sink, limit);
             for part in expected {
                 assert_eq!(splitter.make_room(3).expect("room"), part);
+                splitter.tar.get_mut().late = 1_000_000;
                 assert_eq!(splitter.make_room(3).expect("room"), part);
-                splitter.tar.get_mut().late += 1_000_000;
                 splitter
                     .add(&file(b"f", 3), &mut &b"abc"[..])
                     .expect("added");
             }
             splitter.finish().expect("finished");
-            assert_eq!(sink.archives.len(), expected[1] as usize + 1);
+            let archives = shape(&sink);
+            for part in expected {
+                let members = expected.iter().filter(|other| **other == part).count();
+                assert_eq!(archives[part as usize].len(), members, "{limit}");
+            }
         }
     }
 
