@@ -1,16 +1,15 @@
-//! bzip2, in pure Rust.
+//! bzip2: one stream.
+//!
+//! The decoder's memory is bounded by the format (about 4 MB). Every block and
+//! every stream carries a CRC-32, which is verified.
 
 use std::io::{self, Read, Write};
 
-use bzip2::write::BzEncoder;
-use bzip2::{Compression, Decompress, Status};
+use ::bzip2::{Action, Compress, Compression, Decompress, Status};
 
-use super::concatenated::{Concatenated, OneStream, Step};
-use super::{Codec, CodecInfo, Encoder, Level, Levels, unsigned};
-
-/// bzip2: one stream written, any number read.
-#[derive(Debug)]
-pub(super) struct Bzip2;
+use super::guard::corrupt;
+use super::stream::{Pack, Packer, Step, Unpack, Unpacker, since};
+use super::{Codec, CodecInfo, Encoder, Level, Levels, guard};
 
 static INFO: CodecInfo = CodecInfo {
     name: "bzip2",
@@ -26,56 +25,64 @@ static INFO: CodecInfo = CodecInfo {
     }),
 };
 
+/// The library's own default for how long repetitive data is sorted the fast
+/// way.
+const WORK_FACTOR: u32 = 30;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Bzip2;
+
 impl Codec for Bzip2 {
     fn info(&self) -> &'static CodecInfo {
         &INFO
     }
 
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
-        let level = Compression::new(unsigned(INFO.levels.as_ref(), level));
-        Ok(Box::new(Stream(BzEncoder::new(out, level))))
+        let level = Compression::new(INFO.number(level).unsigned_abs());
+        let pack = Stream(Compress::new(level, WORK_FACTOR));
+        Ok(guard::encoding(Packer::new(pack, out)))
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Concatenated::<Decoder>::new(input)))
+        let unpack = Streams(Decompress::new(false));
+        Ok(guard::decoding(Unpacker::new(unpack, input)))
     }
 }
 
-struct Stream(BzEncoder<Box<dyn Write + Send>>);
+struct Stream(Compress);
 
-impl Write for Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Encoder for Stream {
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        self.0.finish()?.flush()
-    }
-}
-
-struct Decoder(Decompress);
-
-impl OneStream for Decoder {
-    fn begin() -> io::Result<Self> {
-        Ok(Self(Decompress::new(false)))
-    }
-
-    fn decode(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<Step> {
-        let (used, made) = (self.0.total_in(), self.0.total_out());
-        let status = self.0.decompress(input, output)?;
-        let count = |total: u64, before: u64| {
-            usize::try_from(total - before).expect("it is at most a buffer")
-        };
+impl Pack for Stream {
+    fn step(&mut self, input: &[u8], output: &mut [u8], finish: bool) -> io::Result<Step> {
+        let action = if finish { Action::Finish } else { Action::Run };
+        let before = (self.0.total_in(), self.0.total_out());
+        let status = self.0.compress(input, output, action)?;
         Ok(Step {
-            used: count(self.0.total_in(), used),
-            made: count(self.0.total_out(), made),
-            ended: status == Status::StreamEnd,
+            consumed: since(before.0, self.0.total_in()),
+            produced: since(before.1, self.0.total_out()),
+            end: status == Status::StreamEnd,
         })
+    }
+}
+
+struct Streams(Decompress);
+
+impl Unpack for Streams {
+    fn step(&mut self, input: &[u8], output: &mut [u8], _at_end: bool) -> io::Result<Step> {
+        let before = (self.0.total_in(), self.0.total_out());
+        let status = self.0.decompress(input, output)?;
+        if status == Status::MemNeeded {
+            return Err(corrupt("not enough memory for a bzip2 block"));
+        }
+        Ok(Step {
+            consumed: since(before.0, self.0.total_in()),
+            produced: since(before.1, self.0.total_out()),
+            end: status == Status::StreamEnd,
+        })
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.0 = Decompress::new(false);
+        Ok(())
     }
 }

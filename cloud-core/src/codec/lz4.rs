@@ -1,14 +1,19 @@
-//! LZ4 frames, by the C library: WAL levels reach its high-compression mode.
+//! lz4: one frame of linked 64 KiB blocks, with a content checksum.
+//!
+//! The checksum is ours: the tools we are compatible with write none, but their
+//! readers verify it when it is there, and without it a flipped bit is restored
+//! as data. Levels from 3 on use the library's high-compression mode.
+//!
+//! The decoder's memory is bounded by the format (blocks of up to 4 MiB).
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
-use lz4::{BlockMode, BlockSize, ContentChecksum, EncoderBuilder};
+use ::lz4::liblz4::{BlockChecksum, LZ4Error};
+use ::lz4::{BlockMode, BlockSize, ContentChecksum, EncoderBuilder};
 
-use super::{Codec, CodecInfo, Encoder, Level, Levels, unsigned};
-
-/// LZ4 frames: one written, any number read.
-#[derive(Debug)]
-pub(super) struct Lz4;
+use super::blocks::Blocks;
+use super::guard::{corrupt, cut, empty};
+use super::{Codec, CodecInfo, Encoder, Level, Levels, guard};
 
 static INFO: CodecInfo = CodecInfo {
     name: "lz4",
@@ -24,6 +29,16 @@ static INFO: CodecInfo = CodecInfo {
     }),
 };
 
+/// Plain bytes of a block.
+const BLOCK: usize = 64 << 10;
+
+/// Bytes fetched from the input at a time.
+const BUFFER: usize = 128 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Lz4;
+
 impl Codec for Lz4 {
     fn info(&self) -> &'static CodecInfo {
         &INFO
@@ -31,83 +46,113 @@ impl Codec for Lz4 {
 
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
         let encoder = EncoderBuilder::new()
-            .level(unsigned(INFO.levels.as_ref(), level))
+            .level(INFO.number(level).unsigned_abs())
             .block_size(BlockSize::Max64KB)
             .block_mode(BlockMode::Linked)
-            // The reference writes none, and every reader checks one that is
-            // there: a flipped bit is found wherever the frame is read.
+            .block_checksum(BlockChecksum::NoBlockChecksum)
             .checksum(ContentChecksum::ChecksumEnabled)
             .build(out)?;
-        Ok(Box::new(Frame(encoder)))
+        Ok(guard::encoding(Frame {
+            encoder,
+            blocks: Blocks::new(BLOCK),
+        }))
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
-        let input = BufReader::with_capacity(128 << 10, input);
-        Ok(Box::new(Frames {
-            frame: Some(lz4::Decoder::new(input)?),
+        Ok(guard::decoding(Frames {
+            now: Now::Between(BufReader::with_capacity(BUFFER, input)),
+            any: false,
         }))
     }
 }
 
-struct Frame(lz4::Encoder<Box<dyn Write + Send>>);
+struct Frame {
+    encoder: ::lz4::Encoder<Box<dyn Write + Send>>,
+    /// The library's output would depend on the pieces of its input.
+    blocks: Blocks,
+}
 
 impl Write for Frame {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
+        let encoder = &mut self.encoder;
+        self.blocks.feed(buf, |block| encoder.write_all(block))?;
+        Ok(buf.len())
     }
 
+    /// Does nothing: the library passes on each block as it is made, and
+    /// pushing out a short one would cost compression and change the output.
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        Ok(())
     }
 }
 
 impl Encoder for Frame {
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        let (mut out, result) = self.0.finish();
+    fn finish(mut self: Box<Self>) -> io::Result<()> {
+        self.encoder.write_all(&self.blocks.into_rest())?;
+        let (mut out, result) = self.encoder.finish();
         result?;
         out.flush()
     }
 }
 
-/// Frames one after the other. The library reads one and no byte more, and
-/// says only when asked whether it had reached the end.
+type Input = BufReader<Box<dyn Read + Send>>;
+
+/// Frame after frame.
+///
+/// The library's reader asks for no byte behind its frame, answers "end" both
+/// at the end of the frame and where the input was cut, and knows afterwards
+/// which of them it was.
 struct Frames {
-    frame: Option<lz4::Decoder<BufReader<Box<dyn Read + Send>>>>,
+    now: Now,
+    /// Whether there was a frame.
+    any: bool,
+}
+
+enum Now {
+    Between(Input),
+    Inside(::lz4::Decoder<Input>),
+    /// Only while one of the others is taken apart, and after an error.
+    Nowhere,
 }
 
 impl Read for Frames {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        while let Some(frame) = &mut self.frame {
-            let made = frame.read(buf).map_err(damaged)?;
-            if made > 0 {
-                return Ok(made);
+        loop {
+            match &mut self.now {
+                Now::Between(input) => {
+                    if input.fill_buf()?.is_empty() {
+                        return if self.any { Ok(0) } else { Err(empty()) };
+                    }
+                    self.any = true;
+                }
+                Now::Inside(decoder) => {
+                    let read = decoder.read(buf).map_err(library)?;
+                    if read > 0 {
+                        return Ok(read);
+                    }
+                }
+                Now::Nowhere => return Err(cut()),
             }
-            let Some((mut input, ended)) = self.frame.take().map(lz4::Decoder::finish) else {
-                break;
+            self.now = match std::mem::replace(&mut self.now, Now::Nowhere) {
+                Now::Between(input) => Now::Inside(::lz4::Decoder::new(input)?),
+                Now::Inside(decoder) => {
+                    let (input, end) = decoder.finish();
+                    end.map_err(|_| cut())?;
+                    Now::Between(input)
+                }
+                Now::Nowhere => return Err(cut()),
             };
-            ended.map_err(|_| {
-                io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the compressed data ends early",
-                )
-            })?;
-            if !input.fill_buf()?.is_empty() {
-                self.frame = Some(lz4::Decoder::new(input)?);
-            }
         }
-        Ok(0)
     }
 }
 
-/// The library reports damage as `Other` with a name of its own.
-fn damaged(error: io::Error) -> io::Error {
-    match error.get_ref() {
-        Some(inner) if inner.is::<lz4::liblz4::LZ4Error>() => {
-            io::Error::new(io::ErrorKind::InvalidData, inner.to_string())
-        }
-        _ => error,
+/// Tells the library's complaints about the bytes from failures to read them.
+fn library(error: io::Error) -> io::Error {
+    if let Some(inner) = error.get_ref()
+        && inner.is::<LZ4Error>()
+    {
+        corrupt(error)
+    } else {
+        error
     }
 }

@@ -6,17 +6,33 @@
 //! several of them one after the other; a stream that ends early is an error,
 //! never a short file.
 //!
-//! Everything here is synchronous; `transfer` joins it with the store.
+//! An encoder that is dropped before [`Encoder::finish`] writes nothing more, so
+//! an abandoned stream never looks whole. Equal bytes at an equal level give
+//! equal output: no names, no times.
+//!
+//! What cutting and flipping can go unnoticed on reading is a matter of the
+//! format. A cut is always noticed but for snappy, whose framing has no end
+//! mark: cut exactly between two of its chunks it is a shorter valid stream, so
+//! whoever reads snappy also checks the size (of a segment) or the end (of a
+//! tar archive). A flip is noticed by the checksums of gzip, bzip2, xz and
+//! snappy; lz4 and zstd have an optional one, which we write although the tools
+//! we are compatible with do not, since their readers verify it when it is
+//! there.
+//!
+//! Everything here is synchronous; `transfer` joins it with the store. Nothing
+//! here knows of files or of the names of objects.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
+mod blocks;
 mod bzip2;
-mod concatenated;
+mod guard;
 mod gzip;
 mod lz4;
 mod none;
 mod snappy;
+mod stream;
 mod xz;
 mod zstd;
 
@@ -72,14 +88,19 @@ pub trait Codec: fmt::Debug + Send + Sync {
     ///
     /// Concatenated members are read through; `UnexpectedEof` if the last one
     /// is cut, `InvalidData` if the bytes are wrong or something else follows.
-    /// Empty input is an error for every codec but "none".
+    /// Empty input is an error for every codec but "none". Failures of `input`
+    /// pass through with their kind; after any error there is no success.
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>>;
 }
 
 /// Takes plain bytes; the compressed ones go to the writer it was made with.
+///
+/// `flush` passes on what is encoded, and cuts no block short for it. After any
+/// error there is no success, and `finish` fails.
 pub trait Encoder: Write + Send {
     /// Writes the end of the stream and flushes. What was encoded is whole only
-    /// after this returned `Ok`.
+    /// after this returned `Ok`. Dropped without it, the encoder writes nothing
+    /// more.
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
@@ -96,6 +117,15 @@ pub struct CodecInfo {
     pub backup_level: i32,
     /// Levels for WAL, or `None` where there are none.
     pub levels: Option<Levels>,
+}
+
+impl CodecInfo {
+    /// What `level` is as a number of this codec; 0 where there are no levels.
+    fn number(&self, level: Level) -> i32 {
+        self.levels
+            .as_ref()
+            .map_or(0, |levels| levels.number(level))
+    }
 }
 
 /// The levels of a codec and what the words for them mean.
@@ -137,12 +167,6 @@ pub enum Level {
     High,
     /// A number, clamped to what the codec has.
     Number(i32),
-}
-
-/// A level as a number without a sign, for codecs that have only those.
-fn unsigned(levels: Option<&Levels>, level: Level) -> u32 {
-    let number = levels.map_or(0, |levels| levels.number(level));
-    u32::try_from(number).expect("the table's lowest level is not negative")
 }
 
 #[cfg(test)]

@@ -1,12 +1,9 @@
-//! No compression.
+//! No compression: bytes pass as they are, and any number of them, even none,
+//! is a whole stream.
 
 use std::io::{self, Read, Write};
 
-use super::{Codec, CodecInfo, Encoder, Level};
-
-/// Bytes as they are.
-#[derive(Debug)]
-pub struct None;
+use super::{Codec, CodecInfo, Encoder, Level, guard};
 
 static INFO: CodecInfo = CodecInfo {
     name: "none",
@@ -16,23 +13,27 @@ static INFO: CodecInfo = CodecInfo {
     levels: Option::None,
 };
 
+/// No compression.
+#[derive(Debug)]
+pub struct None;
+
 impl Codec for None {
     fn info(&self) -> &'static CodecInfo {
         &INFO
     }
 
     fn encoder(&self, out: Box<dyn Write + Send>, _level: Level) -> io::Result<Box<dyn Encoder>> {
-        Ok(Box::new(Plain(out)))
+        Ok(guard::encoding(Through(out)))
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
-        Ok(input)
+        Ok(guard::decoding(input))
     }
 }
 
-struct Plain(Box<dyn Write + Send>);
+struct Through(Box<dyn Write + Send>);
 
-impl Write for Plain {
+impl Write for Through {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.0.write(buf)
     }
@@ -42,7 +43,7 @@ impl Write for Plain {
     }
 }
 
-impl Encoder for Plain {
+impl Encoder for Through {
     fn finish(mut self: Box<Self>) -> io::Result<()> {
         self.0.flush()
     }

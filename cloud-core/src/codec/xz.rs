@@ -1,25 +1,18 @@
-//! xz, by liblzma.
+//! xz: one stream with CRC-64; for WAL only.
+//!
+//! The decoder refuses what would need more than [`MEMORY_LIMIT`]: the format
+//! allows dictionaries of 4 GiB, and the size stands in the input.
 
 use std::io::{self, Read, Write};
 
-use liblzma::stream::{Action, Check, Status, Stream};
-use liblzma::write::XzEncoder;
+use liblzma::stream::{Action, CONCATENATED, Check, Status, Stream};
 
-use super::concatenated::{Concatenated, OneStream, Step};
-use super::{Codec, CodecInfo, Encoder, Level, Levels, unsigned};
-
-/// Memory a decoder may use, in bytes: preset 9 needs 65 MiB. More would be
-/// memory that a hostile object chooses.
-const MEMORY_LIMIT: u64 = 128 << 20;
-
-/// xz: one stream written, any number read.
-#[derive(Debug)]
-pub(super) struct Xz;
+use super::stream::{Pack, Packer, Step, Unpack, Unpacker, since};
+use super::{Codec, CodecInfo, Encoder, Level, Levels, guard};
 
 static INFO: CodecInfo = CodecInfo {
     name: "xz",
     suffix: ".xz",
-    // The reference reads none in base backups.
     for_backup: false,
     backup_level: 3,
     levels: Some(Levels {
@@ -31,71 +24,68 @@ static INFO: CodecInfo = CodecInfo {
     }),
 };
 
+/// Most memory the decoder may take, in bytes.
+///
+/// Preset 9, the largest anybody writes without naming a dictionary size, needs
+/// 65 MiB (source: `xz --info-memory`, manual page of xz, table of presets).
+const MEMORY_LIMIT: u64 = 128 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Xz;
+
 impl Codec for Xz {
     fn info(&self) -> &'static CodecInfo {
         &INFO
     }
 
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
-        let preset = unsigned(INFO.levels.as_ref(), level);
-        let stream = Stream::new_easy_encoder(preset, Check::Crc64).map_err(io::Error::from)?;
-        Ok(Box::new(Encoding(XzEncoder::new_stream(out, stream))))
+        let preset = INFO.number(level).unsigned_abs();
+        let pack = One(Stream::new_easy_encoder(preset, Check::Crc64)?);
+        Ok(guard::encoding(Packer::new(pack, out)))
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Concatenated::<Decoder>::new(input)))
+        let unpack = Several(several()?);
+        Ok(guard::decoding(Unpacker::new(unpack, input)))
     }
 }
 
-struct Encoding(XzEncoder<Box<dyn Write + Send>>);
+struct One(Stream);
 
-impl Write for Encoding {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+impl Pack for One {
+    fn step(&mut self, input: &[u8], output: &mut [u8], finish: bool) -> io::Result<Step> {
+        let action = if finish { Action::Finish } else { Action::Run };
+        step(&mut self.0, input, output, action)
     }
 }
 
-impl Encoder for Encoding {
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        self.0.finish()?.flush()
+/// The library itself reads concatenated streams and the zeroes that may stand
+/// between them.
+struct Several(Stream);
+
+fn several() -> io::Result<Stream> {
+    Ok(Stream::new_stream_decoder(MEMORY_LIMIT, CONCATENATED)?)
+}
+
+impl Unpack for Several {
+    fn step(&mut self, input: &[u8], output: &mut [u8], at_end: bool) -> io::Result<Step> {
+        let action = if at_end { Action::Finish } else { Action::Run };
+        step(&mut self.0, input, output, action)
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.0 = several()?;
+        Ok(())
     }
 }
 
-struct Decoder(Stream);
-
-impl OneStream for Decoder {
-    fn begin() -> io::Result<Self> {
-        Ok(Self(
-            Stream::new_stream_decoder(MEMORY_LIMIT, 0).map_err(io::Error::from)?,
-        ))
-    }
-
-    fn decode(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<Step> {
-        let (used, made) = (self.0.total_in(), self.0.total_out());
-        let action = if input.is_empty() {
-            Action::Finish
-        } else {
-            Action::Run
-        };
-        let status = self.0.process(input, output, action);
-        let count = |total: u64, before: u64| {
-            usize::try_from(total - before).expect("it is at most a buffer")
-        };
-        let (used, made) = (
-            count(self.0.total_in(), used),
-            count(self.0.total_out(), made),
-        );
-        match status {
-            Ok(status) => Ok(Step {
-                used,
-                made,
-                ended: status == Status::StreamEnd,
-            }),
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        }
-    }
+fn step(stream: &mut Stream, input: &[u8], output: &mut [u8], action: Action) -> io::Result<Step> {
+    let before = (stream.total_in(), stream.total_out());
+    let status = stream.process(input, output, action)?;
+    Ok(Step {
+        consumed: since(before.0, stream.total_in()),
+        produced: since(before.1, stream.total_out()),
+        end: status == Status::StreamEnd,
+    })
 }

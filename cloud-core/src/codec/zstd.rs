@@ -1,19 +1,17 @@
-//! Zstandard.
+//! zstd: one frame with a checksum and without content size.
+//!
+//! The checksum is ours: the tools we are compatible with write none, but the
+//! library they read with verifies it when it is there, and without it a
+//! flipped bit is restored as data.
+//!
+//! The decoder takes windows of up to 128 MiB, as those tools do.
 
 use std::io::{self, Read, Write};
 
-use zstd::stream::raw::{CParameter, DParameter, Operation};
+use ::zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder as Raw, Operation, OutBuffer};
 
-use super::concatenated::{Concatenated, OneStream, Step};
-use super::{Codec, CodecInfo, Encoder, Level, Levels};
-
-/// Largest window that is read, as a power of two: 128 MiB, what readers of
-/// base backups take. More would be memory that a hostile object chooses.
-const WINDOW_LOG_MAX: u32 = 27;
-
-/// Zstandard: one frame written, any number read.
-#[derive(Debug)]
-pub(super) struct Zstd;
+use super::stream::{Pack, Packer, Step, Unpack, Unpacker};
+use super::{Codec, CodecInfo, Encoder, Level, Levels, guard};
 
 static INFO: CodecInfo = CodecInfo {
     name: "zstd",
@@ -29,63 +27,68 @@ static INFO: CodecInfo = CodecInfo {
     }),
 };
 
+/// Base-2 logarithm of the largest window read: 128 MiB, the library's own
+/// default; level 22 writes as much.
+const WINDOW_LOG_MAX: u32 = 27;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Zstd;
+
 impl Codec for Zstd {
     fn info(&self) -> &'static CodecInfo {
         &INFO
     }
 
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
-        let level = INFO
-            .levels
-            .as_ref()
-            .map_or(0, |levels| levels.number(level));
-        let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
-        // The reference writes none, and every reader checks one that is there:
-        // a flipped bit is found wherever the frame is read.
-        encoder.set_parameter(CParameter::ChecksumFlag(true))?;
-        Ok(Box::new(Frame(encoder)))
+        let mut raw = Raw::new(INFO.number(level))?;
+        raw.set_parameter(CParameter::ChecksumFlag(true))?;
+        raw.set_parameter(CParameter::ContentSizeFlag(false))?;
+        Ok(guard::encoding(Packer::new(Frame(raw), out)))
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Concatenated::<Decoder>::new(input)))
+        let mut raw = Decoder::new()?;
+        raw.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+        Ok(guard::decoding(Unpacker::new(Frames(raw), input)))
     }
 }
 
-struct Frame(zstd::stream::write::Encoder<'static, Box<dyn Write + Send>>);
+struct Frame(Raw<'static>);
 
-impl Write for Frame {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Encoder for Frame {
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        self.0.finish()?.flush()
-    }
-}
-
-struct Decoder(zstd::stream::raw::Decoder<'static>);
-
-impl OneStream for Decoder {
-    fn begin() -> io::Result<Self> {
-        let mut decoder = zstd::stream::raw::Decoder::new()?;
-        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
-        Ok(Self(decoder))
-    }
-
-    fn decode(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<Step> {
-        let status = self.0.run_on_buffers(input, output);
-        let status = status.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+impl Pack for Frame {
+    fn step(&mut self, input: &[u8], output: &mut [u8], finish: bool) -> io::Result<Step> {
+        if finish {
+            let mut output = OutBuffer::around(output);
+            let left = self.0.finish(&mut output, false)?;
+            return Ok(Step {
+                consumed: 0,
+                produced: output.pos(),
+                end: left == 0,
+            });
+        }
+        let status = self.0.run_on_buffers(input, output)?;
         Ok(Step {
-            used: status.bytes_read,
-            made: status.bytes_written,
-            // The library's hint of what it still wants; nothing at the end.
-            ended: status.remaining == 0,
+            consumed: status.bytes_read,
+            produced: status.bytes_written,
+            end: false,
         })
+    }
+}
+
+struct Frames(Decoder<'static>);
+
+impl Unpack for Frames {
+    fn step(&mut self, input: &[u8], output: &mut [u8], _at_end: bool) -> io::Result<Step> {
+        let status = self.0.run_on_buffers(input, output)?;
+        Ok(Step {
+            consumed: status.bytes_read,
+            produced: status.bytes_written,
+            end: status.remaining == 0,
+        })
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.0.reinit()
     }
 }

@@ -1,250 +1,264 @@
-//! The 512-byte header of ustar and the pax records before it.
+//! The 512 bytes before each member, and the extended header before those.
+//!
+//! Source of the layout: POSIX.1-2018, pax, "ustar Interchange Format" and "pax
+//! Extended Header"; GNU tar manual, "Basic Tar Format", for base-256 numbers.
 
 use super::member::{Member, MemberKind, Mtime};
+use super::writer::AppendError;
+use super::{BLOCK_LEN, padded, pax, shown};
 
-/// Size of a block, the unit of the format.
-pub(super) const BLOCK: usize = 512;
+/// One header.
+pub(super) type Block = [u8; BLOCK_LEN];
 
-/// Largest number the octal fields of eight and of twelve bytes hold.
-const MAX_OCTAL_8: u64 = 0o7_777_777;
-const MAX_OCTAL_12: u64 = 0o77_777_777_777;
+/// A field of the header: where it starts and ends.
+type Field = std::ops::Range<usize>;
 
-/// Type flags of POSIX and of GNU.
-pub(super) mod flag {
-    pub(crate) const FILE: u8 = b'0';
-    pub(crate) const OLD_FILE: u8 = 0;
-    pub(crate) const CONTIGUOUS: u8 = b'7';
-    pub(crate) const HARD_LINK: u8 = b'1';
-    pub(crate) const SYMLINK: u8 = b'2';
-    pub(crate) const CHARACTER_DEVICE: u8 = b'3';
-    pub(crate) const BLOCK_DEVICE: u8 = b'4';
-    pub(crate) const DIRECTORY: u8 = b'5';
-    pub(crate) const FIFO: u8 = b'6';
-    pub(crate) const PAX: u8 = b'x';
-    pub(crate) const PAX_GLOBAL: u8 = b'g';
-    pub(crate) const GNU_LONG_NAME: u8 = b'L';
-    pub(crate) const GNU_LONG_LINK: u8 = b'K';
-}
+const NAME: Field = 0..100;
+const MODE: Field = 100..108;
+const UID: Field = 108..116;
+const GID: Field = 116..124;
+const SIZE: Field = 124..136;
+const MTIME: Field = 136..148;
+const CHECKSUM: Field = 148..156;
+const KIND: usize = 156;
+const LINK: Field = 157..257;
+const MAGIC: Field = 257..265;
+const USER: Field = 265..297;
+const GROUP: Field = 297..329;
+const PREFIX: Field = 345..500;
 
-/// The blocks that stand before a member's bytes: its header, and a pax header
-/// with all that the fixed fields cannot hold.
-pub(super) fn blocks(member: &Member) -> Vec<u8> {
-    let (typeflag, link) = match &member.kind {
-        MemberKind::File { .. } => (flag::FILE, &[][..]),
-        MemberKind::Directory => (flag::DIRECTORY, &[][..]),
-        MemberKind::Symlink { target } => (flag::SYMLINK, &target[..]),
-        MemberKind::HardLink { target } => (flag::HARD_LINK, &target[..]),
-        MemberKind::Fifo => (flag::FIFO, &[][..]),
-        MemberKind::Device => (flag::CHARACTER_DEVICE, &[][..]),
+const USTAR: &[u8] = b"ustar\x0000";
+
+/// Name that extended headers have as members of their own; readers that do not
+/// know them would make files of it.
+const EXTENDED_NAME: &[u8] = b"././@PaxHeader";
+
+/// Everything that stands before the content of `member`.
+pub(super) fn encode(member: &Member) -> Result<Vec<u8>, AppendError> {
+    let bad = |problem| AppendError::Member {
+        name: shown(&member.name),
+        problem,
     };
-    // Directories end in a slash, as everybody writes them.
-    let directory = matches!(member.kind, MemberKind::Directory) && !member.name.ends_with(b"/");
-    let name = if directory {
-        [&member.name[..], b"/"].concat()
-    } else {
-        member.name.clone()
-    };
-    let mut records = Records::default();
-    let text_fields: [(&str, &[u8], usize); 4] = [
-        ("path", &name, 100),
-        ("linkpath", link, 100),
-        ("uname", &member.user, 32),
-        ("gname", &member.group, 32),
-    ];
-    for (keyword, value, room) in text_fields {
-        if value.len() > room || !value.is_ascii() {
-            records.add(keyword, value);
+    let mut name = member.name.clone();
+    let target = member.target().unwrap_or_default();
+    if name.is_empty() {
+        return Err(bad("it has no name"));
+    }
+    if member.target() == Some(b"") {
+        return Err(bad("it is a link that leads nowhere"));
+    }
+    for text in [&name[..], target, &member.user, &member.group] {
+        if text.contains(&0) {
+            return Err(bad("a name must not contain a zero byte"));
         }
     }
-    for (keyword, value, max) in [
-        ("size", member.size(), MAX_OCTAL_12),
-        ("uid", member.uid, MAX_OCTAL_8),
-        ("gid", member.gid, MAX_OCTAL_8),
-    ] {
-        if value > max {
-            records.add(keyword, value.to_string().as_bytes());
-        }
+    if i64::try_from(member.size()).is_err() {
+        return Err(bad("its size is impossible"));
     }
-    let seconds = u64::try_from(member.mtime.seconds)
-        .ok()
-        .filter(|s| *s <= MAX_OCTAL_12);
-    if seconds.is_none() || member.mtime.nanos != 0 {
-        records.add("mtime", decimal(member.mtime).as_bytes());
+    if member.kind == MemberKind::Directory && !name.ends_with(b"/") {
+        name.push(b'/');
     }
 
-    let mut blocks = Vec::with_capacity(BLOCK);
-    let records = records.finish();
-    if !records.is_empty() {
-        let pax = Fields {
-            name: b"././@PaxHeader",
-            typeflag: flag::PAX,
-            size: records.len() as u64,
-            mode: 0o644,
-            ..Fields::default()
-        };
-        blocks.extend_from_slice(&pax.block());
-        blocks.extend_from_slice(&records);
-        blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
-    }
-    let fields = Fields {
-        name: &name,
-        link,
-        typeflag,
-        size: if member.size() > MAX_OCTAL_12 {
-            0
-        } else {
-            member.size()
-        },
-        mode: member.mode & 0o7777,
-        uid: if member.uid > MAX_OCTAL_8 {
-            0
-        } else {
-            member.uid
-        },
-        gid: if member.gid > MAX_OCTAL_8 {
-            0
-        } else {
-            member.gid
-        },
-        user: &member.user,
-        group: &member.group,
-        mtime: seconds.unwrap_or(0),
+    let mut fields = Fields::default();
+    fields.text("path", NAME, NAME.len(), &name);
+    fields.text("linkpath", LINK, LINK.len(), target);
+    // These two end with a zero byte.
+    fields.text("uname", USER, USER.len() - 1, &member.user);
+    fields.text("gname", GROUP, GROUP.len() - 1, &member.group);
+    fields.number("uid", UID, member.uid);
+    fields.number("gid", GID, member.gid);
+    fields.number("size", SIZE, member.size());
+    fields.time(member.mtime);
+    octal(&mut fields.block[MODE], (member.mode & 0o7777).into());
+    let kind = match member.kind {
+        MemberKind::File { .. } => b'0',
+        MemberKind::HardLink { .. } => b'1',
+        MemberKind::Symlink { .. } => b'2',
+        MemberKind::Device => return Err(bad("it is a device")),
+        MemberKind::Directory => b'5',
+        MemberKind::Fifo => b'6',
     };
-    blocks.extend_from_slice(&fields.block());
-    blocks
-}
+    seal(&mut fields.block, kind);
 
-#[derive(Default)]
-struct Fields<'a> {
-    name: &'a [u8],
-    link: &'a [u8],
-    typeflag: u8,
-    size: u64,
-    mode: u32,
-    uid: u64,
-    gid: u64,
-    user: &'a [u8],
-    group: &'a [u8],
-    mtime: u64,
-}
-
-impl Fields<'_> {
-    fn block(&self) -> [u8; BLOCK] {
-        let mut block = [0; BLOCK];
-        let mut text = |at: usize, room: usize, value: &[u8]| {
-            let cut = value.len().min(room);
-            block[at..at + cut].copy_from_slice(&value[..cut]);
-        };
-        text(0, 100, self.name);
-        text(157, 100, self.link);
-        text(257, 8, b"ustar\x0000");
-        text(265, 32, self.user);
-        text(297, 32, self.group);
-        let mut octal = |at: usize, width: usize, value: u64| {
-            let digits = format!("{value:0width$o}", width = width - 1);
-            block[at..at + width - 1].copy_from_slice(digits.as_bytes());
-        };
-        octal(100, 8, self.mode.into());
-        octal(108, 8, self.uid);
-        octal(116, 8, self.gid);
-        octal(124, 12, self.size);
-        octal(136, 12, self.mtime);
-        octal(329, 8, 0);
-        octal(337, 8, 0);
-        block[156] = self.typeflag;
-        let sum = format!("{:06o}\0 ", checksum(&block));
-        block[148..156].copy_from_slice(sum.as_bytes());
-        block
+    let mut out = Vec::new();
+    if !fields.records.is_empty() {
+        out = extended(&fields.records);
     }
+    out.extend_from_slice(&fields.block);
+    Ok(out)
 }
 
-/// The sum of all bytes, with those of the checksum field taken as blanks.
-pub(super) fn checksum(block: &[u8; BLOCK]) -> u64 {
-    let sum = |bytes: &[u8]| bytes.iter().map(|b| u64::from(*b)).sum::<u64>();
-    sum(&block[..148]) + 8 * u64::from(b' ') + sum(&block[156..])
+/// A header under construction, and what does not fit it.
+struct Fields {
+    block: Block,
+    records: Vec<u8>,
 }
 
-/// The records of a pax header: `<length> <keyword>=<value>\n`, the length
-/// counting itself.
-#[derive(Default)]
-struct Records {
-    bytes: Vec<u8>,
-    binary: bool,
-}
-
-impl Records {
-    fn add(&mut self, keyword: &str, value: &[u8]) {
-        self.binary |= std::str::from_utf8(value).is_err();
-        self.bytes.extend(record(keyword, value));
-    }
-
-    fn finish(self) -> Vec<u8> {
-        if self.binary {
-            // Readers take values for UTF-8 unless they are told before.
-            [record("hdrcharset", b"BINARY"), self.bytes].concat()
-        } else {
-            self.bytes
+impl Default for Fields {
+    fn default() -> Self {
+        Self {
+            block: [0; BLOCK_LEN],
+            records: Vec::new(),
         }
     }
 }
 
-fn record(keyword: &str, value: &[u8]) -> Vec<u8> {
-    let rest = keyword.len() + value.len() + 3;
-    let mut length = rest;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
+impl Fields {
+    fn record(&mut self, keyword: &str, value: &[u8]) {
+        if str::from_utf8(value).is_err() && !self.records.starts_with(BINARY) {
+            // Readers would take the values for UTF-8 otherwise.
+            self.records.splice(..0, BINARY.iter().copied());
+        }
+        pax::push(&mut self.records, keyword, value);
     }
-    let mut bytes = format!("{length} {keyword}=").into_bytes();
-    bytes.extend_from_slice(value);
-    bytes.push(b'\n');
-    bytes
+
+    fn text(&mut self, keyword: &str, field: Field, room: usize, text: &[u8]) {
+        if text.len() > room || !text.is_ascii() {
+            self.record(keyword, text);
+        }
+        for (place, byte) in self.block[field].iter_mut().zip(text.iter().take(room)) {
+            *place = if byte.is_ascii() { *byte } else { b'?' };
+        }
+    }
+
+    fn number(&mut self, keyword: &str, field: Field, number: u64) {
+        let written = if fits(&field, number) {
+            number
+        } else {
+            self.record(keyword, number.to_string().as_bytes());
+            0
+        };
+        octal(&mut self.block[field], written);
+    }
+
+    fn time(&mut self, time: Mtime) {
+        let seconds = u64::try_from(time.seconds).ok();
+        let seconds = seconds.filter(|seconds| fits(&MTIME, *seconds));
+        if time.nanos != 0 || seconds.is_none() {
+            self.record("mtime", pax::format_time(time).as_bytes());
+        }
+        octal(&mut self.block[MTIME], seconds.unwrap_or(0));
+    }
 }
 
-/// A time as pax writes it: seconds, and a fraction where there is one.
-fn decimal(time: Mtime) -> String {
-    // Before 1970 the fraction counts away from zero: -2 s and 0.5 s are -1.5.
-    let negative = time.seconds < 0;
-    let (seconds, nanos) = match (negative, time.nanos) {
-        (true, 0) => (time.seconds.unsigned_abs(), 0),
-        (true, nanos) => (time.seconds.unsigned_abs() - 1, 1_000_000_000 - nanos),
-        (false, nanos) => (time.seconds.unsigned_abs(), nanos),
-    };
-    let sign = if negative { "-" } else { "" };
-    let fraction = format!("{nanos:09}");
-    match fraction.trim_end_matches('0') {
-        "" => format!("{sign}{seconds}"),
-        fraction => format!("{sign}{seconds}.{fraction}"),
+/// The record that says that values are not UTF-8.
+const BINARY: &[u8] = b"21 hdrcharset=BINARY\n";
+
+/// An extended header: a member of its own.
+fn extended(records: &[u8]) -> Vec<u8> {
+    let mut block = [0; BLOCK_LEN];
+    block[..EXTENDED_NAME.len()].copy_from_slice(EXTENDED_NAME);
+    for field in [MODE, UID, GID, MTIME] {
+        octal(&mut block[field], 0);
     }
+    let size = records.len() as u64;
+    octal(&mut block[SIZE], size);
+    seal(&mut block, b'x');
+    let mut out = block.to_vec();
+    out.extend_from_slice(records);
+    let end = out.len() as u64 - size + padded(size);
+    out.resize(usize::try_from(end).expect("headers are in memory"), 0);
+    out
 }
 
-/// Reads what [`decimal`] writes.
-pub(super) fn parse_decimal(text: &str) -> Option<Mtime> {
-    let (negative, text) = match text.strip_prefix('-') {
-        Some(text) => (true, text),
-        None => (false, text),
-    };
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(seconds) || !digits(fraction) {
-        return None;
+/// Whether `number` fits as octal digits with a zero byte behind them.
+fn fits(field: &Field, number: u64) -> bool {
+    number < 1 << (3 * (field.len() - 1))
+}
+
+fn octal(field: &mut [u8], number: u64) {
+    let width = field.len() - 1;
+    field[..width].copy_from_slice(format!("{number:0width$o}").as_bytes());
+    field[width] = 0;
+}
+
+/// Writes kind, magic and checksum.
+fn seal(block: &mut Block, kind: u8) {
+    block[KIND] = kind;
+    block[MAGIC].copy_from_slice(USTAR);
+    let sum = checksum(block);
+    // Six digits, a zero byte and a blank: so it is done since the first tar.
+    octal(&mut block[CHECKSUM][..7], sum);
+    block[CHECKSUM.end - 1] = b' ';
+}
+
+/// Sum of all bytes, those of the checksum taken as blanks.
+fn checksum(block: &Block) -> u64 {
+    let all: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
+    let own: u64 = block[CHECKSUM].iter().map(|byte| u64::from(*byte)).sum();
+    all - own + 8 * u64::from(b' ')
+}
+
+/// What a header says; extended headers not yet taken into account.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    /// Name, the prefix put before it.
+    pub(super) name: Vec<u8>,
+    /// Where a link leads.
+    pub(super) target: Vec<u8>,
+    /// The letter of the kind.
+    pub(super) kind: u8,
+    /// Bytes behind the header, of the kinds that have a content.
+    pub(super) size: u64,
+    pub(super) mode: u32,
+    pub(super) uid: u64,
+    pub(super) gid: u64,
+    pub(super) user: Vec<u8>,
+    pub(super) group: Vec<u8>,
+    pub(super) mtime: i64,
+}
+
+/// Reads one header; the error says what is wrong with it.
+pub(super) fn decode(block: &Block) -> Result<Decoded, &'static str> {
+    let stored = number(&block[CHECKSUM]).ok_or("this is no header")?;
+    if i128::from(checksum(block)) != stored {
+        return Err("the checksum of the header is wrong");
     }
-    let seconds: i64 = seconds.parse().ok()?;
-    let nanos: u32 = fraction
-        .chars()
-        .chain("000000000".chars())
-        .take(9)
-        .collect::<String>()
-        .parse()
-        .ok()?;
-    Some(match (negative, nanos) {
-        (false, nanos) => Mtime { seconds, nanos },
-        (true, 0) => Mtime {
-            seconds: -seconds,
-            nanos: 0,
-        },
-        (true, nanos) => Mtime {
-            seconds: -seconds - 1,
-            nanos: 1_000_000_000 - nanos,
-        },
+    let unsigned = |field: Field| number(&block[field]).and_then(|n| u64::try_from(n).ok());
+    let mut name = text(&block[NAME]).to_vec();
+    // GNU's own format says `ustar  ` and has other things where the prefix is.
+    let prefix = text(&block[PREFIX]);
+    if block[MAGIC].starts_with(b"ustar\0") && !prefix.is_empty() {
+        name = [prefix, b"/", &name].concat();
+    }
+    Ok(Decoded {
+        name,
+        target: text(&block[LINK]).to_vec(),
+        kind: block[KIND],
+        size: unsigned(SIZE).ok_or("the size is not a number")?,
+        mode: unsigned(MODE)
+            .and_then(|mode| u32::try_from(mode & 0o7777).ok())
+            .ok_or("the mode is not a number")?,
+        uid: unsigned(UID).ok_or("the owner is not a number")?,
+        gid: unsigned(GID).ok_or("the group is not a number")?,
+        user: text(&block[USER]).to_vec(),
+        group: text(&block[GROUP]).to_vec(),
+        mtime: number(&block[MTIME])
+            .and_then(|n| i64::try_from(n).ok())
+            .ok_or("the time is not a number")?,
+    })
+}
+
+/// The bytes before the first zero byte.
+fn text(field: &[u8]) -> &[u8] {
+    field.split(|byte| *byte == 0).next().unwrap_or(field)
+}
+
+/// Octal digits between blanks and zero bytes, nothing at all (0), or a
+/// base-256 number, which the highest bit marks.
+fn number(field: &[u8]) -> Option<i128> {
+    let first = *field.first()?;
+    if first & 0x80 != 0 {
+        // The second-highest bit is the sign; 12 bytes fit easily.
+        let start = i128::from(first & 0x7f) - if first & 0x40 == 0 { 0 } else { 0x80 };
+        return Some(
+            field[1..]
+                .iter()
+                .fold(start, |n, byte| n << 8 | i128::from(*byte)),
+        );
+    }
+    let digits = text(field).trim_ascii();
+    digits.iter().try_fold(0, |n: i128, digit| {
+        matches!(digit, b'0'..=b'7').then(|| n << 3 | i128::from(digit - b'0'))
     })
 }

@@ -1,69 +1,79 @@
-//! What an archive knows of a file.
+//! What an archive says of one file, without its content.
 
-/// A member of an archive, without its bytes.
-///
-/// Names, targets and owners are bytes: file systems promise no encoding.
+/// One member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its path inside the archive.
+    /// Path inside the archive as it stands there: relative, bytes of any
+    /// encoding but NUL, possibly with a leading `./`. A directory's has no
+    /// slash at its end.
     pub name: Vec<u8>,
     /// What it is.
     pub kind: MemberKind,
-    /// Permission bits, with set-id and sticky bits.
+    /// Permission bits, with set-user-id, set-group-id and sticky bit.
     pub mode: u32,
-    /// Number of its owner.
+    /// Owner.
     pub uid: u64,
-    /// Number of its group.
+    /// Group.
     pub gid: u64,
-    /// Name of its owner; empty if unknown.
+    /// Name of the owner; empty if unknown.
     pub user: Vec<u8>,
-    /// Name of its group; empty if unknown.
+    /// Name of the group; empty if unknown.
     pub group: Vec<u8>,
-    /// When it was last changed.
+    /// Time of the last change of the content.
     pub mtime: Mtime,
-}
-
-/// A point in time, as file systems keep it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mtime {
-    /// Seconds since 1970, rounded down.
-    pub seconds: i64,
-    /// Nanoseconds after that.
-    pub nanos: u32,
 }
 
 /// What a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberKind {
-    /// An ordinary file.
+    /// A regular file, the only kind with a content.
     File {
-        /// Its size in bytes.
+        /// Bytes.
         size: u64,
     },
     /// A directory.
     Directory,
     /// A symbolic link.
     Symlink {
-        /// What it points to, as written in the link.
+        /// Where it leads, as it stands in the link.
         target: Vec<u8>,
     },
-    /// Another name of a member that came before.
+    /// A further name of a file that comes earlier in the same archive.
     HardLink {
-        /// The name of that member.
+        /// Name of that member.
         target: Vec<u8>,
     },
     /// A named pipe.
     Fifo,
-    /// A character or block device.
+    /// A character or block device. Its number is not kept: it is neither
+    /// stored nor restored.
     Device,
 }
 
+/// A point in time: `seconds` since 1970 (UTC), which may be negative, plus
+/// `nanos`, which is always forward and below 1,000,000,000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Mtime {
+    /// Whole seconds, rounded down.
+    pub seconds: i64,
+    /// Nanoseconds after them.
+    pub nanos: u32,
+}
+
 impl Member {
-    /// Size of the bytes that follow the header in the archive.
+    /// Bytes of content that follow the header: those of a file, else 0.
     pub fn size(&self) -> u64 {
         match self.kind {
             MemberKind::File { size } => size,
             _ => 0,
+        }
+    }
+
+    /// Where a link leads.
+    pub fn target(&self) -> Option<&[u8]> {
+        match &self.kind {
+            MemberKind::Symlink { target } | MemberKind::HardLink { target } => Some(target),
+            _ => None,
         }
     }
 }

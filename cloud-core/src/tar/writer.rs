@@ -1,26 +1,29 @@
-//! Writing an archive.
+//! Writes one archive after the other to the same output.
 //!
-//! Files of a database change while they are read. What a header has promised
-//! is kept to the byte: a file that became longer is cut, one that became
-//! shorter is filled with zeroes, and WAL replay repairs both. An error while
-//! reading is never taken for the end of the file.
+//! Files of a running server grow and shrink while they are read. The header
+//! with the size goes out first, so exactly that many bytes have to follow, or
+//! every later member is lost: what is missing is filled with zeroes, what is
+//! over is left out, and WAL replay repairs both. A failure to read is neither:
+//! it breaks the archive.
 
 use std::io::{self, Read, Write};
 
-use super::header::{self, BLOCK};
-use super::member::Member;
+use super::member::{Member, MemberKind};
+use super::{BLOCK, RECORD, RECORD_LEN, header, padded};
 
-/// Bytes moved at a time.
+/// Bytes read from a file, and handed on, at a time.
 const BUFFER: usize = 256 << 10;
 
-/// Archives are padded to this size in bytes, the record of the format.
-const RECORD: u64 = 20 * BLOCK as u64;
+static ZEROES: [u8; RECORD_LEN] = [0; RECORD_LEN];
 
-/// Writes one archive.
+/// Writes archives.
 #[derive(Debug)]
 pub struct TarWriter<W> {
     out: W,
+    /// Bytes of the open archive so far.
     written: u64,
+    /// A member is only half there.
+    broken: bool,
 }
 
 /// What became of a file's bytes.
@@ -41,12 +44,37 @@ pub enum AppendError {
     /// The archive could not be written.
     #[error("{0}")]
     Write(#[source] io::Error),
+    /// It cannot be put into an archive at all. Nothing was written.
+    #[error("could not store `{name}`: {problem}")]
+    Member {
+        /// Its name, escaped.
+        name: String,
+        /// Why.
+        problem: &'static str,
+    },
+    /// An earlier member is in the archive only in part, so that nothing can
+    /// follow it.
+    #[error("could not go on with an archive in which a member is incomplete")]
+    Broken,
+}
+
+impl From<AppendError> for io::Error {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Read(source) | AppendError::Write(source) => source,
+            other => Self::other(other),
+        }
+    }
 }
 
 impl<W: Write> TarWriter<W> {
     /// Begins an archive that goes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out, written: 0 }
+        Self {
+            out,
+            written: 0,
+            broken: false,
+        }
     }
 
     /// Where the archive goes.
@@ -60,55 +88,83 @@ impl<W: Write> TarWriter<W> {
     }
 
     /// Adds a member; `data` delivers the bytes of a file and is not looked at
-    /// for anything else.
+    /// for anything else. `buffer` is room that may be used again.
+    ///
+    /// One byte more than the file's size is asked for, to see whether it grew.
+    ///
+    /// # Errors
+    ///
+    /// `Read` if `data` fails, even behind the last byte that is stored. After
+    /// `Read` and `Write` the archive is of no use, and cannot be finished.
     pub fn append(
         &mut self,
         member: &Member,
         data: &mut dyn Read,
         buffer: &mut Vec<u8>,
     ) -> Result<Copied, AppendError> {
-        self.write(&header::blocks(member))
-            .map_err(AppendError::Write)?;
-        let mut left = member.size();
-        if left == 0 {
-            return Ok(Copied {
-                missing: 0,
-                grew: false,
-            });
+        self.append_encoded(member, &header::encode(member)?, data, buffer)
+    }
+
+    /// The same, with a header that was made before.
+    pub(super) fn append_encoded(
+        &mut self,
+        member: &Member,
+        header: &[u8],
+        data: &mut dyn Read,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Copied, AppendError> {
+        if self.broken {
+            return Err(AppendError::Broken);
         }
+        self.broken = true;
+        self.write(header).map_err(AppendError::Write)?;
+        let mut copied = Copied::default();
+        if matches!(member.kind, MemberKind::File { .. }) {
+            copied = self.copy(member.size(), data, buffer)?;
+        }
+        self.broken = false;
+        Ok(copied)
+    }
+
+    fn copy(
+        &mut self,
+        size: u64,
+        data: &mut dyn Read,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Copied, AppendError> {
         buffer.resize(BUFFER, 0);
-        let mut ended = false;
-        let mut missing = 0;
+        let mut left = size;
         while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
-            let mut filled = 0;
-            while filled < wanted && !ended {
-                match data.read(&mut buffer[filled..wanted]) {
-                    Ok(0) => ended = true,
-                    Ok(count) => filled += count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(AppendError::Read(error)),
-                }
+            let wanted = usize::try_from(left).map_or(BUFFER, |left| left.min(BUFFER));
+            let count = read(data, &mut buffer[..wanted]).map_err(AppendError::Read)?;
+            if count == 0 {
+                break;
             }
-            buffer[filled..wanted].fill(0);
-            missing += (wanted - filled) as u64;
-            self.write(&buffer[..wanted]).map_err(AppendError::Write)?;
-            left -= wanted as u64;
+            self.write(&buffer[..count]).map_err(AppendError::Write)?;
+            left -= count as u64;
         }
-        let grew = !ended && probe(data).map_err(AppendError::Read)?;
-        self.pad_to(BLOCK as u64).map_err(AppendError::Write)?;
-        Ok(Copied { missing, grew })
+        // A file may get its bytes back between two looks at its end.
+        let grew = left == 0 && read(data, &mut buffer[..1]).map_err(AppendError::Read)? > 0;
+        self.zeroes(left + padded(size) - size)
+            .map_err(AppendError::Write)?;
+        Ok(Copied {
+            missing: left,
+            grew,
+        })
     }
 
-    /// Writes the end of the archive.
+    /// Writes the end of the archive: two zero blocks, padded to a whole record.
+    /// What is added next begins another one.
     pub fn finish(&mut self) -> io::Result<()> {
-        self.write(&[0; 2 * BLOCK])?;
-        self.pad_to(RECORD)
-    }
-
-    /// Begins another archive behind the one that was finished.
-    pub(super) fn restart(&mut self) {
+        if self.broken {
+            return Err(AppendError::Broken.into());
+        }
+        let end = (self.written + 2 * BLOCK).next_multiple_of(RECORD);
+        self.broken = true;
+        self.zeroes(end - self.written)?;
+        self.broken = false;
         self.written = 0;
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -117,20 +173,21 @@ impl<W: Write> TarWriter<W> {
         Ok(())
     }
 
-    fn pad_to(&mut self, unit: u64) -> io::Result<()> {
-        let padding = self.written.next_multiple_of(unit) - self.written;
-        let zeroes = vec![0; usize::try_from(padding).expect("it is less than a record")];
-        self.write(&zeroes)
+    fn zeroes(&mut self, mut count: u64) -> io::Result<()> {
+        while count > 0 {
+            let piece = usize::try_from(count).map_or(RECORD_LEN, |n| n.min(RECORD_LEN));
+            self.write(&ZEROES[..piece])?;
+            count -= piece as u64;
+        }
+        Ok(())
     }
 }
 
-/// Whether one more byte can be read.
-fn probe(data: &mut dyn Read) -> io::Result<bool> {
+fn read(data: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        match data.read(&mut [0]) {
-            Ok(count) => return Ok(count > 0),
+        match data.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            result => return result,
         }
     }
 }
