@@ -1,0 +1,91 @@
+//! Exit codes, which other programs read, and the line that goes with them.
+
+use super::Tool;
+use crate::ops::{OpError, OpErrorKind};
+
+/// The operation failed, or what was asked for is not there.
+const FAILED: u8 = 1;
+/// The store could not be reached.
+pub(super) const UNREACHABLE: u8 = 2;
+/// The command line is wrong.
+pub(super) const USAGE: u8 = 3;
+/// Anything else.
+pub(super) const GENERAL: u8 = 4;
+/// A hook script that must not be run again.
+const NO_RETRY: u8 = 63;
+
+/// The exit code of a failure.
+fn code_for(kind: OpErrorKind, unreachable: u8) -> u8 {
+    match kind {
+        OpErrorKind::Failed | OpErrorKind::Interrupted => FAILED,
+        OpErrorKind::Unreachable => unreachable,
+        OpErrorKind::Usage => USAGE,
+        OpErrorKind::General => GENERAL,
+        OpErrorKind::NoRetry => NO_RETRY,
+    }
+}
+
+/// The line of a failure. Where the tool answers in its own words they stand
+/// alone.
+fn line(words: &str, error: &OpError) -> String {
+    let text = match error.kind {
+        OpErrorKind::Failed | OpErrorKind::Usage | OpErrorKind::Interrupted => error.message.clone(),
+        OpErrorKind::General | OpErrorKind::Unreachable | OpErrorKind::NoRetry => {
+            let told = error.message.starts_with("Can't connect to cloud provider")
+                || error.message.starts_with("Failure downloading WAL");
+            if told {
+                error.message.clone()
+            } else {
+                format!("Barman cloud {words} exception: {}", error.message)
+            }
+        }
+    };
+    // A message of several lines would look like several messages.
+    let text = text.replace(['\r', '\n'], " ");
+    match &error.hint {
+        Some(hint) => format!("{text}\nHINT: {hint}"),
+        None => text,
+    }
+}
+
+/// Logs a failure and says what to exit with.
+pub(super) fn report<T: Tool>(error: &OpError, unreachable: u8) -> u8 {
+    let line = line(T::WORDS, error);
+    if error.expected {
+        tracing::info!("{line}");
+    } else {
+        tracing::error!("{line}");
+    }
+    code_for(error.kind, unreachable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_failure_has_its_code() {
+        for (kind, code) in [
+            (OpErrorKind::Failed, 1),
+            (OpErrorKind::Interrupted, 1),
+            (OpErrorKind::Unreachable, 2),
+            (OpErrorKind::Usage, 3),
+            (OpErrorKind::General, 4),
+            (OpErrorKind::NoRetry, 63),
+        ] {
+            assert_eq!(code_for(kind, UNREACHABLE), code, "{kind:?}");
+        }
+        assert_eq!(code_for(OpErrorKind::Unreachable, 255), 255);
+    }
+
+    #[test]
+    fn messages_stand_alone_or_behind_the_tools_name() {
+        let line_of = |kind, text: &str| line("restore", &OpError::new(kind, text));
+        assert_eq!(line_of(OpErrorKind::Failed, "no"), "no");
+        assert_eq!(line_of(OpErrorKind::General, "no\nmore"), "Barman cloud restore exception: no more");
+        let told = "Can't connect to cloud provider: refused";
+        assert_eq!(line_of(OpErrorKind::Unreachable, told), told);
+        let hinted = OpError::new(OpErrorKind::Usage, "no").with_hint("try yes");
+        assert_eq!(line("restore", &hinted), "no\nHINT: try yes");
+    }
+}
