@@ -7,6 +7,6 @@ mod session;
 mod tls;
 
 pub use backup_mode::{BackupStart, BackupStop, ServerTime};
-pub use conninfo::{ConnInfo, ConnInfoError, Options};
+pub use conninfo::{ConnInfo, ConnInfoError, Options, Var};
 pub use facts::{PgTablespace, ServerFacts};
 pub use session::{PgError, Session};

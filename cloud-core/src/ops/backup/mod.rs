@@ -1,12 +1,33 @@
 //! Taking a base backup.
+//!
+//! In this order: look at everything that can be wrong while nothing has been
+//! written (`preflight`), start backup mode, announce the backup as STARTED,
+//! copy (`copy`), stop, and only when every archive is whole in the store
+//! write `backup.info` as DONE, the act that makes the backup exist (B1).
+//! Whatever goes wrong after the start is recorded as FAILED (`outcome`).
+
+mod copy;
+mod outcome;
+mod preflight;
+mod stats;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Ctx, OpError};
-use crate::codec::Codec;
-use crate::store::{ObjectStore, Tag};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use self::copy::Sources;
+use self::outcome::{Failure, Record};
+use super::{Ctx, OpError, OpErrorKind};
+use crate::catalogue::layout::{BackupId, Layout};
+use crate::codec::{Codec, Level};
+use crate::pg::{BackupStop, Options as ConnectionOptions, PgError, ServerFacts, Session};
+use crate::report::Work;
+use crate::store::{Bandwidth, ObjectStore, PutOptions, Tag};
+use crate::transfer::{Budget, LaneOptions, PartPlan, PartWishes, TransferError, Uploader};
 
 /// A base backup to take.
 #[derive(Debug, Clone)]
@@ -41,27 +62,217 @@ pub struct BackupRequest {
     pub stop_timeout: Option<Duration>,
 }
 
-/// The four connection options of the command line; the rest comes from the
-/// environment as libpq would take it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ConnectionOptions {
-    /// Host name or socket directory.
-    pub host: Option<String>,
-    /// Port.
-    pub port: Option<String>,
-    /// Role.
-    pub user: Option<String>,
-    /// Database name, or a whole connection string or URI; then the others are
-    /// ignored.
-    pub dbname: Option<String>,
-}
-
 /// Takes the base backup.
 pub async fn run(
     ctx: &Ctx,
     store: Arc<dyn ObjectStore>,
     request: BackupRequest,
 ) -> Result<(), OpError> {
-    let _ = (ctx, store, request);
-    Ok(())
+    let layout = Layout::new(&request.path, &request.server)
+        .map_err(|error| OpError::new(OpErrorKind::General, error.to_string()))?;
+    let plan = part_plan(store.as_ref(), &request)?;
+    preflight::abilities(store.as_ref(), &request)?;
+    let session = preflight::connect(ctx, &request.connection).await?;
+    let facts = preflight::facts(ctx, &session).await?;
+    let sources = preflight::sources(&facts).await?;
+    let store = limited(store, request.max_bandwidth);
+    let id = preflight::free_id(ctx, store.as_ref(), &layout).await?;
+
+    let mut record = Record::new(&store, &layout, &id, &request, &facts);
+    tracing::info!("Starting backup '{id}'");
+    ctx.reporter.begin(
+        Work::Backup,
+        facts.cluster_size.and_then(|size| u64::try_from(size).ok()),
+    );
+    let taking = Taking {
+        ctx,
+        store: &store,
+        layout: &layout,
+        id: &id,
+        request: &request,
+        plan,
+    };
+    let result = taking.run(&session, sources, &mut record).await;
+    ctx.reporter.end();
+    // Closing the session is what ends backup mode where it was not stopped.
+    drop(session);
+    match result {
+        Ok(()) => Ok(()),
+        Err(failure) => Err(record.failed(failure).await),
+    }
+}
+
+fn part_plan(store: &dyn ObjectStore, request: &BackupRequest) -> Result<PartPlan, OpError> {
+    let wishes = PartWishes {
+        max_archive_size: request.max_archive_size,
+        min_chunk_size: request.min_chunk_size,
+        jobs: request.jobs.get(),
+        lanes: 1,
+        memory_limit: request.memory_limit,
+    };
+    let plan = PartPlan::new(&store.info().limits, &wishes)
+        .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
+    if plan.capped {
+        tracing::warn!("max-archive-size too big. Capping it to 1.0 TiB");
+    }
+    Ok(plan)
+}
+
+fn limited(store: Arc<dyn ObjectStore>, bytes_per_second: Option<u64>) -> Arc<dyn ObjectStore> {
+    match bytes_per_second {
+        Some(rate) => Arc::new(Bandwidth::new(store, rate)),
+        None => store,
+    }
+}
+
+/// A base backup under way.
+struct Taking<'a> {
+    ctx: &'a Ctx,
+    store: &'a Arc<dyn ObjectStore>,
+    layout: &'a Layout,
+    id: &'a BackupId,
+    request: &'a BackupRequest,
+    plan: PartPlan,
+}
+
+impl Taking<'_> {
+    async fn run(
+        &self,
+        session: &Session,
+        sources: Sources,
+        record: &mut Record<'_>,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let label = format!("Barman backup {} {}", record.server_name(), self.id);
+        let start = tokio::select! {
+            biased;
+            () = self.ctx.cancel.cancelled() => return Err(Failure::Interrupted),
+            () = session.closed() => return Err(Failure::Postgres(PgError::Lost)),
+            start = session.start_backup(&label, self.request.immediate_checkpoint) => start?,
+        };
+        record.started(&start).await?;
+
+        // A token of its own: a failed upload stops the copy, and is no signal.
+        let cancel = self.ctx.cancel.child_token();
+        let options = PutOptions {
+            tags: self.request.tags.clone(),
+            ..PutOptions::default()
+        };
+        let uploader = Uploader::new(
+            Arc::clone(self.store),
+            options,
+            self.plan.in_flight,
+            cancel.clone(),
+            Arc::clone(&self.ctx.reporter),
+        );
+        let (copied_tx, copied) = oneshot::channel();
+        let (label_tx, label) = oneshot::channel();
+        let job = copy::Job {
+            sources,
+            layout: self.layout.clone(),
+            id: self.id.clone(),
+            lane: LaneOptions {
+                codec: self.request.codec,
+                level: Level::Number(self.request.codec.info().backup_level),
+                plan: self.plan,
+                limits: self.store.info().limits,
+                budget: Budget::new(self.plan.budget),
+                cancel: cancel.clone(),
+            },
+            uploader: uploader.clone(),
+            reporter: Arc::clone(&self.ctx.reporter),
+            copied: copied_tx,
+            label,
+        };
+        let runtime = Handle::current();
+        let thread = tokio::task::spawn_blocking(move || job.run(&runtime));
+
+        let stopped = self.copy_and_stop(session, copied, &cancel).await;
+        let stopped = match stopped {
+            Ok(stop) => {
+                // The receiver is gone only if the thread failed, which it says below.
+                let _ = label_tx.send(stop.label_file.clone());
+                Some(stop)
+            }
+            Err(Some(failure)) => {
+                cancel.cancel();
+                drop(label_tx);
+                let _ = thread.await;
+                let _ = uploader.finish().await;
+                return Err(failure);
+            }
+            Err(None) => None,
+        };
+        let copy = thread.await;
+        match copy {
+            Ok(Ok(report)) => report.log(),
+            Ok(Err(error)) => uploader.fail(error),
+            Err(_) => uploader.fail(TransferError::Files(
+                "the copying thread ended early".into(),
+            )),
+        }
+        let report = uploader.finish().await.map_err(|error| match error {
+            TransferError::Cancelled if self.ctx.cancel.is_cancelled() => Failure::Interrupted,
+            other => Failure::Transfer(other),
+        })?;
+        let stop = stopped.ok_or_else(|| Failure::text("the copy ended before it was complete"))?;
+        record.done(&stop, &report, began).await
+    }
+
+    /// Waits for the copy with the session kept alive, then stops backup mode.
+    ///
+    /// `Err(None)` if the copying thread failed: it knows why.
+    async fn copy_and_stop(
+        &self,
+        session: &Session,
+        copied: oneshot::Receiver<()>,
+        cancel: &CancellationToken,
+    ) -> Result<BackupStop, Option<Failure>> {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {
+                return Err(self.ctx.cancel.is_cancelled().then_some(Failure::Interrupted));
+            }
+            lost = session.keep_alive(self.request.keepalive_interval) => {
+                return Err(Some(lost.into()));
+            }
+            copied = copied => copied.map_err(|_| None)?,
+        }
+        tracing::info!("Stopping backup '{}'", self.id);
+        let stop = session.stop_backup();
+        let stop = async {
+            match self.request.stop_timeout {
+                None => Ok(stop.await?),
+                Some(limit) => tokio::time::timeout(limit, stop)
+                    .await
+                    .map_err(|_| {
+                        Failure::text(format!(
+                            "the server did not end the backup within {} seconds; it waits until \
+                             the WAL of the backup is archived: look at archive_command and \
+                             pg_stat_archiver",
+                            limit.as_secs()
+                        ))
+                    })?
+                    .map_err(Failure::from),
+            }
+        };
+        let stop = tokio::select! {
+            biased;
+            () = cancel.cancelled() => {
+                return Err(self.ctx.cancel.is_cancelled().then_some(Failure::Interrupted));
+            }
+            stop = stop => stop.map_err(Some)?,
+        };
+        let after = session
+            .finish_on_primary(&format!("barman_{}", self.id))
+            .await;
+        match after {
+            Ok(true) => {
+                tracing::info!("Restore point 'barman_{}' successfully created", self.id);
+            }
+            Ok(false) => {}
+            Err(error) => return Err(Some(error.into())),
+        }
+        Ok(stop)
+    }
 }

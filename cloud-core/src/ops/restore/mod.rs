@@ -1,9 +1,20 @@
 //! Restoring a base backup.
+//!
+//! Choose the backup, list its archives and look at every target directory
+//! before the first byte (`plan`); unpack; link; make durable; and only then
+//! write `backup_label` and, last of all, `pg_control` (`unpack`), so that a
+//! restore killed anywhere leaves a directory PostgreSQL cannot start on (R1,
+//! docs/decisions.md 27).
+
+mod choose;
+mod plan;
+mod unpack;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Ctx, OpError};
+use crate::report::Work;
 use crate::store::ObjectStore;
 
 /// A base backup to restore.
@@ -42,6 +53,10 @@ pub async fn run(
     store: Arc<dyn ObjectStore>,
     request: RestoreRequest,
 ) -> Result<(), OpError> {
-    let _ = (ctx, store, request);
-    Ok(())
+    let plan = plan::make(ctx, &store, &request).await?;
+    tracing::info!("Restoring from backup_id: {}", plan.id);
+    ctx.reporter.begin(Work::Restore, Some(plan.stored_bytes()));
+    let result = unpack::all(ctx, &store, plan).await;
+    ctx.reporter.end();
+    result
 }

@@ -1,0 +1,298 @@
+//! The life of `backup.info`: STARTED, then DONE or FAILED.
+//!
+//! DONE is written once, after every archive is whole in the store (upholds
+//! B1), and FAILED is never written over a DONE that may have landed
+//! (docs/decisions.md 19). A FAILED record carries no end fields: clients take
+//! a backup with both times for a good one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiff::tz::TimeZone;
+
+use super::BackupRequest;
+use super::stats::copy_stats;
+use crate::catalogue::info::{BackupInfo, Status, Tablespace};
+use crate::catalogue::layout::{BackupId, Layout};
+use crate::catalogue::load::MAX_INFO;
+use crate::catalogue::time::Timestamp;
+use crate::key::Prefix;
+use crate::ops::{OpError, OpErrorKind, chain};
+use crate::pg::{BackupStart, BackupStop, PgError, PgTablespace, ServerFacts, ServerTime};
+use crate::store::{self, Depth, ObjectStore, PutMode, PutOptions, StoreError, StoreErrorKind};
+use crate::transfer::{TransferError, UploadReport};
+use crate::units::pretty_duration;
+use crate::wal::{Lsn, SegmentSize, TimelineId, WalName};
+
+/// `server_name` of every backup taken by this tool, whatever the server is
+/// called on the command line: clients look their backup up under this name.
+const SERVER_NAME: &str = "cloud";
+
+/// How long the last record may take when the backup is given up: with the
+/// abort of uploads before it, within the 10 s of docs/decisions.md 11.
+const FAILED_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Why a backup that had begun came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// A signal.
+    #[error("KeyboardInterrupt")]
+    Interrupted,
+    /// PostgreSQL refused, or the session was lost.
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    /// An archive could not be read or stored.
+    #[error(transparent)]
+    Transfer(TransferError),
+    /// `backup.info` could not be written.
+    #[error("could not write backup.info: {0}")]
+    Info(StoreError),
+    /// Whether DONE was stored is not known.
+    #[error("{0}")]
+    Unknown(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    pub(super) fn text(text: impl Into<String>) -> Self {
+        Self::Other(text.into())
+    }
+}
+
+/// `backup.info` as it grows.
+pub(super) struct Record<'a> {
+    store: &'a Arc<dyn ObjectStore>,
+    layout: &'a Layout,
+    id: &'a BackupId,
+    request: &'a BackupRequest,
+    info: BackupInfo,
+    size: SegmentSize,
+    /// Whether STARTED is in the store: only then is there something of ours
+    /// to overwrite.
+    announced: bool,
+}
+
+impl<'a> Record<'a> {
+    /// The record of a backup that has not begun.
+    pub(super) fn new(
+        store: &'a Arc<dyn ObjectStore>,
+        layout: &'a Layout,
+        id: &'a BackupId,
+        request: &'a BackupRequest,
+        facts: &ServerFacts,
+    ) -> Self {
+        // Tablespaces inside the data directory are part of its archives.
+        let outside = facts
+            .tablespaces
+            .iter()
+            .filter(|found| found.location.starts_with('/'));
+        let tablespace = |found: &PgTablespace| Tablespace {
+            name: found.name.clone(),
+            oid: found.oid,
+            location: found.location.clone(),
+        };
+        let info = BackupInfo {
+            server_name: Some(SERVER_NAME.to_owned()),
+            systemid: facts.system_identifier.clone(),
+            version: Some(facts.version),
+            xlog_segment_size: facts.wal_segment_size,
+            data_checksums: facts.data_checksums.clone(),
+            summarize_wal: facts.summarize_wal.clone(),
+            tablespaces: outside.map(tablespace).collect(),
+            pgdata: facts.data_directory.clone(),
+            config_file: facts.config_file.clone(),
+            hba_file: facts.hba_file.clone(),
+            ident_file: facts.ident_file.clone(),
+            included_files: facts.included_files.clone(),
+            cluster_size: facts.cluster_size,
+            ..BackupInfo::default()
+        };
+        let size = SegmentSize::new(facts.wal_segment_size).unwrap_or(SegmentSize::DEFAULT);
+        Self {
+            store,
+            layout,
+            id,
+            request,
+            info,
+            size,
+            announced: false,
+        }
+    }
+
+    /// The server name inside the record.
+    pub(super) fn server_name(&self) -> &'static str {
+        SERVER_NAME
+    }
+
+    /// Backup mode has begun: announces the backup. Refuses to touch a record
+    /// that is there already.
+    pub(super) async fn started(&mut self, start: &BackupStart) -> Result<(), Failure> {
+        self.info.status = Status::Started;
+        self.info
+            .set_begin(start.timeline, start.lsn, self.size, timestamp(start.time));
+        self.put(PutMode::CreateOnly)
+            .await
+            .map_err(|error| match error.kind {
+                StoreErrorKind::AlreadyExists => Failure::text(format!(
+                    "another backup with the id {} was begun in the same second",
+                    self.id
+                )),
+                _ => Failure::Info(error),
+            })?;
+        self.announced = true;
+        Ok(())
+    }
+
+    /// Every archive is whole: makes the backup exist.
+    pub(super) async fn done(
+        &mut self,
+        stop: &BackupStop,
+        report: &UploadReport,
+        began: Instant,
+    ) -> Result<(), Failure> {
+        self.info
+            .set_end(stop.timeline, stop.lsn, self.size, timestamp(stop.time));
+        self.info.backup_label = Some(stop.label_file.clone());
+        self.info.backup_name.clone_from(&self.request.name);
+        self.info.copy_stats = Some(copy_stats(report, self.request.jobs.get(), began.elapsed()));
+        self.info.status = Status::Done;
+        let Err(error) = self.put(PutMode::Overwrite).await else {
+            tracing::info!(
+                "Backup end at LSN: {} ({}, {:08X})",
+                stop.lsn,
+                self.info.end_wal.as_deref().unwrap_or_default(),
+                self.size.offset(stop.lsn)
+            );
+            let began_at = self
+                .info
+                .begin_time
+                .map(|at| at.to_the_second())
+                .unwrap_or_default();
+            tracing::info!(
+                "Backup completed (start time: {began_at}, elapsed time: {})",
+                pretty_duration(began.elapsed())
+            );
+            self.say_whether_archived(stop.timeline).await;
+            return Ok(());
+        };
+        if !(error.kind.is_transient() || error.kind == StoreErrorKind::Other) {
+            return Err(Failure::Info(error));
+        }
+        // The answer was lost, and with it whether the record was stored.
+        let key = self.layout.backup_info(self.id);
+        match store::get_all(self.store.as_ref(), &key, MAX_INFO).await {
+            Ok((_, stored)) if stored == self.info.to_text().as_bytes() => Ok(()),
+            Ok(_) => Err(Failure::Info(error)),
+            Err(_) => Err(Failure::Unknown(format!(
+                "the answer to the last write of `{key}` was lost and it cannot be read: the \
+                 backup is complete if barman-cloud-backup-show says DONE ({})",
+                chain(&error)
+            ))),
+        }
+    }
+
+    /// The backup came to nothing: says so in the store, if that is safe, and
+    /// to the user.
+    pub(super) async fn failed(mut self, failure: Failure) -> OpError {
+        let text = chain(&failure);
+        let first_line = text.lines().next().unwrap_or_default().to_owned();
+        let action = if matches!(failure, Failure::Info(_)) {
+            "uploading backup.info file"
+        } else {
+            "uploading data"
+        };
+        self.info.clear_end();
+        self.info.backup_name.clone_from(&self.request.name);
+        self.info.error = Some(format!("failure {action} ({first_line})"));
+        self.info.status = Status::Failed;
+        if !matches!(failure, Failure::Unknown(_)) {
+            let mode = if self.announced {
+                PutMode::Overwrite
+            } else {
+                PutMode::CreateOnly
+            };
+            let recorded = tokio::time::timeout(FAILED_DEADLINE, self.put(mode)).await;
+            match recorded {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(
+                        "backup {} could not be marked as FAILED: {}",
+                        self.id,
+                        chain(&error)
+                    );
+                }
+                Err(_) => {
+                    tracing::error!("backup {} could not be marked as FAILED in time", self.id)
+                }
+            }
+        }
+        match failure {
+            Failure::Interrupted => OpError::new(
+                OpErrorKind::Interrupted,
+                "Barman cloud backup was interrupted by the user",
+            ),
+            _ => OpError::new(
+                OpErrorKind::Failed,
+                format!("Backup failed {action} ({first_line})"),
+            ),
+        }
+    }
+
+    /// Says at `-v` whether the WAL that the backup needs is in the archive
+    /// (docs/decisions.md 18).
+    async fn say_whether_archived(&self, timeline: TimelineId) {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        let lsn = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Lsn>().ok());
+        let (Some(begin), Some(end)) = (lsn(&self.info.begin_xlog), lsn(&self.info.end_xlog))
+        else {
+            return;
+        };
+        // A position on a boundary needs nothing of the segment it begins.
+        let last = WalName::segment_of(timeline, Lsn(end.0.saturating_sub(1)), self.size);
+        let mut name = Some(WalName::segment_of(timeline, begin, self.size));
+        let mut missing = Vec::new();
+        while let Some(segment) = name.filter(|segment| *segment <= last && missing.len() < 10) {
+            let prefix = Prefix::text(self.layout.wal(&segment, "").as_str());
+            match store::list_all(self.store.as_ref(), &prefix, Depth::One).await {
+                Ok(page) if page.objects.is_empty() => missing.push(segment.to_string()),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::info!(
+                        "whether the WAL of the backup is archived is not known: {error}"
+                    );
+                    return;
+                }
+            }
+            name = segment.next(self.size);
+        }
+        if missing.is_empty() {
+            tracing::info!("All WAL from the beginning to the end of the backup is in the archive");
+        } else {
+            tracing::info!(
+                "WAL that the backup needs is not in the archive yet: {}",
+                missing.join(", ")
+            );
+        }
+    }
+
+    async fn put(&self, mode: PutMode) -> Result<(), StoreError> {
+        let options = PutOptions {
+            mode,
+            tags: self.request.tags.clone(),
+        };
+        let text = Bytes::from(self.info.to_text());
+        self.store
+            .put(&self.layout.backup_info(self.id), text, &options)
+            .await
+            .map(|_| ())
+    }
+}
+
+fn timestamp(time: ServerTime) -> Timestamp {
+    Timestamp::new(time.instant, &TimeZone::fixed(time.offset))
+}

@@ -1,0 +1,241 @@
+//! What is restored where, decided before the first byte.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::RestoreRequest;
+use super::choose::choose;
+use crate::catalogue::info::{BackupInfo, Tablespace};
+use crate::catalogue::layout::{Archive, ArchiveBase, ArchiveError, ArchiveSet, BackupId, Layout};
+use crate::codec;
+use crate::ops::{Ctx, OpError, OpErrorKind, chain};
+use crate::pgdata::{RestoreError, check_destination};
+use crate::store::{Depth, ObjectStore, list_all};
+
+/// A base backup and where each of its sources goes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) id: BackupId,
+    pub(super) info: BackupInfo,
+    /// PGDATA first, then the tablespaces.
+    pub(super) sources: Vec<Source>,
+}
+
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) base: ArchiveBase,
+    pub(super) target: PathBuf,
+    pub(super) archives: Vec<Archive>,
+}
+
+impl Plan {
+    /// Bytes that will be read from the store.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.sources
+            .iter()
+            .flat_map(|source| &source.archives)
+            .map(|archive| archive.size)
+            .sum()
+    }
+}
+
+/// Makes the plan. Touches nothing.
+pub(super) async fn make(
+    ctx: &Ctx,
+    store: &Arc<dyn ObjectStore>,
+    request: &RestoreRequest,
+) -> Result<Plan, OpError> {
+    let layout = Layout::new(&request.path, &request.server)
+        .map_err(|error| OpError::new(OpErrorKind::General, error.to_string()))?;
+    let look = async {
+        let (id, info) = choose(store, &layout, request).await?;
+        let dir = layout.backup_dir(&id);
+        let page = list_all(store.as_ref(), &dir, Depth::One).await;
+        let page = page.map_err(|error| OpError::of_store(&error))?;
+        Ok((id, info, dir, page))
+    };
+    let (id, info, dir, page) = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(interrupted()),
+        found = look => found?,
+    };
+    if info.snapshots_info.is_some() {
+        let message = format!("backup {id} is a snapshot backup: not built yet in this version");
+        return Err(OpError::new(OpErrorKind::General, message));
+    }
+    let mut locations = locations(&info.tablespaces, &request.tablespaces)?;
+    check(&request.target)?;
+    let objects = page
+        .objects
+        .into_iter()
+        .map(|object| (object.key, object.size));
+    let oids = info.tablespaces.iter().map(|tablespace| tablespace.oid);
+    let set = ArchiveSet::of_listing(
+        &dir,
+        objects,
+        oids,
+        &codec::backup_suffixes(),
+        &request.server,
+    );
+    let set = set.map_err(|error| {
+        let kind = match error {
+            ArchiveError::Missing { .. } | ArchiveError::Gap { .. } => OpErrorKind::Failed,
+            ArchiveError::Twice { .. } | ArchiveError::UnknownExtension(_) => OpErrorKind::General,
+        };
+        OpError::new(kind, error.to_string())
+    })?;
+    let mut sources = Vec::with_capacity(set.archives.len());
+    for (base, archives) in set.archives {
+        let target = match base {
+            ArchiveBase::Data => request.target.clone(),
+            ArchiveBase::Tablespace(_) => {
+                let location = locations.remove(0);
+                check(&location)?;
+                location
+            }
+        };
+        tracing::info!(
+            "{} archive(s) of `{base}` go to {}",
+            archives.len(),
+            target.display()
+        );
+        sources.push(Source {
+            base,
+            target,
+            archives,
+        });
+    }
+    refuse_shared(&sources)?;
+    Ok(Plan { id, info, sources })
+}
+
+/// Where each tablespace goes, in their order: the last rule that names it, or
+/// where it was.
+fn locations(tablespaces: &[Tablespace], rules: &[String]) -> Result<Vec<PathBuf>, OpError> {
+    let mut targets: Vec<PathBuf> = tablespaces
+        .iter()
+        .map(|tablespace| PathBuf::from(&tablespace.location))
+        .collect();
+    for rule in rules {
+        // Names may hold a colon, so the known ones are tried before the rule
+        // is cut at its first one.
+        let named = tablespaces.iter().position(|tablespace| {
+            rule.strip_prefix(&tablespace.name)
+                .is_some_and(|rest| rest.starts_with(':'))
+        });
+        match (named, rule.split_once(':')) {
+            (Some(index), _) => {
+                let location = &rule[tablespaces[index].name.len() + 1..];
+                targets[index] = resolved(Path::new(location))?;
+            }
+            (None, Some((name, _))) => {
+                tracing::warn!(
+                    "there is no tablespace `{name}` in this backup: its rule is not used"
+                );
+            }
+            (None, None) => {
+                let message = format!("Invalid tablespace relocation rule '{rule}'");
+                return Err(OpError::new(OpErrorKind::Usage, message)
+                    .with_hint("The valid syntax for a relocation rule is NAME:LOCATION"));
+            }
+        }
+    }
+    Ok(targets)
+}
+
+/// The absolute path, with links resolved as far as it exists.
+fn resolved(path: &Path) -> Result<PathBuf, OpError> {
+    if let Ok(real) = path.canonicalize() {
+        return Ok(real);
+    }
+    std::path::absolute(path).map_err(|error| {
+        let message = format!("Invalid tablespace location '{}': {error}", path.display());
+        OpError::new(OpErrorKind::Usage, message)
+    })
+}
+
+fn check(path: &Path) -> Result<(), OpError> {
+    check_destination(path).map_err(|error| match error {
+        RestoreError::NotEmpty { path } => OpError::new(
+            OpErrorKind::Failed,
+            format!(
+                "Destination {} already exists and it is not empty",
+                path.display()
+            ),
+        ),
+        other => OpError::new(OpErrorKind::General, chain(&other)),
+    })
+}
+
+/// Two sources in one directory would overwrite each other.
+fn refuse_shared(sources: &[Source]) -> Result<(), OpError> {
+    let mut seen: Vec<PathBuf> = Vec::with_capacity(sources.len());
+    for source in sources {
+        let path = resolved(&source.target)?;
+        if seen.contains(&path) {
+            let message = format!(
+                "two parts of the backup would be restored to {}",
+                source.target.display()
+            );
+            return Err(OpError::new(OpErrorKind::Usage, message)
+                .with_hint("give each tablespace a directory of its own with --tablespace"));
+        }
+        seen.push(path);
+    }
+    Ok(())
+}
+
+pub(super) fn interrupted() -> OpError {
+    OpError::new(
+        OpErrorKind::Interrupted,
+        "Barman cloud restore was interrupted by the user",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tablespaces() -> Vec<Tablespace> {
+        let tablespace = |name: &str, oid| Tablespace {
+            name: name.into(),
+            oid,
+            location: format!("/old/{oid}"),
+        };
+        vec![
+            tablespace("fast", 1),
+            tablespace("a:b", 2),
+            tablespace("a", 3),
+        ]
+    }
+
+    fn moved(rules: &[&str]) -> Result<Vec<String>, OpError> {
+        let rules: Vec<String> = rules.iter().map(|&rule| rule.to_owned()).collect();
+        let targets = locations(&tablespaces(), &rules)?;
+        Ok(targets
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect())
+    }
+
+    #[test]
+    fn the_last_rule_that_names_a_tablespace_decides() {
+        assert_eq!(moved(&[]).unwrap(), ["/old/1", "/old/2", "/old/3"]);
+        assert_eq!(
+            moved(&["fast:/x", "fast:/y:z"]).unwrap(),
+            ["/y:z", "/old/2", "/old/3"]
+        );
+        assert_eq!(
+            moved(&["a:b:/x", "other:/y"]).unwrap(),
+            ["/old/1", "/x", "/old/3"]
+        );
+        assert_eq!(moved(&["a:/x"]).unwrap(), ["/old/1", "/old/2", "/x"]);
+    }
+
+    #[test]
+    fn a_rule_without_a_colon_is_wrong_usage() {
+        let error = moved(&["fast"]).unwrap_err();
+        assert_eq!(error.kind, OpErrorKind::Usage);
+        assert_eq!(error.message, "Invalid tablespace relocation rule 'fast'");
+    }
+}

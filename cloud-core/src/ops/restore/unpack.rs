@@ -1,0 +1,306 @@
+//! Unpacking, and the order that makes an interrupted restore harmless.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{Plan, Source, interrupted};
+use crate::catalogue::info::Status;
+use crate::catalogue::layout::{Archive, ArchiveBase};
+use crate::codec;
+use crate::ops::{Ctx, OpError, OpErrorKind, chain};
+use crate::pgdata::{
+    CONTROL_NAME, ControlFile, LABEL_NAME, RestoreError, Target, Unpacker, display_name,
+    is_held_back, plain_name, sync_all,
+};
+use crate::report::Reporter;
+use crate::store::{ObjectStore, StoreError};
+use crate::tar::{Member, MemberKind, TarError, TarReader};
+use crate::transfer::{DownloadFailure, DownloadReader, open_download};
+
+/// Largest member that is kept in memory until the end, in bytes: `pg_control`
+/// has 8 KiB, a label some hundred bytes.
+const MAX_HELD: u64 = 1 << 20;
+
+/// Members that are written last, by their name in PGDATA.
+type Held = BTreeMap<Vec<u8>, (Member, Vec<u8>)>;
+
+/// Unpacks everything and makes it durable.
+pub(super) async fn all(
+    ctx: &Ctx,
+    store: &Arc<dyn ObjectStore>,
+    plan: Plan,
+) -> Result<(), OpError> {
+    // All targets first: one may lie inside another.
+    let paths: Vec<_> = plan
+        .sources
+        .iter()
+        .map(|source| source.target.clone())
+        .collect();
+    let opened = blocking(move || {
+        let targets: Result<Vec<_>, _> = paths.iter().map(|path| Target::open(path)).collect();
+        targets.map_err(|error| general(&error))
+    });
+    let targets: Vec<Arc<Target>> = opened.await?.into_iter().map(Arc::new).collect();
+    let mut held = Held::new();
+    for (source, target) in plan.sources.iter().zip(&targets) {
+        for archive in &source.archives {
+            one(ctx, store, source, archive, target, &mut held).await?;
+        }
+    }
+    if ctx.cancel.is_cancelled() {
+        return Err(interrupted());
+    }
+    blocking(move || finish(&plan, &targets, held)).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, OpError> + Send + 'static,
+) -> Result<T, OpError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| OpError::new(OpErrorKind::General, "the unpacking thread ended early"))?
+}
+
+/// Unpacks one archive.
+async fn one(
+    ctx: &Ctx,
+    store: &Arc<dyn ObjectStore>,
+    source: &Source,
+    archive: &Archive,
+    target: &Arc<Target>,
+    held: &mut Held,
+) -> Result<(), OpError> {
+    // A token of its own: an archive that cannot be unpacked stops its download.
+    let cancel = ctx.cancel.child_token();
+    let _stop = cancel.clone().drop_guard();
+    tracing::info!("Restoring '{}'", archive.key);
+    let opened = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(interrupted()),
+        opened = open_download(store, &archive.key, &cancel, &ctx.reporter) => opened,
+    };
+    let (_, reader, failure) = opened.map_err(|error| OpError::of_store(&error))?;
+    let work = Unpacking {
+        key: archive.key.to_string(),
+        suffix: archive.suffix.clone(),
+        keeps_label: source.base == ArchiveBase::Data,
+        target: Arc::clone(target),
+        cancel: ctx.cancel.clone(),
+        reporter: Arc::clone(&ctx.reporter),
+    };
+    let taken = std::mem::take(held);
+    *held = blocking(move || work.run(reader, &failure, taken)).await?;
+    ctx.reporter.archive_done(archive.key.base_name());
+    Ok(())
+}
+
+struct Unpacking {
+    key: String,
+    suffix: String,
+    /// Whether members may be held back: only those of PGDATA.
+    keeps_label: bool,
+    target: Arc<Target>,
+    cancel: CancellationToken,
+    reporter: Arc<dyn Reporter>,
+}
+
+/// Why an archive could not be unpacked.
+enum Trouble {
+    Archive(TarError),
+    Files(RestoreError),
+}
+
+impl Unpacking {
+    fn run(
+        &self,
+        reader: DownloadReader,
+        failure: &DownloadFailure,
+        mut held: Held,
+    ) -> Result<Held, OpError> {
+        match self.members(reader, &mut held) {
+            Ok(()) => Ok(held),
+            Err(_) if self.cancel.is_cancelled() => Err(interrupted()),
+            Err(trouble) => Err(self.explain(trouble, failure.take())),
+        }
+    }
+
+    fn members(&self, reader: DownloadReader, held: &mut Held) -> Result<(), Trouble> {
+        let codec = codec::by_suffix(&self.suffix).unwrap_or(&codec::None);
+        let plain = codec
+            .decoder(Box::new(reader))
+            .map_err(|error| Trouble::Archive(error.into()))?;
+        let counted = Counted {
+            inner: plain,
+            cancel: &self.cancel,
+            reporter: self.reporter.as_ref(),
+        };
+        let mut archive = TarReader::new(counted);
+        let mut unpacker = Unpacker::new(&self.target);
+        while let Some(member) = archive.next_member().map_err(Trouble::Archive)? {
+            if self.keeps_label && is_held_back(&member.name) {
+                let name = plain_name(&member.name).map_err(Trouble::Files)?;
+                let bytes = hold(&member, &mut archive).map_err(Trouble::Archive)?;
+                held.insert(name, (member, bytes));
+            } else {
+                // Later members win, and one that takes the name of a member
+                // that is held back is of its kind anyhow.
+                unpacker
+                    .unpack(&member, &mut archive)
+                    .map_err(Trouble::Files)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The store's own error where it has one: that the archive ends early is
+    /// then only its echo.
+    fn explain(&self, trouble: Trouble, store: Option<StoreError>) -> OpError {
+        if let Some(error) = store {
+            return OpError::of_store(&error);
+        }
+        let text = match trouble {
+            Trouble::Archive(error) => format!("archive `{}` cannot be read: {error}", self.key),
+            Trouble::Files(error @ RestoreError::Read { .. }) => {
+                format!("archive `{}` cannot be read: {}", self.key, chain(&error))
+            }
+            Trouble::Files(error) => {
+                format!(
+                    "archive `{}` cannot be restored: {}",
+                    self.key,
+                    chain(&error)
+                )
+            }
+        };
+        OpError::new(OpErrorKind::General, text)
+    }
+}
+
+/// Reads a member that is written at the end.
+fn hold(member: &Member, archive: &mut impl Read) -> Result<Vec<u8>, TarError> {
+    if !matches!(member.kind, MemberKind::File { size } if size <= MAX_HELD) {
+        let name = display_name(&member.name);
+        return Err(io::Error::other(format!("`{name}` is not the small file it must be")).into());
+    }
+    let mut bytes = Vec::new();
+    archive.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Links, directories, everything to disk; then the label; then `pg_control`
+/// (upholds R1).
+fn finish(plan: &Plan, targets: &[Arc<Target>], mut held: Held) -> Result<(), OpError> {
+    let complete = plan.info.status == Status::Done;
+    let mut take = |name: &[u8]| match held.remove(name) {
+        None if complete => Err(OpError::new(
+            OpErrorKind::General,
+            format!(
+                "backup {} is damaged: none of its archives has `{}`, so at least its last one is \
+                 missing",
+                plan.id,
+                display_name(name)
+            ),
+        )),
+        found => Ok(found),
+    };
+    let (label, control) = (take(LABEL_NAME)?, take(CONTROL_NAME)?);
+    if let Some((_, bytes)) = &control {
+        check_control(plan, bytes)?;
+    }
+    let (pgdata, tablespaces) = targets.split_first().ok_or_else(interrupted)?;
+    for (source, target) in plan.sources[1..].iter().zip(tablespaces) {
+        if let ArchiveBase::Tablespace(oid) = source.base {
+            pgdata
+                .link_tablespace(oid, target.path())
+                .map_err(|error| general(&error))?;
+        }
+    }
+    let wal = if plan.info.version.is_some_and(|version| version < 100_000) {
+        "pg_xlog"
+    } else {
+        "pg_wal"
+    };
+    pgdata
+        .ensure_directory(wal)
+        .map_err(|error| general(&error))?;
+    for target in targets {
+        target.finish().map_err(|error| general(&error))?;
+    }
+    let all: Vec<&Target> = targets.iter().map(Arc::as_ref).collect();
+    sync_all(&all).map_err(|error| general(&error))?;
+    for (member, bytes) in label.iter().chain(&control) {
+        pgdata
+            .write_held(member, bytes)
+            .map_err(|error| general(&error))?;
+    }
+    warn_of_configuration(plan);
+    Ok(())
+}
+
+/// The control file decides where recovery begins: it must be whole and of this
+/// cluster.
+fn check_control(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
+    let damaged = |why: String| {
+        OpError::new(
+            OpErrorKind::General,
+            format!("backup {} is damaged: {why}", plan.id),
+        )
+    };
+    let identifier = match ControlFile::parse(bytes) {
+        Ok(control) => control.system_identifier.to_string(),
+        Err(error) => {
+            return Err(damaged(format!(
+                "its `global/pg_control` is not usable: {error}"
+            )));
+        }
+    };
+    match &plan.info.systemid {
+        Some(recorded) if *recorded != identifier => Err(damaged(format!(
+            "its `global/pg_control` is of the cluster {identifier} and not of {recorded}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Configuration files that lay elsewhere come back at the top of PGDATA, and
+/// `postgresql.conf` still names the old places.
+fn warn_of_configuration(plan: &Plan) {
+    let info = &plan.info;
+    let Some(pgdata) = info.pgdata.as_deref() else {
+        return;
+    };
+    for file in [&info.config_file, &info.hba_file, &info.ident_file]
+        .into_iter()
+        .flatten()
+    {
+        if !std::path::Path::new(file).starts_with(pgdata) {
+            tracing::info!(
+                "the configuration file {file} was restored to the top of the data directory: the \
+                 server looks for it where it was"
+            );
+        }
+    }
+}
+
+fn general(error: &RestoreError) -> OpError {
+    OpError::new(OpErrorKind::General, chain(error))
+}
+
+/// Tells how far the restore is, and ends when it is asked to.
+struct Counted<'a, R> {
+    inner: R,
+    cancel: &'a CancellationToken,
+    reporter: &'a dyn Reporter,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("the restore was stopped"));
+        }
+        let count = self.inner.read(buf)?;
+        self.reporter.processed(count as u64);
+        Ok(count)
+    }
+}
