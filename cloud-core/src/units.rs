@@ -142,6 +142,13 @@ mod tests {
             ("+5", 5),
             (" 5", 5),
             ("1TB", 1 << 40),
+            ("1EB", 1 << 60),
+            ("1EiB", 1_000_000_000_000_000_000),
+            ("0.0000000000000000000001YiB", 100),
+            (" +5 KB", 5120),
+            ("1E-3MiB", 1_000),
+            (".5KB", 512),
+            ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
@@ -150,8 +157,40 @@ mod tests {
     #[test]
     fn what_is_no_size_is_refused() {
         for text in [
-            "", "B", "iB", "10K", "1.5B", "0", "0.0001KB", "-1", "-1KB", "1e3", "10MB ", "infKB",
-            "nanKB", "x", "1__0", "_1", "KB", "99YB", "ä", "1€B",
+            "",
+            "B",
+            "iB",
+            "10K",
+            "1.5B",
+            "0",
+            "0.0001KB",
+            "-1",
+            "-1KB",
+            "1e3",
+            "10MB ",
+            "infKB",
+            "nanKB",
+            "x",
+            "1__0",
+            "_1",
+            "KB",
+            "99YB",
+            "ä",
+            "1€B",
+            "1_",
+            "1_KB",
+            "1 0KB",
+            "+-1KB",
+            "10BB",
+            "10KKB",
+            "10Ki",
+            "1,5MB",
+            "0x10",
+            "e3KB",
+            "1e3B",
+            "1e400KB",
+            "16EB",
+            "18446744073709551616",
         ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
@@ -175,7 +214,19 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_makes_the_reader_panic(text in "\\PC*") {
+        fn every_positive_number_of_bytes_is_read_back(bytes in 1_u64..) {
+            proptest::prop_assert_eq!(parse_size(&bytes.to_string()), Ok(bytes));
+            proptest::prop_assert_eq!(parse_size(&format!("{bytes}B")), Ok(bytes));
+        }
+
+        #[test]
+        fn a_kilo_is_1024_before_b_and_1000_before_ib(count in 1_u64..1 << 40) {
+            proptest::prop_assert_eq!(parse_size(&format!("{count}KB")), Ok(count * 1024));
+            proptest::prop_assert_eq!(parse_size(&format!("{count}KiB")), Ok(count * 1000));
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "\\PC*|[0-9eE+._ -]{0,12}[kKmMyY]?(i?[bB])?") {
             let _ = parse_size(&text);
         }
     }

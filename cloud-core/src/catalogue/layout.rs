@@ -19,9 +19,9 @@ use crate::wal::WalName;
 pub struct Layout {
     /// Path and server, ending in `/`.
     root: Prefix,
-    /// The root as the reference joins it for annotations, if that differs: a
-    /// path that ends in `/` gets a second one there.
-    annotation_root: Option<Prefix>,
+    /// Roots under which the reference may have put annotations: it gives a path
+    /// that ends in `/` a second one there.
+    annotation_roots: Vec<Prefix>,
 }
 
 /// A server name that cannot be part of a key.
@@ -117,14 +117,21 @@ impl Layout {
         if server.contains('\0') || path.contains('\0') {
             return Err(InvalidLayout::Nul);
         }
-        let root = Prefix::dir(path.trim_end_matches('/')).subdir(server);
-        let annotation_root = path
-            .ends_with('/')
-            .then(|| Prefix::dir(format!("{path}/{server}")))
-            .filter(|p| *p != root);
+        let trimmed = path.trim_end_matches('/');
+        let root = Prefix::dir(trimmed).subdir(server);
+        // Whoever set a keep may have ended the URL with `/` where this one does
+        // not, so the other place has to be looked at in any case.
+        let mut annotation_roots = Vec::new();
+        if !trimmed.is_empty() {
+            annotation_roots.push(Prefix::dir(format!("{trimmed}//{server}")));
+        }
+        let as_joined = Prefix::dir(format!("{path}/{server}"));
+        if path.ends_with('/') && !annotation_roots.contains(&as_joined) {
+            annotation_roots.push(as_joined);
+        }
         Ok(Self {
             root,
-            annotation_root,
+            annotation_roots,
         })
     }
 
@@ -159,10 +166,14 @@ impl Layout {
         key(&self.backup_dir(id), &format!("{base}{number}.tar{suffix}"))
     }
 
-    /// The keep annotation of a base backup, and after it the second place
-    /// where the reference may have put it.
+    /// The keep annotation of a base backup, and after it the places where the
+    /// reference puts it if the URL ends in `/`.
+    ///
+    /// Write the first; a backup is kept if any of them exists, and releasing it
+    /// deletes all. Looking at one alone would let a retention policy delete a
+    /// backup that was kept through the other spelling of its URL.
     pub fn keep(&self, id: &BackupId) -> Vec<Key> {
-        let roots = std::iter::once(&self.root).chain(&self.annotation_root);
+        let roots = std::iter::once(&self.root).chain(&self.annotation_roots);
         roots
             .map(|root| key(root, &format!("base/{id}/annotations/keep")))
             .collect()
@@ -249,6 +260,17 @@ pub enum ArchiveError {
         /// The other.
         other: Key,
     },
+    /// The archives of one base are compressed in different ways: some of them
+    /// belong to another backup.
+    #[error(
+        "`{one}` and `{other}` are compressed differently: they cannot belong to the same backup"
+    )]
+    Mixed {
+        /// One of them.
+        one: Key,
+        /// The other.
+        other: Key,
+    },
     /// An archive is of a form that is not known.
     #[error("the archive `{0}` has an unknown extension")]
     UnknownExtension(Key),
@@ -259,8 +281,9 @@ impl ArchiveSet {
     ///
     /// `suffixes` are those of the codecs that may be met. Names are looked at
     /// all together before anything is restored: a gap in the numbers, an
-    /// unknown extension or two archives for one place is an error, because
-    /// what would be restored could not be whole.
+    /// unknown extension, two archives for one place or several codecs in one
+    /// sequence is an error, because what would be restored could not be whole.
+    /// Objects that are no archives in any form (`data.txt`) are left alone.
     pub fn of_listing(
         dir: &Prefix,
         objects: impl IntoIterator<Item = (Key, u64)>,
@@ -277,33 +300,34 @@ impl ArchiveSet {
             let Some(name) = key.strip_prefix(dir) else {
                 continue;
             };
-            if let Some((base, part, extension)) = archive_name(name)
+            if let Some((base, part, codec)) = archive_name(name)
                 && let Some((_, found)) = set.archives.iter_mut().find(|(b, _)| *b == base)
             {
-                let suffix = suffixes
-                    .iter()
-                    .find(|suffix| extension.strip_prefix("tar") == Some(suffix))
-                    .map(|suffix| (*suffix).to_owned());
+                let suffix = suffixes.iter().find(|suffix| **suffix == codec);
                 let suffix = suffix.ok_or_else(|| ArchiveError::UnknownExtension(key.clone()))?;
                 found.push(Archive {
+                    suffix: (*suffix).to_owned(),
                     key,
                     size,
                     part,
-                    suffix,
                 });
             }
         }
         for (base, found) in &mut set.archives {
             found.sort_by(|one, other| (one.part, &one.key).cmp(&(other.part, &other.key)));
-            for (expected, archive) in (0..).zip(found.iter()) {
-                if archive.part < expected {
-                    let other = &found[expected as usize - 1];
-                    return Err(ArchiveError::Twice {
-                        one: other.key.clone(),
-                        other: archive.key.clone(),
-                    });
+            // A store may name an object on two pages.
+            found.dedup_by(|one, other| one.key == other.key);
+            for pair in found.windows(2) {
+                let (one, other) = (pair[0].key.clone(), pair[1].key.clone());
+                if pair[0].part == pair[1].part {
+                    return Err(ArchiveError::Twice { one, other });
                 }
-                if archive.part > expected {
+                if pair[0].suffix != pair[1].suffix {
+                    return Err(ArchiveError::Mixed { one, other });
+                }
+            }
+            for (expected, archive) in (0..).zip(found.iter()) {
+                if archive.part != expected {
                     return Err(missing(dir, *base, expected, server));
                 }
             }
@@ -330,9 +354,11 @@ fn missing(dir: &Prefix, base: ArchiveBase, part: u32, server: &str) -> ArchiveE
 }
 
 /// What the name of an archive says: `data.tar`, `data_0001.tar.gz`,
-/// `16384.tar`. The extension begins after the first dot.
+/// `16384.tar`. The extension begins after the first dot; what follows `tar` in
+/// it is the codec's.
 fn archive_name(name: &str) -> Option<(ArchiveBase, u32, &str)> {
     let (stem, extension) = name.split_once('.')?;
+    let codec = extension.strip_prefix("tar")?;
     let (base, part) = match stem.split_once('_') {
         Some((base, part)) => (base, part.parse().ok().filter(|part| *part > 0)?),
         None => (stem, 0),
@@ -343,7 +369,7 @@ fn archive_name(name: &str) -> Option<(ArchiveBase, u32, &str)> {
         oid if digits(oid) => ArchiveBase::Tablespace(oid.parse().ok()?),
         _ => return None,
     };
-    Some((base, part, extension))
+    Some((base, part, codec))
 }
 
 #[cfg(test)]
@@ -392,17 +418,24 @@ mod tests {
     }
 
     #[test]
-    fn a_keep_may_lie_in_two_places() {
-        let keys = |path| Layout::new(path, "main").unwrap().keep(&id());
-        let plain = "p/main/base/20261121T022133/annotations/keep";
-        assert_eq!(
-            keys("p").iter().map(Key::as_str).collect::<Vec<_>>(),
-            [plain]
-        );
-        assert_eq!(
-            keys("p/").iter().map(Key::as_str).collect::<Vec<_>>(),
-            [plain, "p//main/base/20261121T022133/annotations/keep"]
-        );
+    fn a_keep_is_looked_for_where_either_spelling_of_the_url_puts_it() {
+        for (path, roots) in [
+            ("", &["main"][..]),
+            ("p", &["p/main", "p//main"]),
+            ("p/", &["p/main", "p//main"]),
+            ("p//", &["p/main", "p//main", "p///main"]),
+        ] {
+            let expected: Vec<String> = roots
+                .iter()
+                .map(|root| format!("{root}/base/20261121T022133/annotations/keep"))
+                .collect();
+            let keys = Layout::new(path, "main").unwrap().keep(&id());
+            assert_eq!(
+                keys.iter().map(Key::as_str).collect::<Vec<_>>(),
+                expected,
+                "{path}"
+            );
+        }
     }
 
     #[test]
@@ -456,6 +489,18 @@ mod tests {
     }
 
     #[test]
+    fn notes_beside_the_archives_and_names_listed_twice_do_no_harm() {
+        let names = [
+            "data.tar",
+            "data.txt",
+            "data_0001.md",
+            "data.tar",
+            "16384.tar.zst",
+        ];
+        assert_eq!(set(&names).unwrap(), [[0], [0]]);
+    }
+
+    #[test]
     fn what_cannot_be_whole_is_an_error() {
         let text = |names: &[&str]| set(names).unwrap_err().to_string();
         assert_eq!(
@@ -471,6 +516,12 @@ mod tests {
             "Missing file main/base/ID/data_0001.* for server main: the backup is incomplete"
         );
         assert!(text(&["16384.tar", "data.tar", "data.tar.gz"]).starts_with("both "));
+        assert!(
+            text(&["16384.tar", "data.tar", "data_0001.tar", "data_1.tar"]).starts_with("both ")
+        );
+        assert!(
+            text(&["16384.tar", "data.tar", "data_0001.tar.gz"]).contains("compressed differently")
+        );
         assert!(
             text(&["16384.tar", "data.tar", "data_0001.tar.foo"]).contains("unknown extension")
         );

@@ -10,6 +10,10 @@ use std::fmt::{self, Write};
 /// How deep lists may nest. Real values have four levels.
 const MAX_DEPTH: usize = 32;
 
+/// How many values one text may hold. `[0,0,0…` would otherwise take sixteen times
+/// its size in memory; a tablespace has four, so this is room for 65,000 of them.
+const MAX_VALUES: usize = 1 << 18;
+
 /// A value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Literal {
@@ -66,14 +70,15 @@ impl Literal {
         }
     }
 
-    /// The value under a text key of a dictionary.
+    /// The value under a text key of a dictionary; as in Python, the last one if
+    /// the key is repeated.
     pub fn get(&self, key: &str) -> Option<&Literal> {
         let Self::Dict(entries) = self else {
             return None;
         };
         entries
             .iter()
-            .find(|(k, _)| matches!(k, Self::Str(text) if text == key))
+            .rfind(|(k, _)| matches!(k, Self::Str(text) if text == key))
             .map(|(_, v)| v)
     }
 
@@ -95,7 +100,11 @@ impl Literal {
 
     /// Reads a literal; nothing but blanks may follow it.
     pub fn parse(text: &str) -> Result<Self, LiteralError> {
-        let mut reader = Reader { text, at: 0 };
+        let mut reader = Reader {
+            text,
+            at: 0,
+            values: 0,
+        };
         let value = reader.value(0)?;
         reader.blanks();
         if reader.at < text.len() {
@@ -146,13 +155,16 @@ fn list(f: &mut fmt::Formatter<'_>, items: &[Literal]) -> fmt::Result {
 
 /// The shortest text that reads back as the same number, with Python's choice
 /// between point and exponent.
+///
+/// No literal stands for infinity or "not a number", and a word that the
+/// reference cannot read would make the whole file unreadable: the first becomes
+/// a number that is read as infinity, the second `None`.
 fn float(value: f64) -> String {
-    if !value.is_finite() {
-        return if value.is_nan() {
-            "nan".into()
-        } else {
-            format!("{}inf", if value < 0.0 { "-" } else { "" })
-        };
+    if value.is_nan() {
+        return "None".into();
+    }
+    if value.is_infinite() {
+        return if value < 0.0 { "-1e999" } else { "1e999" }.into();
     }
     let scientific = format!("{value:e}");
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -196,39 +208,24 @@ fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 
 /// Whether Python prints a character as it is: no control, format, private or
 /// unassigned one, and no separator but the ASCII blank.
+///
+/// The standard library follows the same rule for what it escapes for debugging,
+/// combining marks apart, which it escapes only where nothing precedes them.
+/// (Compared over all code points with `str.isprintable` of Python 3.11: they
+/// differ only in characters that Unicode assigned later.)
 fn printable(c: char) -> bool {
     if c.is_ascii() {
         return c == ' ' || c.is_ascii_graphic();
     }
-    // What the standard library escapes for debugging is a close cousin of that
-    // rule: it also keeps controls, formats, separators and unassigned ones
-    // from being printed, but escapes combining marks, which Python prints.
-    !c.is_control()
-        && !c.is_whitespace()
-        && !is_format(c)
-        && (!c.escape_debug().to_string().starts_with('\\') || is_mark(c))
-}
-
-/// Combining marks: escaped by the standard library where nothing precedes
-/// them, printed by Python. The blocks that hold nothing else.
-fn is_mark(c: char) -> bool {
-    matches!(u32::from(c), 0x300..=0x36F | 0x483..=0x489 | 0x591..=0x5BD | 0x610..=0x61A
-        | 0x64B..=0x65F | 0x900..=0x903 | 0x93A..=0x94F | 0x1AB0..=0x1ACE | 0x1DC0..=0x1DFF
-        | 0x20D0..=0x20F0 | 0x302A..=0x302F | 0x3099..=0x309A | 0xFE00..=0xFE0F
-        | 0xFE20..=0xFE2F | 0xE0100..=0xE01EF)
-}
-
-/// Characters of the Unicode category Cf (format), which Python escapes.
-fn is_format(c: char) -> bool {
-    matches!(u32::from(c), 0xAD | 0x600..=0x605 | 0x61C | 0x6DD | 0x70F | 0x890..=0x891 | 0x8E2
-        | 0x180E | 0x200B..=0x200F | 0x202A..=0x202E | 0x2060..=0x2064 | 0x2066..=0x206F | 0xFEFF
-        | 0xFFF9..=0xFFFB | 0x110BD | 0x110CD | 0x13430..=0x1343F | 0x1BCA0..=0x1BCA3
-        | 0x1D173..=0x1D17A | 0xE0001 | 0xE0020..=0xE007F)
+    let preceded: String = ['a', c].into_iter().collect();
+    preceded.escape_debug().nth(1) == Some(c)
 }
 
 struct Reader<'a> {
     text: &'a str,
     at: usize,
+    /// Values begun so far.
+    values: usize,
 }
 
 impl Reader<'_> {
@@ -259,6 +256,10 @@ impl Reader<'_> {
     fn value(&mut self, depth: usize) -> Result<Literal, LiteralError> {
         if depth > MAX_DEPTH {
             return Err(self.error("too deeply nested"));
+        }
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err(self.error("too many values"));
         }
         self.blanks();
         let Some(first) = self.rest().chars().next() else {
@@ -350,7 +351,7 @@ impl Reader<'_> {
         let value = if text.contains(['.', 'e', 'E']) {
             text.parse()
                 .ok()
-                .filter(|value: &f64| value.is_finite())
+                .filter(|value: &f64| !value.is_nan())
                 .map(Literal::Float)
         } else {
             text.parse().ok().map(Literal::Int)
@@ -464,6 +465,10 @@ mod tests {
             ("\u{10ffff}", "'\\U0010ffff'"),
             ("😀 字", "'😀 字'"),
             ("e\u{301}", "'e\u{301}'"),
+            ("ที่นั่น \u{e49}", "'ที่นั่น \u{e49}'"),
+            ("\u{301}", "'\u{301}'"),
+            ("\u{3000}\u{2028}\u{e000}", "'\\u3000\\u2028\\ue000'"),
+            ("\u{feff}\u{e0001}", "'\\ufeff\\U000e0001'"),
         ] {
             assert_eq!(Literal::Str(text.into()).to_string(), printed);
             assert_eq!(Literal::parse(printed), Ok(Literal::Str(text.into())));
@@ -483,6 +488,9 @@ mod tests {
             (-2.5e-7, "-2.5e-07"),
             (1e100, "1e+100"),
             (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (f64::INFINITY, "1e999"),
+            (f64::NEG_INFINITY, "-1e999"),
         ] {
             assert_eq!(Literal::Float(value).to_string(), printed);
             assert_eq!(Literal::parse(printed), Ok(Literal::Float(value)));
@@ -532,6 +540,26 @@ mod tests {
             assert!(Literal::parse(text).is_err(), "{text}");
         }
         assert!(Literal::parse(&"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn the_number_of_values_is_bounded() {
+        let list = |items: usize| format!("[{}]", "0,".repeat(items));
+        assert!(Literal::parse(&list(MAX_VALUES - 1)).is_ok());
+        let error = Literal::parse(&list(MAX_VALUES)).unwrap_err();
+        assert_eq!(error.what, "too many values");
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_word_the_reference_cannot_read() {
+        assert_eq!(Literal::Float(f64::NAN).to_string(), "None");
+    }
+
+    #[test]
+    fn the_last_of_repeated_keys_counts() {
+        let dict = Literal::parse("{'a': 1, 'b': 2, 'a': 3}").unwrap();
+        assert_eq!(dict.get("a"), Some(&Literal::Int(3)));
+        assert_eq!(dict.get("c"), None);
     }
 
     fn literals() -> impl Strategy<Value = Literal> {

@@ -1,12 +1,14 @@
 //! Reading the catalogue from a store.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 
 use futures_util::{StreamExt, stream};
 use jiff::tz::TimeZone;
 
 use super::info::{BackupInfo, InfoError};
 use super::layout::{BackupId, Layout};
+use crate::key::Key;
 use crate::store::{self, Depth, ObjectStore, StoreError, StoreErrorKind};
 use crate::wal::{History, TimelineId, WalKind, WalName};
 
@@ -14,8 +16,9 @@ use crate::wal::{History, TimelineId, WalKind, WalName};
 const CONCURRENCY: usize = 16;
 
 /// Largest `backup.info` that is read, in bytes. Real ones have some kilobytes,
-/// and some hundred with thousands of tablespaces.
-pub const MAX_INFO: u64 = 16 << 20;
+/// and some hundred with thousands of tablespaces. [`CONCURRENCY`] times this is
+/// what a bucket full of garbage can make us hold.
+pub const MAX_INFO: u64 = 4 << 20;
 
 /// Largest timeline history file that is read, in bytes: a line has less than
 /// 1 KiB, and a cluster some dozen timelines.
@@ -83,13 +86,22 @@ pub async fn load_one(
     }
 }
 
-/// The newest timeline that the archive knows, from segments and history files
-/// alike; `None` if it holds no WAL.
-pub async fn newest_timeline(
+/// What the names in the WAL archive tell of timelines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timelines {
+    newest: Option<TimelineId>,
+    /// Where the history of each timeline lies, with the suffix of its codec;
+    /// several places if it was archived in several forms.
+    histories: BTreeMap<TimelineId, Vec<(Key, String)>>,
+}
+
+/// Reads the names directly below `wals/`: a directory for each 4 GiB of WAL,
+/// and the history files. `suffixes` are those of the codecs that may be met.
+pub async fn timelines(
     store: &dyn ObjectStore,
     layout: &Layout,
     suffixes: &[&str],
-) -> Result<Option<TimelineId>, StoreError> {
+) -> Result<Timelines, StoreError> {
     let wals = layout.wals();
     let page = store::list_all(store, &wals, Depth::One).await?;
     let directories = page.prefixes.iter().filter_map(|dir| {
@@ -102,11 +114,69 @@ pub async fn newest_timeline(
             .flatten()
             .map(TimelineId)
     });
-    let files = page.objects.iter().filter_map(|object| {
-        let name = wal_of_key(object.key.base_name(), suffixes)?.0;
-        Some(name.timeline())
-    });
-    Ok(directories.chain(files).max())
+    let mut newest = directories.max();
+    let mut histories: BTreeMap<TimelineId, Vec<(Key, String)>> = BTreeMap::new();
+    for object in &page.objects {
+        if let Some((name, suffix)) = wal_of_key(object.key.base_name(), suffixes) {
+            newest = newest.max(Some(name.timeline()));
+            if name.kind() == WalKind::History {
+                let place = (object.key.clone(), suffix.to_owned());
+                histories.entry(name.timeline()).or_default().push(place);
+            }
+        }
+    }
+    for places in histories.values_mut() {
+        places.sort();
+    }
+    Ok(Timelines { newest, histories })
+}
+
+impl Timelines {
+    /// The newest timeline that the archive knows, from segments and history
+    /// files alike; `None` if it holds no WAL.
+    pub fn newest(&self) -> Option<TimelineId> {
+        self.newest
+    }
+
+    /// Reads the history of `timeline`; `None` if the archive has none that can
+    /// be read, which is said in the log unless there is none at all.
+    ///
+    /// `decode` gives a reader of what the codec with that suffix compressed.
+    /// What it makes of a history file is bounded here.
+    pub async fn history(
+        &self,
+        store: &dyn ObjectStore,
+        timeline: TimelineId,
+        decode: impl Fn(&str, Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>>,
+    ) -> Result<Option<History>, StoreError> {
+        for (key, suffix) in self.histories.get(&timeline).into_iter().flatten() {
+            let (_, bytes) = store::get_all(store, key, MAX_HISTORY).await?;
+            let text = decode(suffix, Box::new(io::Cursor::new(bytes))).and_then(read_bounded);
+            // Only the reason, the end of a line, may be in another encoding.
+            let history = text
+                .map_err(|error| error.to_string())
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .and_then(|text| {
+                    History::parse(timeline, &text).map_err(|error| error.to_string())
+                });
+            match history {
+                Ok(history) => return Ok(Some(history)),
+                Err(error) => tracing::warn!(key = %key, error, "history file cannot be read"),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read_bounded(reader: Box<dyn Read + Send>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_HISTORY + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_HISTORY {
+        return Err(io::Error::other(format!(
+            "it has more than {MAX_HISTORY} bytes"
+        )));
+    }
+    Ok(bytes)
 }
 
 /// The WAL file that an object's base name stands for, and its suffix.
@@ -118,41 +188,6 @@ pub fn wal_of_key<'a>(base_name: &str, suffixes: &[&'a str]) -> Option<(WalName,
         .iter()
         .find(|s| !s.is_empty() && base_name.ends_with(**s))?;
     Some((base_name.strip_suffix(suffix)?.parse().ok()?, suffix))
-}
-
-/// The histories of all timelines the archive has one for; `decode` undoes the
-/// compression named by a suffix.
-pub async fn histories(
-    store: &dyn ObjectStore,
-    layout: &Layout,
-    suffixes: &[&str],
-    decode: impl Fn(&str, &[u8]) -> std::io::Result<Vec<u8>>,
-) -> Result<BTreeMap<TimelineId, History>, StoreError> {
-    let page = store::list_all(store, &layout.wals(), Depth::One).await?;
-    let mut histories = BTreeMap::new();
-    for object in page.objects {
-        let Some((name, suffix)) = wal_of_key(object.key.base_name(), suffixes) else {
-            continue;
-        };
-        if name.kind() != WalKind::History {
-            continue;
-        }
-        let (_, bytes) = store::get_all(store, &object.key, MAX_HISTORY).await?;
-        let text = decode(suffix, &bytes)
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok());
-        match text
-            .as_deref()
-            .map(|text| History::parse(name.timeline(), text))
-        {
-            Some(Ok(history)) => {
-                histories.insert(name.timeline(), history);
-            }
-            Some(Err(error)) => tracing::warn!("{error}"),
-            None => tracing::warn!("the history file `{}` cannot be decoded", object.key),
-        }
-    }
-    Ok(histories)
 }
 
 #[cfg(test)]
@@ -218,21 +253,88 @@ mod tests {
     #[tokio::test]
     async fn the_newest_timeline_counts_segments_and_histories() {
         let store = MemoryStore::new();
-        let newest = async || newest_timeline(&store, &layout(), &[".gz"]).await.unwrap();
+        let newest = async || {
+            let found = timelines(&store, &layout(), &[".gz"]).await.unwrap();
+            found.newest()
+        };
+        assert_eq!(newest().await, None);
+        store.insert("p/main/wals/junk", "");
+        store.insert("p/main/wals/00000009/x", "");
         assert_eq!(newest().await, None);
         store.insert(
             "p/main/wals/0000000200000000/000000020000000000000001.gz",
             "",
         );
-        store.insert("p/main/wals/junk", "");
         assert_eq!(newest().await, Some(TimelineId(2)));
         store.insert("p/main/wals/00000003.history.gz", "1\t0/1\tx");
         assert_eq!(newest().await, Some(TimelineId(3)));
-        let histories = histories(&store, &layout(), &[".gz"], |_, bytes| Ok(bytes.to_vec())).await;
+        store.insert("p/main/wals/00000004.history.foo", "1\t0/1\tx");
+        assert_eq!(newest().await, Some(TimelineId(3)));
+    }
+
+    /// The history of timeline 10 in a store that holds `objects` below `wals/`;
+    /// `.gz` doubles its input, so that it is seen to be used and can grow.
+    async fn history_of(objects: &[(&str, &[u8])]) -> Option<History> {
+        let store = MemoryStore::new();
+        for (name, text) in objects {
+            store.insert(&format!("p/main/wals/{name}"), text.to_vec());
+        }
+        let found = timelines(&store, &layout(), &["", ".gz"]).await.unwrap();
+        let decode = |suffix: &str, mut input: Box<dyn Read + Send>| {
+            let mut bytes = Vec::new();
+            input.read_to_end(&mut bytes)?;
+            let times = if suffix == ".gz" { 2 } else { 1 };
+            let decoded: Box<dyn Read + Send> = Box::new(io::Cursor::new(bytes.repeat(times)));
+            Ok(decoded)
+        };
+        let history = found.history(&store, TimelineId(10), decode).await;
+        history.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_history_is_read_through_its_codec_whatever_the_case_of_its_name() {
+        let one = History::parse(TimelineId(10), "1 0/1").unwrap();
+        assert_eq!(
+            history_of(&[("0000000a.history", b"1 0/1")]).await,
+            Some(one)
+        );
+        // Twice the same line is out of order.
+        assert_eq!(
+            history_of(&[("0000000A.history.gz", b"1 0/1\n")]).await,
+            None
+        );
+        let empty = Some(History::of_first(TimelineId(10)));
+        assert_eq!(history_of(&[("0000000A.history.gz", b"#\n")]).await, empty);
+        assert_eq!(history_of(&[("0000000B.history", b"1 0/1")]).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_reason_in_another_encoding_does_not_hide_a_history() {
+        let text = b"1\t0/1\tat restore point \"\xe9t\xe9\"\n";
+        assert!(history_of(&[("0000000A.history", text)]).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn of_two_forms_the_one_that_can_be_read_counts() {
+        let objects: [(&str, &[u8]); 2] = [
+            ("0000000A.history", b"damaged"),
+            ("0000000A.history.gz", b"#\n"),
+        ];
+        assert!(history_of(&objects).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_history_that_unpacks_to_more_than_the_bound_is_not_read() {
+        let comment = vec![b'#'; usize::try_from(MAX_HISTORY).unwrap()];
         assert!(
-            histories.unwrap()[&TimelineId(3)]
-                .contains(TimelineId(1))
+            history_of(&[("0000000A.history", &comment)])
+                .await
                 .is_some()
+        );
+        assert!(
+            history_of(&[("0000000A.history.gz", &comment)])
+                .await
+                .is_none()
         );
     }
 }

@@ -115,7 +115,7 @@ fn read(text: &str, zone: &TimeZone) -> Option<Timestamp> {
                 Some((zone, year)) => (zone, year),
                 None => ("", rest.trim()),
             };
-            (Date::new(year.parse().ok()?, month, day).ok()?, time, zone)
+            (Date::new(four_digits(year)?, month, day).ok()?, time, zone)
         }
     };
     let local = DateTime::from_parts(date, time);
@@ -162,7 +162,7 @@ fn read_date(text: &str) -> Option<(Found, &str)> {
         // 21 Nov 2026
         let word = rest.split(between).next()?;
         let (year, rest) = digits(rest[word.len()..].strip_prefix(between)?);
-        let date = Date::new(year.parse().ok()?, month(word)?, first.parse().ok()?).ok()?;
+        let date = Date::new(four_digits(year)?, month(word)?, first.parse().ok()?).ok()?;
         return Some((Found::Date(date), rest));
     }
     let (second, rest) = digits(rest);
@@ -174,10 +174,7 @@ fn read_date(text: &str) -> Option<(Found, &str)> {
     } else {
         (third, first, second)
     };
-    if year.len() != 4 {
-        return None;
-    }
-    let date = Date::new(year.parse().ok()?, month.parse().ok()?, day.parse().ok()?).ok()?;
+    let date = Date::new(four_digits(year)?, month.parse().ok()?, day.parse().ok()?).ok()?;
     Some((Found::Date(date), rest))
 }
 
@@ -191,6 +188,10 @@ fn read_worded_date(text: &str) -> Option<(Found, &str)> {
         let name = rest.get(..3)?.to_ascii_lowercase();
         days.contains(&name.as_str()).then_some(())?;
         rest = rest[end..].trim_start_matches([' ', ',']);
+        if rest.starts_with(|c: char| c.is_ascii_digit()) {
+            // Sat, 21 Nov 2026
+            return read_date(rest);
+        }
         end = word(rest);
     }
     let month = month(&rest[..end])?;
@@ -199,11 +200,17 @@ fn read_worded_date(text: &str) -> Option<(Found, &str)> {
     if let Some(year) = rest.strip_prefix(',') {
         let (year, rest) = digits(year.trim_start());
         return Some((
-            Found::Date(Date::new(year.parse().ok()?, month, day).ok()?),
+            Found::Date(Date::new(four_digits(year)?, month, day).ok()?),
             rest,
         ));
     }
     Some((Found::MonthDay(month, day), rest))
+}
+
+/// A year of four digits: which century a shorter one means is a guess.
+fn four_digits(year: &str) -> Option<i16> {
+    let digits = year.len() == 4 && year.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| year.parse().ok()).flatten()
 }
 
 fn month(word: &str) -> Option<i8> {
@@ -326,6 +333,9 @@ mod tests {
             "11/21/2026 02:21:33",
             "21 Nov 2026 02:21:33",
             "November 21, 2026 02:21:33",
+            "Sat, 21 Nov 2026 02:21:33 +0000",
+            "Sat Nov 21 02:21:33 UTC 2026",
+            "21.11.2026 02:21:33Z",
             " 2026/11/21 02:21:33 ",
         ] {
             assert_eq!(utc(text), expected, "{text}");
@@ -362,6 +372,14 @@ mod tests {
             "2026-11-21 x",
             "1-2-3",
             "Foo 1",
+            "21 Nov 26 02:21:33",
+            "Nov 21, 26 02:21:33",
+            "Sat Nov 21 02:21:33 26",
+            "Sat Nov 21 02:21:33 -026",
+            "21/11/26 02:21:33",
+            "Sat Nov 21 02:21:33 CET 2026",
+            "2026-11-21 02:21:33 PM",
+            "2026-11-21 02:21:33+99:00",
         ] {
             assert!(Timestamp::parse(text, &TimeZone::UTC).is_err(), "{text}");
         }

@@ -21,7 +21,10 @@ mod error;
 mod faulty;
 mod local;
 mod memory;
+mod registry;
 mod retry;
+mod sse_c;
+mod url;
 mod util;
 
 pub use bandwidth::Bandwidth;
@@ -29,7 +32,10 @@ pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
 pub use faulty::{Fault, FaultyStore};
 pub use local::LocalStore;
 pub use memory::MemoryStore;
+pub use registry::{OpenError, Opened, StoreConfig, open};
 pub use retry::{Retry, RetryPolicy};
+pub use sse_c::CustomerKey;
+pub use url::{InvalidUrl, Provider, StoreUrl, printable};
 pub use util::{delete_all, exists, get_all, list_all};
 
 /// A flat set of named objects.

@@ -348,7 +348,7 @@ mod tests {
     use crate::store::{Fault, FaultyStore, MemoryStore, conformance};
 
     const POLICY: RetryPolicy = RetryPolicy {
-        total: Duration::from_secs(60),
+        total: Duration::from_mins(1),
     };
 
     fn faulty() -> (MemoryStore, FaultyStore, Retry) {

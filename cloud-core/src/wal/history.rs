@@ -12,7 +12,7 @@ pub struct History {
 
 /// A history file that makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line} of the history of timeline {timeline} is damaged: `{text}`")]
+#[error("line {line} of the history of timeline {timeline} is damaged: `{}`", text.escape_debug())]
 pub struct HistoryError {
     /// The timeline the file is of.
     pub timeline: TimelineId,
@@ -63,16 +63,14 @@ impl History {
         self.timeline
     }
 
-    /// Up to where `timeline` is part of this history: `None` if it is not,
-    /// `Some(None)` for the timeline itself, `Some(Some(end))` for an ancestor.
-    pub fn contains(&self, timeline: TimelineId) -> Option<Option<Lsn>> {
-        if timeline == self.timeline {
-            return Some(None);
-        }
-        self.ancestors
-            .iter()
-            .find(|(id, _)| *id == timeline)
-            .map(|(_, end)| Some(*end))
+    /// Whether WAL of `timeline` up to `end` (exclusive) is part of this history:
+    /// it is the timeline itself, or an ancestor that was not left before `end`.
+    pub fn contains(&self, timeline: TimelineId, end: Lsn) -> bool {
+        timeline == self.timeline
+            || self
+                .ancestors
+                .iter()
+                .any(|(id, fork)| *id == timeline && end <= *fork)
     }
 }
 
@@ -84,10 +82,30 @@ mod tests {
     fn ancestors_end_where_the_next_timeline_forked_off() {
         let text = "1\t0/3000158\tno recovery target specified\n\n# note\n2\t0/5000000\tbefore x\n";
         let history = History::parse(TimelineId(3), text).unwrap();
-        assert_eq!(history.contains(TimelineId(3)), Some(None));
-        assert_eq!(history.contains(TimelineId(1)), Some(Some(Lsn(0x300_0158))));
-        assert_eq!(history.contains(TimelineId(2)), Some(Some(Lsn(0x500_0000))));
-        assert_eq!(history.contains(TimelineId(4)), None);
+        for (timeline, end, contained) in [
+            (3, u64::MAX, true),
+            (2, 0x500_0000, true),
+            (2, 0x500_0001, false),
+            (1, 0x300_0158, true),
+            (1, 0x400_0000, false),
+            (4, 0, false),
+        ] {
+            assert_eq!(
+                history.contains(TimelineId(timeline), Lsn(end)),
+                contained,
+                "{timeline} {end:X}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_golden_file_is_read() {
+        let text = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/golden/wal/00000002.history"
+        ));
+        let history = History::parse(TimelineId(2), text).unwrap();
+        assert_eq!(history.ancestors, [(TimelineId(1), Lsn(0x84_5EF8))]);
     }
 
     #[test]

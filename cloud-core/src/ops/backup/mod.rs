@@ -24,7 +24,7 @@ use self::outcome::{Failure, Record};
 use super::{Ctx, OpError, OpErrorKind};
 use crate::catalogue::layout::{BackupId, Layout};
 use crate::codec::{Codec, Level};
-use crate::pg::{BackupStop, Options as ConnectionOptions, PgError, ServerFacts, Session};
+use crate::pg::{BackupStop, Options as ConnectionOptions, PgError, Session};
 use crate::report::Work;
 use crate::store::{Bandwidth, ObjectStore, PutOptions, Tag};
 use crate::transfer::{Budget, LaneOptions, PartPlan, PartWishes, TransferError, Uploader};
@@ -80,10 +80,7 @@ pub async fn run(
 
     let mut record = Record::new(&store, &layout, &id, &request, &facts);
     tracing::info!("Starting backup '{id}'");
-    ctx.reporter.begin(
-        Work::Backup,
-        facts.cluster_size.and_then(|size| u64::try_from(size).ok()),
-    );
+    ctx.reporter.begin(Work::Backup, facts.cluster_size);
     let taking = Taking {
         ctx,
         store: &store,
@@ -143,7 +140,7 @@ impl Taking<'_> {
         record: &mut Record<'_>,
     ) -> Result<(), Failure> {
         let began = Instant::now();
-        let label = format!("Barman backup {} {}", record.server_name(), self.id);
+        let label = format!("Barman backup {} {}", outcome::SERVER_NAME, self.id);
         let start = tokio::select! {
             biased;
             () = self.ctx.cancel.cancelled() => return Err(Failure::Interrupted),

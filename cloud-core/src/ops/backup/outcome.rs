@@ -27,7 +27,7 @@ use crate::wal::{Lsn, SegmentSize, TimelineId, WalName};
 
 /// `server_name` of every backup taken by this tool, whatever the server is
 /// called on the command line: clients look their backup up under this name.
-const SERVER_NAME: &str = "cloud";
+pub(super) const SERVER_NAME: &str = "cloud";
 
 /// How long the last record may take when the backup is given up: with the
 /// abort of uploads before it, within the 10 s of docs/decisions.md 11.
@@ -120,11 +120,6 @@ impl<'a> Record<'a> {
             size,
             announced: false,
         }
-    }
-
-    /// The server name inside the record.
-    pub(super) fn server_name(&self) -> &'static str {
-        SERVER_NAME
     }
 
     /// Backup mode has begun: announces the backup. Refuses to touch a record
@@ -225,7 +220,7 @@ impl<'a> Record<'a> {
                     );
                 }
                 Err(_) => {
-                    tracing::error!("backup {} could not be marked as FAILED in time", self.id)
+                    tracing::error!("backup {} could not be marked as FAILED in time", self.id);
                 }
             }
         }

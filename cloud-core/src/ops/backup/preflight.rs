@@ -188,8 +188,7 @@ fn warn(facts: &ServerFacts, pgdata: &Path) {
     if !outside.is_empty() {
         let list = outside
             .iter()
-            .map(|file| format!("\n\t{file}"))
-            .collect::<String>();
+            .fold(String::new(), |list, file| list + "\n\t" + file);
         tracing::warn!(
             "The usage of include directives is not supported for files that reside outside \
              PGDATA.\nPlease manually backup the following files:{list}"

@@ -1,6 +1,5 @@
 //! Which backup is to be restored.
 
-use std::io::{Cursor, Read};
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -9,15 +8,11 @@ use super::{RecoveryTarget, RestoreRequest};
 use crate::catalogue::info::{BackupInfo, Status};
 use crate::catalogue::layout::{BackupId, Layout};
 use crate::catalogue::load::{self, Entry, LoadError};
-use crate::catalogue::select::{self, Candidate, SelectError, Target};
+use crate::catalogue::select::{self, Among, Candidate, SelectError, Target, TargetTimeline};
 use crate::catalogue::time::Timestamp;
 use crate::codec;
 use crate::ops::{OpError, OpErrorKind, chain};
 use crate::store::ObjectStore;
-use crate::wal::TimelineId;
-
-/// Largest plain history file, in bytes.
-const MAX_HISTORY: u64 = 1 << 20;
 
 /// Finds the backup that the request means, and checks that it may be restored.
 pub(super) async fn choose(
@@ -68,16 +63,14 @@ async fn by_catalogue(
     let entries = entries.map_err(|error| OpError::of_store(&error))?;
     let catalogue = readable(&entries)?;
     let id = if request.backup == "auto" {
-        let target = target(store, layout, &request.recovery_target, &catalogue).await?;
-        let histories = match target.timeline {
-            None => std::collections::BTreeMap::new(),
-            Some(_) => load::histories(store.as_ref(), layout, &codec::suffixes(), decode)
-                .await
-                .map_err(|error| OpError::of_store(&error))?,
-        };
-        select::for_target(&target, &catalogue, &histories)
+        automatic(store, layout, &request.recovery_target, &catalogue).await?
     } else {
-        select::by_word(&request.backup, &catalogue, &request.server)
+        select::by_word(
+            &request.backup,
+            Among::Complete,
+            &catalogue,
+            &request.server,
+        )
     };
     let id = id.map_err(|error| {
         let kind = match error {
@@ -108,39 +101,14 @@ fn readable(entries: &[Entry]) -> Result<Vec<Candidate<'_>>, OpError> {
     Ok(catalogue)
 }
 
-/// What `auto` has to be good for.
-async fn target(
+/// The backup that `auto` stands for.
+async fn automatic<'a>(
     store: &Arc<dyn ObjectStore>,
     layout: &Layout,
     wanted: &RecoveryTarget,
-    catalogue: &[Candidate<'_>],
-) -> Result<Target, OpError> {
+    catalogue: &[Candidate<'a>],
+) -> Result<Result<&'a BackupId, SelectError>, OpError> {
     let general = |text: String| OpError::new(OpErrorKind::General, text);
-    let timeline = match wanted.timeline.as_deref() {
-        None => None,
-        // The timeline of the server that took the newest backup.
-        Some("current") => {
-            let done = |(_, info): &&Candidate<'_>| info.status == Status::Done;
-            let newest = catalogue.iter().rfind(done);
-            newest.and_then(|(_, info)| info.timeline).map(TimelineId)
-        }
-        Some("latest") => {
-            let newest = load::newest_timeline(store.as_ref(), layout, &codec::suffixes()).await;
-            newest.map_err(|error| OpError::of_store(&error))?
-        }
-        Some(number) => {
-            let number = number.parse().ok().filter(|number| *number > 0);
-            let number = number.ok_or_else(|| general(format!("`{number:?}` is no timeline")))?;
-            Some(TimelineId(number))
-        }
-    };
-    if timeline.is_none() && wanted.timeline.is_some() {
-        // The archive knows no timeline at all, so there is none to follow.
-        return Err(OpError::new(
-            OpErrorKind::Failed,
-            SelectError::NoCandidate.to_string(),
-        ));
-    }
     let time = wanted.time.as_deref().map(|text| {
         Timestamp::parse(text, &TimeZone::system()).map_err(|error| {
             general(format!(
@@ -155,19 +123,32 @@ async fn target(
             ))
         })
     });
-    Ok(Target {
-        timeline,
+    let mut target = Target {
+        timeline: None,
         time: time.transpose()?,
         lsn: lsn.transpose()?,
-    })
-}
-
-fn decode(suffix: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let codec = codec::by_suffix(suffix).unwrap_or(&codec::None);
-    let mut plain = Vec::new();
-    let decoder = codec.decoder(Box::new(Cursor::new(bytes.to_vec())))?;
-    decoder.take(MAX_HISTORY).read_to_end(&mut plain)?;
-    Ok(plain)
+    };
+    let Some(text) = wanted.timeline.as_deref() else {
+        return Ok(select::for_target(&target, catalogue, None));
+    };
+    let timeline: TargetTimeline = text
+        .parse()
+        .map_err(|error| general(format!("Invalid target timeline: {error}")))?;
+    let timelines = load::timelines(store.as_ref(), layout, &codec::suffixes()).await;
+    let timelines = timelines.map_err(|error| OpError::of_store(&error))?;
+    let timeline = match timeline.resolve(timelines.newest(), catalogue) {
+        Ok(timeline) => timeline,
+        Err(error) => return Ok(Err(error)),
+    };
+    let decode = |suffix: &str, bytes| {
+        codec::by_suffix(suffix)
+            .unwrap_or(&codec::None)
+            .decoder(bytes)
+    };
+    let history = timelines.history(store.as_ref(), timeline, decode).await;
+    let history = history.map_err(|error| OpError::of_store(&error))?;
+    target.timeline = Some(timeline);
+    Ok(select::for_target(&target, catalogue, history.as_ref()))
 }
 
 fn load_failed(id: &BackupId, error: &LoadError) -> OpError {

@@ -80,7 +80,9 @@ pub(super) async fn make(
     let set = set.map_err(|error| {
         let kind = match error {
             ArchiveError::Missing { .. } | ArchiveError::Gap { .. } => OpErrorKind::Failed,
-            ArchiveError::Twice { .. } | ArchiveError::UnknownExtension(_) => OpErrorKind::General,
+            ArchiveError::Twice { .. }
+            | ArchiveError::Mixed { .. }
+            | ArchiveError::UnknownExtension(_) => OpErrorKind::General,
         };
         OpError::new(kind, error.to_string())
     })?;

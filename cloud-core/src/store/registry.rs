@@ -1,0 +1,137 @@
+//! Opening the store that a URL names: the only place that knows them all.
+
+use std::sync::Arc;
+
+use super::url::{InvalidUrl, Provider, StoreUrl};
+use super::{LocalStore, ObjectStore, sse_c};
+
+/// Everything the command line says about stores. Options of another store
+/// than the one that is opened are ignored, as the reference ignores them.
+#[derive(Debug, Clone, Default)]
+pub struct StoreConfig {
+    /// The URL as typed.
+    pub url: String,
+    /// `--cloud-provider`
+    pub provider: Provider,
+    /// `--endpoint-url`
+    pub endpoint_url: Option<String>,
+    /// `--aws-profile`
+    pub aws_profile: Option<String>,
+    /// `--read-timeout`, in seconds
+    pub read_timeout: Option<i64>,
+    /// `--addressing-style`: `auto`, `virtual` or `path`
+    pub addressing_style: Option<String>,
+    /// `--encryption`: `AES256` or `aws:kms`
+    pub encryption: Option<String>,
+    /// `--sse-kms-key-id`
+    pub sse_kms_key_id: Option<String>,
+    /// `--sse-customer-key`, as typed
+    pub sse_customer_key: Option<String>,
+    /// `--azure-credential`
+    pub azure_credential: Option<String>,
+    /// `--encryption-scope`
+    pub encryption_scope: Option<String>,
+    /// `--max-block-size`, in bytes
+    pub max_block_size: Option<u64>,
+    /// `--max-concurrency`
+    pub max_concurrency: Option<u32>,
+    /// `--max-single-put-size`, in bytes
+    pub max_single_put_size: Option<u64>,
+    /// `--kms-key-name`
+    pub kms_key_name: Option<String>,
+}
+
+/// A store, and the path in it that the URL names.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The path, as `catalogue::layout` wants it.
+    pub path: String,
+}
+
+/// Why no store could be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The URL names none.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    /// Options that contradict each other, or a key that cannot be used.
+    #[error("{0}")]
+    Options(String),
+    /// A store of a later version.
+    #[error("{0} is not built yet in this version: use a directory, file:///path")]
+    NotBuilt(&'static str),
+}
+
+/// Opens the store. Touches neither the network nor the directory.
+pub fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
+    // A key is looked at before the URL, as the reference does.
+    sse_c::key(config).map_err(OpenError::Options)?;
+    let url = StoreUrl::parse(config.provider, &config.url)?;
+    if config.sse_kms_key_id.is_some() && config.encryption.as_deref() != Some("aws:kms") {
+        let why = "Encryption type must be \"aws:kms\" if SSE KMS Key ID is specified";
+        return Err(OpenError::Options(why.into()));
+    }
+    let store = match &url {
+        StoreUrl::Local { root } => LocalStore::new(root.clone()),
+        StoreUrl::S3 { .. } => return Err(OpenError::NotBuilt("S3")),
+        StoreUrl::Azure { .. } => return Err(OpenError::NotBuilt("Azure Blob Storage")),
+        StoreUrl::Google { .. } => return Err(OpenError::NotBuilt("Google Cloud Storage")),
+    };
+    Ok(Opened {
+        store: Arc::new(store),
+        path: url.path().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> StoreConfig {
+        StoreConfig {
+            url: url.to_owned(),
+            ..StoreConfig::default()
+        }
+    }
+
+    #[test]
+    fn a_directory_is_opened_without_looking_at_it() {
+        let opened = open(&config("file:///no/such/directory")).unwrap();
+        assert_eq!(opened.store.info().location, "file:///no/such/directory");
+        assert_eq!(opened.path, "");
+    }
+
+    #[test]
+    fn options_that_contradict_each_other_are_refused() {
+        let kms = StoreConfig {
+            sse_kms_key_id: Some("k".into()),
+            ..config("s3://b")
+        };
+        let text = "Encryption type must be \"aws:kms\" if SSE KMS Key ID is specified";
+        assert_eq!(open(&kms).unwrap_err().to_string(), text);
+        let right = StoreConfig {
+            encryption: Some("aws:kms".into()),
+            ..kms
+        };
+        assert!(matches!(
+            open(&right).unwrap_err(),
+            OpenError::NotBuilt("S3")
+        ));
+    }
+
+    #[test]
+    fn a_wrong_key_is_reported_before_a_wrong_url() {
+        let both = StoreConfig {
+            sse_customer_key: Some("secret".into()),
+            ..config("nonsense")
+        };
+        let text = open(&both).unwrap_err().to_string();
+        assert!(
+            text.starts_with("SSE-C customer key must be provided as a file:// URI"),
+            "{text}"
+        );
+        assert!(!text.contains("secret"));
+    }
+}
