@@ -3,8 +3,9 @@
 //! Source of the layout: POSIX.1-2018, pax, "ustar Interchange Format" and "pax
 //! Extended Header"; GNU tar manual, "Basic Tar Format", for base-256 numbers.
 
+use std::io;
+
 use super::member::{Member, MemberKind, Mtime};
-use super::writer::AppendError;
 use super::{BLOCK_LEN, padded, pax, shown};
 
 /// One header.
@@ -34,10 +35,11 @@ const USTAR: &[u8] = b"ustar\x0000";
 const EXTENDED_NAME: &[u8] = b"././@PaxHeader";
 
 /// Everything that stands before the content of `member`.
-pub(super) fn encode(member: &Member) -> Result<Vec<u8>, AppendError> {
-    let bad = |problem| AppendError::Member {
-        name: shown(&member.name),
-        problem,
+pub(super) fn encode(member: &Member) -> io::Result<Vec<u8>> {
+    let bad = |problem| {
+        let name = shown(&member.name);
+        let text = format!("could not store `{name}`: {problem}");
+        io::Error::new(io::ErrorKind::InvalidInput, text)
     };
     let mut name = member.name.clone();
     let target = member.target().unwrap_or_default();

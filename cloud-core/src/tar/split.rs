@@ -13,7 +13,7 @@
 use std::io::{self, Read, Write};
 
 use super::member::Member;
-use super::writer::{AppendError, Copied, TarWriter};
+use super::writer::{AppendError, Copied, TarWriter, broken};
 use super::{BLOCK, RECORD, header};
 
 /// Most bytes of headers that a member is taken to have: its own, and an
@@ -100,14 +100,14 @@ impl<S: ArchiveSink> Splitter<S> {
         match self.open {
             Open::No => Ok(self.begun),
             Open::Filled | Open::Room { .. } => Ok(self.begun - 1),
-            Open::Broken => Err(AppendError::Broken.into()),
+            Open::Broken => Err(broken()),
         }
     }
 
     /// Adds a member, in the next archive if the open one is full. `data`
     /// delivers the bytes of a file and is not looked at for anything else.
     pub fn add(&mut self, member: &Member, data: &mut dyn Read) -> Result<Copied, AppendError> {
-        let header = header::encode(member)?;
+        let header = header::encode(member).map_err(AppendError::Write)?;
         self.make_room(member.size()).map_err(AppendError::Write)?;
         if self.open == Open::No {
             self.begin(member.size()).map_err(AppendError::Write)?;
@@ -143,7 +143,7 @@ impl<S: ArchiveSink> Splitter<S> {
 
     fn end(&mut self) -> io::Result<()> {
         if self.open == Open::Broken {
-            return Err(AppendError::Broken.into());
+            return Err(broken());
         }
         self.open = Open::Broken;
         self.tar.finish()?;

@@ -291,7 +291,7 @@ fn content_that_cannot_be_read_breaks_the_archive() {
             .expect_err("the disk is broken");
         assert!(matches!(error, AppendError::Read(_)), "{error:?}");
         let next = append(&mut writer, &file(b"next", 0), io::empty());
-        assert!(matches!(next, Err(AppendError::Broken)));
+        assert!(matches!(next, Err(AppendError::Write(_))));
         writer.finish().expect_err("it is not whole");
     }
 }
@@ -341,7 +341,10 @@ fn members_that_no_archive_can_hold_are_refused_and_break_nothing() {
         },
     ] {
         let error = append(&mut writer, &bad, io::empty()).expect_err("bad");
-        assert!(matches!(error, AppendError::Member { .. }), "{error:?}");
+        assert!(
+            error.to_string().starts_with("could not store `"),
+            "{error}"
+        );
     }
     assert_eq!(finished(writer).len(), 10240);
 }

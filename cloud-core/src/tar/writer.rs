@@ -41,30 +41,15 @@ pub enum AppendError {
     /// Its bytes could not be read.
     #[error("{0}")]
     Read(#[source] io::Error),
-    /// The archive could not be written.
+    /// The archive could not be written; or the member cannot be put into an
+    /// archive at all, of which nothing was written then (`InvalidInput`).
     #[error("{0}")]
     Write(#[source] io::Error),
-    /// It cannot be put into an archive at all. Nothing was written.
-    #[error("could not store `{name}`: {problem}")]
-    Member {
-        /// Its name, escaped.
-        name: String,
-        /// Why.
-        problem: &'static str,
-    },
-    /// An earlier member is in the archive only in part, so that nothing can
-    /// follow it.
-    #[error("could not go on with an archive in which a member is incomplete")]
-    Broken,
 }
 
-impl From<AppendError> for io::Error {
-    fn from(error: AppendError) -> Self {
-        match error {
-            AppendError::Read(source) | AppendError::Write(source) => source,
-            other => Self::other(other),
-        }
-    }
+/// Answers to what comes after a member that is in the archive only in part.
+pub(super) fn broken() -> io::Error {
+    io::Error::other("an archive in which a member is incomplete cannot go on")
 }
 
 impl<W: Write> TarWriter<W> {
@@ -94,15 +79,16 @@ impl<W: Write> TarWriter<W> {
     ///
     /// # Errors
     ///
-    /// `Read` if `data` fails, even behind the last byte that is stored. After
-    /// `Read` and `Write` the archive is of no use, and cannot be finished.
+    /// `Read` if `data` fails, even behind the last byte that is stored. A member
+    /// that is in the archive only in part breaks it: it cannot be finished.
     pub fn append(
         &mut self,
         member: &Member,
         data: &mut dyn Read,
         buffer: &mut Vec<u8>,
     ) -> Result<Copied, AppendError> {
-        self.append_encoded(member, &header::encode(member)?, data, buffer)
+        let header = header::encode(member).map_err(AppendError::Write)?;
+        self.append_encoded(member, &header, data, buffer)
     }
 
     /// The same, with a header that was made before.
@@ -114,7 +100,7 @@ impl<W: Write> TarWriter<W> {
         buffer: &mut Vec<u8>,
     ) -> Result<Copied, AppendError> {
         if self.broken {
-            return Err(AppendError::Broken);
+            return Err(AppendError::Write(broken()));
         }
         self.broken = true;
         self.write(header).map_err(AppendError::Write)?;
@@ -157,7 +143,7 @@ impl<W: Write> TarWriter<W> {
     /// What is added next begins another one.
     pub fn finish(&mut self) -> io::Result<()> {
         if self.broken {
-            return Err(AppendError::Broken.into());
+            return Err(broken());
         }
         let end = (self.written + 2 * BLOCK).next_multiple_of(RECORD);
         self.broken = true;
