@@ -1,3 +1,7 @@
 //! `barman-cloud-backup-delete`: see the library beside this file.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    barman_cloud_backup_delete::main()
+}

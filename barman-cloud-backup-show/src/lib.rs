@@ -1,1 +1,68 @@
-//! `barman-cloud-backup-show`.
+//! `barman-cloud-backup-show`: shows one base backup.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use cloud_core::cli::args::CommonArgs;
+use cloud_core::cli::{self, Habits, Tool};
+use cloud_core::ops::{Ctx, OpError};
+use cloud_core::store::{ObjectStore, StoreConfig};
+
+/// Runs the tool with the arguments of the process.
+pub fn main() -> ExitCode {
+    cli::main::<Args>()
+}
+
+/// This script can be used to show metadata for backups made with barman-cloud-backup
+#[derive(Debug, Parser)]
+#[command(name = "barman-cloud-backup-show", version)]
+pub struct Args {
+    /// URL of the cloud source: s3://BUCKET/PATH, an Azure or Google Cloud
+    /// Storage URL, or file:///PATH
+    #[arg(value_name = "source_url")]
+    source_url: String,
+
+    /// the name of the server as configured in Barman
+    #[arg(value_name = "server_name")]
+    server_name: String,
+
+    /// the backup ID, shortcut or name
+    #[arg(value_name = "backup_id")]
+    backup_id: String,
+
+    /// Output format (default: console)
+    #[arg(long, default_value = "console")]
+    format: String,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[async_trait::async_trait(?Send)]
+impl Tool for Args {
+    const WORDS: &'static str = "backup show";
+    const HABITS: Habits = Habits {
+        long: false,
+        ends_by_signal: false,
+        test_wants_bucket: true,
+        retry: Some(std::time::Duration::from_secs(120)),
+    };
+
+    fn common(&self) -> &CommonArgs {
+        &self.common
+    }
+
+    fn store(&self) -> StoreConfig {
+        self.common.store(&self.source_url)
+    }
+
+    async fn run(
+        self,
+        _ctx: &Ctx,
+        _store: Arc<dyn ObjectStore>,
+        _path: String,
+    ) -> Result<(), OpError> {
+        Err(cli::not_built("barman-cloud-backup-show"))
+    }
+}

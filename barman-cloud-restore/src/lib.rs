@@ -1,1 +1,117 @@
-//! `barman-cloud-restore`.
+//! `barman-cloud-restore`: restores a base backup.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use cloud_core::cli::args::{CommonArgs, SnapshotPlaceArgs};
+use cloud_core::cli::{self, Habits, Tool, argparse, values};
+use cloud_core::ops::restore::{self, RecoveryTarget, RestoreRequest};
+use cloud_core::ops::{Ctx, OpError};
+use cloud_core::store::{ObjectStore, StoreConfig};
+
+/// Runs the tool with the arguments of the process.
+pub fn main() -> ExitCode {
+    cli::main::<Args>()
+}
+
+/// This script can be used to download a backup previously made with barman-cloud-backup command
+#[derive(Debug, Parser)]
+#[command(name = "barman-cloud-restore", version)]
+pub struct Args {
+    /// URL of the cloud source: s3://BUCKET/PATH, an Azure or Google Cloud
+    /// Storage URL, or file:///PATH
+    #[arg(value_name = "source_url")]
+    source_url: String,
+
+    /// the name of the server as configured in Barman
+    #[arg(value_name = "server_name")]
+    server_name: String,
+
+    /// the backup ID, shortcut or name; 'auto' for the newest one that the
+    /// recovery target can be reached from
+    #[arg(value_name = "backup_id")]
+    backup_id: String,
+
+    /// the path to a directory for recovery
+    #[arg(value_name = "recovery_dir")]
+    recovery_dir: PathBuf,
+
+    /// tablespace relocation rule; may be given several times
+    #[arg(long, value_name = "NAME:LOCATION", action = ArgAction::Append)]
+    tablespace: Vec<String>,
+
+    /// timeline to recover to, with backup_id auto: current, latest or a number
+    #[arg(long, value_parser = values::target_timeline)]
+    target_tli: Option<String>,
+
+    /// position to recover to, with backup_id auto
+    #[arg(long, group = "target")]
+    target_lsn: Option<String>,
+
+    /// time to recover to, with backup_id auto
+    #[arg(long, group = "target")]
+    target_time: Option<String>,
+
+    /// Instance where the disks recovered from the snapshots are attached
+    #[arg(long)]
+    snapshot_recovery_instance: Option<String>,
+
+    /// Zone containing the instance and disks for the snapshot recovery
+    /// (deprecated: use --gcp-zone)
+    #[arg(long)]
+    snapshot_recovery_zone: Option<String>,
+
+    #[command(flatten)]
+    snapshot_place: SnapshotPlaceArgs,
+
+    /// Restore a backup that is not complete; it must be named by its id
+    #[arg(long, help_heading = argparse::OURS)]
+    allow_incomplete: bool,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[async_trait::async_trait(?Send)]
+impl Tool for Args {
+    const WORDS: &'static str = "restore";
+    const HABITS: Habits = Habits {
+        long: true,
+        ends_by_signal: false,
+        test_wants_bucket: true,
+        retry: Some(Duration::from_secs(600)),
+    };
+
+    fn common(&self) -> &CommonArgs {
+        &self.common
+    }
+
+    fn store(&self) -> StoreConfig {
+        self.common.store(&self.source_url)
+    }
+
+    async fn run(
+        self,
+        ctx: &Ctx,
+        store: Arc<dyn ObjectStore>,
+        path: String,
+    ) -> Result<(), OpError> {
+        let request = RestoreRequest {
+            path,
+            server: self.server_name,
+            backup: self.backup_id,
+            target: self.recovery_dir,
+            tablespaces: self.tablespace,
+            recovery_target: RecoveryTarget {
+                timeline: self.target_tli,
+                lsn: self.target_lsn,
+                time: self.target_time,
+            },
+            allow_incomplete: self.allow_incomplete,
+        };
+        restore::run(ctx, store, request).await
+    }
+}

@@ -1,1 +1,168 @@
-//! `barman-cloud-wal-archive`.
+//! `barman-cloud-wal-archive`: archives one WAL file, as `archive_command` or as a hook script of a Barman server.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use cloud_core::cli::args::{
+    CommonArgs, EncryptionArgs, HistoryTagArgs, TagArgs, WalCompressionArgs, wal_name,
+};
+use cloud_core::cli::{self, Habits, Tool, argparse, values};
+use cloud_core::codec::Level;
+use cloud_core::ops::wal_archive::{self, WalArchiveRequest};
+use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
+use cloud_core::store::{ObjectStore, StoreConfig};
+
+/// Runs the tool with the arguments of the process.
+pub fn main() -> ExitCode {
+    cli::main::<Args>()
+}
+
+/// This script can be used in the `archive_command` of a PostgreSQL server to ship WAL files to the Cloud
+#[derive(Debug, Parser)]
+#[command(name = "barman-cloud-wal-archive", version)]
+pub struct Args {
+    /// URL of the cloud destination: s3://BUCKET/PATH, an Azure or Google Cloud
+    /// Storage URL, or file:///PATH
+    #[arg(value_name = "destination_url")]
+    destination_url: String,
+
+    /// the name of the server as configured in Barman
+    #[arg(value_name = "server_name")]
+    server_name: String,
+
+    /// the value of the '%p' keyword (according to 'archive_command')
+    #[arg(value_name = "wal_path")]
+    wal_path: Option<PathBuf>,
+
+    #[command(flatten)]
+    compression: WalCompressionArgs,
+
+    /// low, medium, high or a number that the algorithm knows
+    #[arg(
+        long,
+        default_value = "medium",
+        value_parser = values::compression_level,
+        allow_hyphen_values = true
+    )]
+    compression_level: Level,
+
+    #[command(flatten)]
+    tags: TagArgs,
+
+    #[command(flatten)]
+    history_tags: HistoryTagArgs,
+
+    #[command(flatten)]
+    encryption: EncryptionArgs,
+
+    /// The chunk size to be used when uploading an object in Azure (KB is 1024
+    /// bytes, KiB is 1000)
+    #[arg(
+        long,
+        default_value = "4MB",
+        value_parser = values::size,
+        help_heading = "Extra options for the azure-blob-storage cloud provider"
+    )]
+    max_block_size: u64,
+
+    /// The maximum number of chunks to be uploaded concurrently in Azure
+    #[arg(
+        long,
+        default_value = "1",
+        value_parser = values::positive,
+        help_heading = "Extra options for the azure-blob-storage cloud provider"
+    )]
+    max_concurrency: NonZeroU32,
+
+    /// Maximum size for which the Azure client will upload an object in a
+    /// single request (KB is 1024 bytes, KiB is 1000)
+    #[arg(
+        long,
+        default_value = "64MB",
+        value_parser = values::size,
+        help_heading = "Extra options for the azure-blob-storage cloud provider"
+    )]
+    max_single_put_size: u64,
+
+    /// Replace a WAL file of the same name that has another content, as Barman
+    /// does
+    #[arg(long, help_heading = argparse::OURS)]
+    allow_overwrite: bool,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+impl Args {
+    fn hook(env: &Env) -> bool {
+        env.get_os("BARMAN_HOOK").is_some() && env.get_os("BARMAN_PHASE").is_some()
+    }
+}
+
+#[async_trait::async_trait(?Send)]
+impl Tool for Args {
+    const WORDS: &'static str = "WAL archiver";
+    const HABITS: Habits = Habits {
+        long: false,
+        ends_by_signal: true,
+        test_wants_bucket: true,
+        retry: Some(Duration::from_secs(60)),
+    };
+
+    fn common(&self) -> &CommonArgs {
+        &self.common
+    }
+
+    fn store(&self) -> StoreConfig {
+        let store = self
+            .encryption
+            .apply(self.common.store(&self.destination_url));
+        StoreConfig {
+            max_block_size: Some(self.max_block_size),
+            max_concurrency: Some(self.max_concurrency.get()),
+            max_single_put_size: Some(self.max_single_put_size),
+            ..store
+        }
+    }
+
+    fn check(&self) -> Result<(), OpError> {
+        let usage = |text: String| OpError::new(OpErrorKind::Usage, text);
+        if Self::hook(&Env::of_process()) {
+            return Err(cli::not_built(
+                "running as a hook script of a Barman server",
+            ));
+        }
+        match &self.wal_path {
+            Some(path) => match wal_name(&path.to_string_lossy()) {
+                Ok(_) => Ok(()),
+                Err(line) => Err(usage(line.to_string())),
+            },
+            None if self.common.test => Ok(()),
+            None => Err(usage("the path of a WAL file is missing".into())
+                .with_hint("in archive_command write %p behind the server name")),
+        }
+    }
+
+    async fn run(
+        self,
+        ctx: &Ctx,
+        store: Arc<dyn ObjectStore>,
+        path: String,
+    ) -> Result<(), OpError> {
+        let request = WalArchiveRequest {
+            path,
+            server: self.server_name,
+            wal_path: self.wal_path.unwrap_or_default(),
+            codec: self.compression.codec(),
+            level: self.compression_level,
+            tags: self.tags.get(),
+            history_tags: self.history_tags.get(),
+            allow_overwrite: self.allow_overwrite,
+        };
+        wal_archive::run(ctx, store, request).await
+    }
+}

@@ -1,1 +1,116 @@
-//! `barman-cloud-wal-restore`.
+//! `barman-cloud-wal-restore`: fetches one WAL file, as `restore_command`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use cloud_core::cli::args::{CommonArgs, wal_name};
+use cloud_core::cli::{self, Habits, Tool, argparse, values};
+use cloud_core::ops::wal_restore::{self, WalRestoreRequest};
+use cloud_core::ops::{Ctx, OpError, OpErrorKind};
+use cloud_core::store::{ObjectStore, StoreConfig, printable};
+
+/// Runs the tool with the arguments of the process.
+pub fn main() -> ExitCode {
+    cli::main::<Args>()
+}
+
+/// This script can be used as a `restore_command` to download WAL files previously archived with barman-cloud-wal-archive command
+#[derive(Debug, Parser)]
+#[command(name = "barman-cloud-wal-restore", version)]
+pub struct Args {
+    /// URL of the cloud source: s3://BUCKET/PATH, an Azure or Google Cloud
+    /// Storage URL, or file:///PATH
+    #[arg(value_name = "source_url")]
+    source_url: String,
+
+    /// the name of the server as configured in Barman
+    #[arg(value_name = "server_name")]
+    server_name: String,
+
+    /// The value of the '%f' keyword (according to 'restore_command')
+    #[arg(value_name = "wal_name")]
+    wal_name: String,
+
+    /// The value of the '%p' keyword (according to 'restore_command')
+    #[arg(value_name = "wal_dest")]
+    wal_dest: PathBuf,
+
+    /// Do not download partial WAL files
+    #[arg(long)]
+    no_partial: bool,
+
+    /// How many WAL files to fetch in one call, the requested one included
+    #[arg(short, long, default_value = "0", value_parser = values::parallel)]
+    parallel: u32,
+
+    /// Where WAL files fetched ahead are kept
+    #[arg(long, default_value = "/var/tmp/walrestore")]
+    spool_dir: PathBuf,
+
+    /// How long to try again when the store cannot be reached, in seconds
+    #[arg(long, default_value = "60", value_parser = values::non_negative, help_heading = argparse::OURS)]
+    retry_timeout: u64,
+
+    /// Exit code that says that the store could not be reached; 255 stops the
+    /// recovery of PostgreSQL instead of ending it early
+    #[arg(long, default_value = "2", value_parser = values::failure_code, help_heading = argparse::OURS)]
+    unreachable_exit_code: u8,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[async_trait::async_trait(?Send)]
+impl Tool for Args {
+    const WORDS: &'static str = "WAL restore";
+    const HABITS: Habits = Habits {
+        long: false,
+        ends_by_signal: true,
+        test_wants_bucket: true,
+        // The operation tries again by itself, and stops when a promotion is
+        // asked for.
+        retry: None,
+    };
+
+    fn common(&self) -> &CommonArgs {
+        &self.common
+    }
+
+    fn store(&self) -> StoreConfig {
+        self.common.store(&self.source_url)
+    }
+
+    fn check(&self) -> Result<(), OpError> {
+        match wal_name(&self.wal_name) {
+            Ok(_) => Ok(()),
+            Err(line) => Err(OpError::new(OpErrorKind::Usage, line.to_string())),
+        }
+    }
+
+    async fn run(
+        self,
+        ctx: &Ctx,
+        store: Arc<dyn ObjectStore>,
+        path: String,
+    ) -> Result<(), OpError> {
+        let request = WalRestoreRequest {
+            url: format!("{} {}", printable(&self.source_url), self.common.endpoint()),
+            path,
+            server: self.server_name,
+            wal_name: self.wal_name,
+            destination: self.wal_dest,
+            no_partial: self.no_partial,
+            parallel: self.parallel,
+            spool_dir: self.spool_dir,
+            retry_timeout: Duration::from_secs(self.retry_timeout),
+        };
+        wal_restore::run(ctx, store, request).await
+    }
+
+    fn unreachable_code(&self) -> u8 {
+        self.unreachable_exit_code
+    }
+}

@@ -1,3 +1,7 @@
 //! `barman-cloud-wal-restore`: see the library beside this file.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    barman_cloud_wal_restore::main()
+}

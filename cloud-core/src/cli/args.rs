@@ -192,7 +192,9 @@ pub struct HistoryTagArgs {
 impl HistoryTagArgs {
     /// The tags, however they were spelled.
     pub fn get(&self) -> Option<Vec<Tag>> {
-        self.history_tags.clone().or_else(|| self.history_tag.clone())
+        self.history_tags
+            .clone()
+            .or_else(|| self.history_tag.clone())
     }
 }
 
@@ -271,7 +273,8 @@ impl WalCompressionArgs {
 
 fn first_of(flags: &[(&str, bool)]) -> &'static dyn Codec {
     let set = flags.iter().find(|(_, set)| *set);
-    set.and_then(|(name, _)| codec::by_name(name)).unwrap_or(&codec::None)
+    set.and_then(|(name, _)| codec::by_name(name))
+        .unwrap_or(&codec::None)
 }
 
 /// Where snapshots of disks are made or found: options of several clouds.
@@ -297,6 +300,8 @@ pub fn wal_name(text: &str) -> Result<String, BareLine> {
     let base = text.rsplit('/').next().unwrap_or(text);
     match base.parse::<crate::wal::WalName>() {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(BareLine(format!("{text} is an invalid name for a WAL file"))),
+        Err(_) => Err(BareLine(format!(
+            "{text} is an invalid name for a WAL file"
+        ))),
     }
 }

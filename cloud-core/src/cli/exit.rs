@@ -29,7 +29,9 @@ fn code_for(kind: OpErrorKind, unreachable: u8) -> u8 {
 /// alone.
 fn line(words: &str, error: &OpError) -> String {
     let text = match error.kind {
-        OpErrorKind::Failed | OpErrorKind::Usage | OpErrorKind::Interrupted => error.message.clone(),
+        OpErrorKind::Failed | OpErrorKind::Usage | OpErrorKind::Interrupted => {
+            error.message.clone()
+        }
         OpErrorKind::General | OpErrorKind::Unreachable | OpErrorKind::NoRetry => {
             let told = error.message.starts_with("Can't connect to cloud provider")
                 || error.message.starts_with("Failure downloading WAL");
@@ -82,7 +84,10 @@ mod tests {
     fn messages_stand_alone_or_behind_the_tools_name() {
         let line_of = |kind, text: &str| line("restore", &OpError::new(kind, text));
         assert_eq!(line_of(OpErrorKind::Failed, "no"), "no");
-        assert_eq!(line_of(OpErrorKind::General, "no\nmore"), "Barman cloud restore exception: no more");
+        assert_eq!(
+            line_of(OpErrorKind::General, "no\nmore"),
+            "Barman cloud restore exception: no more"
+        );
         let told = "Can't connect to cloud provider: refused";
         assert_eq!(line_of(OpErrorKind::Unreachable, told), told);
         let hinted = OpError::new(OpErrorKind::Usage, "no").with_hint("try yes");

@@ -22,9 +22,13 @@ const MAX_LINE: usize = 64 << 10;
 pub(super) fn start(verbose: u8, quiet: u8) {
     let balance = i32::from(verbose) - i32::from(quiet);
     let show = move |meta: &Metadata<'_>| shows(balance, meta.target(), *meta.level());
-    let layer = tracing_subscriber::fmt::layer().event_format(Line).with_writer(Stderr);
+    let layer = tracing_subscriber::fmt::layer()
+        .event_format(Line)
+        .with_writer(Stderr);
     // Only one subscriber can be: in tests of several tools the first stays.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter_fn(show))).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(layer.with_filter(filter_fn(show)))
+        .try_init();
 }
 
 /// Whether an event is shown when `-v` was given `balance` times more often
@@ -52,7 +56,9 @@ pub(super) fn one_line_panics(words: &'static str) {
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("unknown");
         let text = text.replace('\n', " ");
-        let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
+        let place = panic
+            .location()
+            .map(|place| format!(" ({}:{})", place.file(), place.line()));
         tracing::error!(
             "Barman cloud {words} exception: internal error: {text}{}",
             place.unwrap_or_default()
@@ -87,13 +93,19 @@ where
         let time = now.strftime("%Y-%m-%d %H:%M:%S");
         let pid = std::process::id();
         let message = cut(text.message + &text.fields);
-        writeln!(writer, "{time},{milliseconds:03} [{pid}] {level}: {message}")
+        writeln!(
+            writer,
+            "{time},{milliseconds:03} [{pid}] {level}: {message}"
+        )
     }
 }
 
 fn cut(mut text: String) -> String {
     if text.len() > MAX_LINE {
-        let end = (0..=MAX_LINE).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let end = (0..=MAX_LINE)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
         text.truncate(end);
         text.push_str(" (cut)");
     }

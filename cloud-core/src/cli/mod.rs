@@ -33,7 +33,7 @@ use crate::store::{self, BucketState, ObjectStore, OpenError, Retry, RetryPolicy
 const LAST_THREADS: Duration = Duration::from_secs(1);
 
 /// A tool: its arguments, and its work.
-#[async_trait]
+#[async_trait(?Send)]
 pub trait Tool: clap::Parser + Send + Sync + 'static {
     /// The words for the tool in `Barman cloud … exception: …`.
     const WORDS: &'static str;
@@ -52,7 +52,8 @@ pub trait Tool: clap::Parser + Send + Sync + 'static {
     }
 
     /// Does the work.
-    async fn run(self, ctx: &Ctx, store: Arc<dyn ObjectStore>, path: String) -> Result<(), OpError>;
+    async fn run(self, ctx: &Ctx, store: Arc<dyn ObjectStore>, path: String)
+    -> Result<(), OpError>;
 
     /// The exit code that says that the store could not be reached.
     fn unreachable_code(&self) -> u8 {
@@ -116,10 +117,16 @@ fn execute<T: Tool>(tool: T) -> Result<(), OpError> {
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
-    let runtime = runtime.worker_threads(2).enable_all().build().map_err(|error| {
-        OpError::new(OpErrorKind::General, format!("could not start: {error}"))
-    })?;
-    let end_by = if T::HABITS.ends_by_signal { EndBy::Signal } else { EndBy::ExitCode };
+    let runtime = runtime
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| OpError::new(OpErrorKind::General, format!("could not start: {error}")))?;
+    let end_by = if T::HABITS.ends_by_signal {
+        EndBy::Signal
+    } else {
+        EndBy::ExitCode
+    };
     let cancel = CancellationToken::new();
     let (result, signals) = runtime.block_on(async {
         let signals = Signals::watch(cancel.clone(), end_by);
@@ -145,7 +152,11 @@ async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), O
         None => opened.store,
     };
     let shown = T::HABITS.long && common.quiet == 0;
-    let ctx = Ctx { reporter: progress::reporter(shown), cancel, env: Env::of_process() };
+    let ctx = Ctx {
+        reporter: progress::reporter(shown),
+        cancel,
+        env: Env::of_process(),
+    };
     tool.run(&ctx, store, opened.path).await
 }
 
@@ -179,5 +190,8 @@ async fn test<T: Tool>(store: &dyn ObjectStore) -> Result<(), OpError> {
 
 /// What a tool of a later version answers.
 pub fn not_built(what: &str) -> OpError {
-    OpError::new(OpErrorKind::General, format!("{what} is not built yet in this version"))
+    OpError::new(
+        OpErrorKind::General,
+        format!("{what} is not built yet in this version"),
+    )
 }

@@ -32,13 +32,19 @@ struct Terminal {
 impl Terminal {
     fn new(target: ProgressDrawTarget) -> Self {
         let bar = ProgressBar::with_draw_target(None, target);
-        Self { bar, transferred: AtomicU64::new(0), archives: AtomicU64::new(0) }
+        Self {
+            bar,
+            transferred: AtomicU64::new(0),
+            archives: AtomicU64::new(0),
+        }
     }
 
     fn describe(&self) {
         let transferred = pretty_size(self.transferred.load(Ordering::Relaxed));
         let archives = self.archives.load(Ordering::Relaxed);
-        self.bar.set_message(format!("{transferred} in the store's form, {archives} archives"));
+        self.bar.set_message(format!(
+            "{transferred} in the store's form, {archives} archives"
+        ));
     }
 }
 
@@ -49,7 +55,11 @@ impl Reporter for Terminal {
             // What is known then is the size in the store, not on disk.
             Work::Restore => ("restoring", None),
         };
-        let size = if expected.is_some() { "{bytes} of about {total_bytes}" } else { "{bytes}" };
+        let size = if expected.is_some() {
+            "{bytes} of about {total_bytes}"
+        } else {
+            "{bytes}"
+        };
         let template = format!("{what} {size} at {{bytes_per_sec}} ({{msg}}), {{elapsed}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             self.bar.set_style(style);
@@ -92,8 +102,14 @@ mod tests {
         terminal.processed(200);
         terminal.transferred(2048);
         terminal.archive_done("data.tar");
-        assert_eq!((terminal.bar.position(), terminal.bar.length()), (500, Some(1000)));
-        assert_eq!(terminal.bar.message(), "2.0 KiB in the store's form, 1 archives");
+        assert_eq!(
+            (terminal.bar.position(), terminal.bar.length()),
+            (500, Some(1000))
+        );
+        assert_eq!(
+            terminal.bar.message(),
+            "2.0 KiB in the store's form, 1 archives"
+        );
         terminal.end();
         assert!(terminal.bar.is_finished());
     }

@@ -32,9 +32,15 @@ impl Signals {
     /// on the second one, or when the clean-up takes too long.
     pub(super) fn watch(cancel: CancellationToken, end_by: EndBy) -> Self {
         let received = Arc::new(AtomicI32::new(0));
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()] {
+        for kind in [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::quit(),
+        ] {
             let (cancel, received) = (cancel.clone(), Arc::clone(&received));
-            let Ok(mut stream) = signal(kind) else { continue };
+            let Ok(mut stream) = signal(kind) else {
+                continue;
+            };
             tokio::spawn(async move {
                 while stream.recv().await.is_some() {
                     let number = kind.as_raw_value();

@@ -51,17 +51,20 @@ pub fn pair(text: &str) -> Result<Tag, String> {
             "the value of tag '{text}' must have at most {LONGEST_VALUE} characters"
         ));
     }
-    let allowed = |c: char| {
-        c.is_ascii_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c)
-    };
+    let allowed =
+        |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c);
     if !key.chars().chain(value.chars()).all(allowed) {
         return Err(format!(
             "tag '{text}' may hold letters, digits, blanks and _ . : / = + - @ only"
         ));
     }
-    let reserved = key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
+    let reserved = key
+        .get(..4)
+        .is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
     if reserved {
-        return Err(format!("the key of tag '{text}' must not begin with 'aws:'"));
+        return Err(format!(
+            "the key of tag '{text}' must not begin with 'aws:'"
+        ));
     }
     Ok(Tag {
         key: key.to_owned(),

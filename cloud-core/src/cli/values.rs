@@ -74,7 +74,11 @@ pub fn compression_level(text: &str) -> Result<Level, String> {
         "medium" | "" => Ok(Level::Medium),
         "high" => Ok(Level::High),
         _ if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            let lowest = if text.starts_with('-') { i32::MIN } else { i32::MAX };
+            let lowest = if text.starts_with('-') {
+                i32::MIN
+            } else {
+                i32::MAX
+            };
             Ok(Level::Number(text.parse().unwrap_or(lowest)))
         }
         _ => Err(format!(
@@ -94,15 +98,17 @@ pub fn target_timeline(text: &str) -> Result<String, String> {
     if matches!(text, "current" | "latest") {
         return Ok(text.to_owned());
     }
-    positive(text).map(|number| number.to_string()).map_err(|_| {
-        format!("'{text}' is not a timeline (current, latest or a positive integer)")
-    })
+    positive(text)
+        .map(|number| number.to_string())
+        .map_err(|_| format!("'{text}' is not a timeline (current, latest or a positive integer)"))
 }
 
 /// The day a snapshot's lock ends: `YYYY-MM-DDThh:mm:ss.fZ`, with a fraction and
 /// in UTC.
 pub fn lock_expiration(text: &str) -> Result<String, String> {
-    let fraction = text.strip_suffix('Z').and_then(|text| text.rsplit_once('.'));
+    let fraction = text
+        .strip_suffix('Z')
+        .and_then(|text| text.rsplit_once('.'));
     let in_microseconds = fraction.is_some_and(|(_, digits)| {
         (1..=6).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
     });
@@ -150,22 +156,49 @@ mod tests {
                 assert!(parser(text).is_err(), "took {text:?}");
             }
         }
-        takes(size, &["1", "10KB", "1.5MB", "10 MB"], &["0", "10K", "-1", "", "B"]);
-        takes(positive, &["1", "+4", " 2 ", "1_0"], &["0", "-1", "1.0", "", "x", "1_"]);
+        takes(
+            size,
+            &["1", "10KB", "1.5MB", "10 MB"],
+            &["0", "10K", "-1", "", "B"],
+        );
+        takes(
+            positive,
+            &["1", "+4", " 2 ", "1_0"],
+            &["0", "-1", "1.0", "", "x", "1_"],
+        );
         takes(non_negative, &["0", "3"], &["-1", "", "1.5"]);
-        takes(any_integer, &["0", "-7", "99999999999999999999"], &["", "-", "a", "1.5"]);
+        takes(
+            any_integer,
+            &["0", "-7", "99999999999999999999"],
+            &["", "-", "a", "1.5"],
+        );
         takes(failure_code, &["1", "255"], &["0", "256", "-1", "x"]);
-        takes(compression_level, &["", "LOW", "High", "-5", "007", "99999999999"], &["+5", "1.0", "max", "-"]);
+        takes(
+            compression_level,
+            &["", "LOW", "High", "-5", "007", "99999999999"],
+            &["+5", "1.0", "max", "-"],
+        );
         takes(
             backup_name,
             &["nightly", "20261121", "auto2"],
             &["", "20261121T000000", "latest", "auto", "last-full"],
         );
-        takes(target_timeline, &["current", "latest", "3"], &["0", "", "Current", "-1"]);
+        takes(
+            target_timeline,
+            &["current", "latest", "3"],
+            &["0", "", "Current", "-1"],
+        );
         takes(
             lock_expiration,
             &["2026-11-21T10:00:00.000Z", "2026-11-21T10:00:00.1Z"],
-            &["2026-11-21T10:00:00Z", "2026-11-21T10:00:00.000", "2026-13-21T10:00:00.0Z", "2026-11-21 10:00:00.0Z", "2026-11-21T10:00:00.Z", "2026-11-21T10:00:00.1234567Z"],
+            &[
+                "2026-11-21T10:00:00Z",
+                "2026-11-21T10:00:00.000",
+                "2026-13-21T10:00:00.0Z",
+                "2026-11-21 10:00:00.0Z",
+                "2026-11-21T10:00:00.Z",
+                "2026-11-21T10:00:00.1234567Z",
+            ],
         );
         takes(lock_duration, &["1", "36500"], &["0", "36501", "x"]);
         takes(lock_cool_off, &["1", "72"], &["0", "73"]);
@@ -174,8 +207,14 @@ mod tests {
     #[test]
     fn levels_out_of_range_are_kept_for_the_codec_to_clamp() {
         assert_eq!(compression_level("-5"), Ok(Level::Number(-5)));
-        assert_eq!(compression_level("99999999999"), Ok(Level::Number(i32::MAX)));
-        assert_eq!(compression_level("-99999999999"), Ok(Level::Number(i32::MIN)));
+        assert_eq!(
+            compression_level("99999999999"),
+            Ok(Level::Number(i32::MAX))
+        );
+        assert_eq!(
+            compression_level("-99999999999"),
+            Ok(Level::Number(i32::MIN))
+        );
         assert_eq!(compression_level(""), Ok(Level::Medium));
     }
 

@@ -25,7 +25,9 @@ impl Canonical {
     pub(super) fn words(&self) -> impl Iterator<Item = OsString> {
         let dashes = std::iter::once(OsString::from("--"));
         let options = self.options.iter().cloned();
-        options.chain(dashes).chain(self.positionals.iter().cloned())
+        options
+            .chain(dashes)
+            .chain(self.positionals.iter().cloned())
     }
 
     pub(super) fn unknown_text(&self) -> String {

@@ -72,3 +72,6 @@ pub fn command<A: clap::Parser>() -> clap::Command {
     command.build();
     command
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The options of a command and every way to write them.
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
 
 use super::OURS;
 
@@ -19,8 +19,6 @@ pub(super) struct Opt {
     /// Its full name, with the dashes.
     pub(super) long: String,
     pub(super) takes: Takes,
-    /// Whether giving it again adds to what was given before.
-    pub(super) repeatable: bool,
     /// All spellings, as argparse names an option in its messages:
     /// `-J/--jobs`.
     pub(super) display: String,
@@ -72,7 +70,6 @@ impl Options {
         self.options.push(Opt {
             long: format!("--{}", longs.first().expect("every option has a long name")),
             takes: takes(arg),
-            repeatable: matches!(arg.get_action(), ArgAction::Append | ArgAction::Count),
             display: spelled.collect::<Vec<_>>().join("/"),
         });
         for long in longs {

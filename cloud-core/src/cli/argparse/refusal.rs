@@ -38,7 +38,10 @@ impl Refusal {
             }
             _ => {}
         }
-        if let Some(line) = error.source().and_then(|why| why.downcast_ref::<BareLine>()) {
+        if let Some(line) = error
+            .source()
+            .and_then(|why| why.downcast_ref::<BareLine>())
+        {
             return Self::Wrong(format!("{line}\n"));
         }
         Self::usage(command, &message(options, error))
@@ -90,10 +93,7 @@ fn missing(options: &Options, error: &clap::Error) -> String {
         return format!("one of the arguments {} is required", members.join(" "));
     }
     let names: Vec<_> = missing.iter().map(|text| options.display(text)).collect();
-    format!(
-        "the following arguments are required: {}",
-        names.join(", ")
-    )
+    format!("the following arguments are required: {}", names.join(", "))
 }
 
 fn texts(error: &clap::Error, kind: ContextKind) -> Vec<String> {

@@ -365,10 +365,6 @@ impl Copy<'_> {
                 )))
             }
             Err(AppendError::Write(error)) => Err(self.write_error(&error)),
-            Err(error @ (AppendError::Member { .. } | AppendError::Broken)) => {
-                let name = display_name(&member.name);
-                Err(TransferError::Files(format!("could not store `{name}`: {error}")))
-            }
         }
     }
 
