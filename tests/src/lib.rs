@@ -1,1 +1,67 @@
-//! End-to-end tests of the barman-cloud tools.
+//! What the end-to-end tests stand on: the real binaries, a throw-away
+//! PostgreSQL, and ways to provoke and to compare.
+//!
+//! A test here says what an operator would see. So nothing of `cloud-core` is
+//! called: tools run as processes, with an environment of their own and as the
+//! user that owns the cluster, and results are read from the file system and
+//! over SQL.
+//!
+//! Nothing waits for a length of time; what takes time is polled for with a
+//! deadline ([`wait_until`]) that is far beyond what it can need, so that a
+//! slow machine makes a test slow and not red. What a test starts it stops by
+//! its process id, and what it writes lies below one [`Workspace`].
+
+mod cluster;
+mod digest;
+mod fake_server;
+mod load;
+mod owner;
+mod sql;
+mod tools;
+mod tree;
+mod workspace;
+
+use std::time::{Duration, Instant};
+
+pub use cluster::{Cluster, PgBin, Recovery, ShutDown};
+pub use digest::{Hex, sha256_of_bytes, sha256_of_file};
+pub use fake_server::FakeServer;
+pub use load::WriteLoad;
+pub use owner::Owner;
+pub use sql::Session;
+pub use tools::{Run, Running, Tool};
+pub use tree::{Entry, Kind, Tree};
+pub use workspace::Workspace;
+
+/// Longest time that anything polled for may take. Far beyond the need of a
+/// loaded machine; a test that reaches it has failed.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Polls `done` until it gives a value.
+///
+/// # Panics
+///
+/// After [`PATIENCE`], naming `what` was waited for.
+pub fn wait_until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain for {what}"
+        );
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Where the samples recorded from the real tools lie.
+pub fn golden() -> &'static std::path::Path {
+    std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden"))
+}
+
+/// The project's top folder.
+pub fn project() -> &'static std::path::Path {
+    std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}

@@ -56,6 +56,33 @@ pub struct Session {
     backend: String,
 }
 
+/// Oldest server that is worked with, as `server_version_num`.
+pub(super) const OLDEST: u32 = 90_600;
+
+/// A connection, as it was opened.
+struct Opened {
+    client: Client,
+    closed: watch::Receiver<bool>,
+    /// `server_version`, as the server announced it.
+    version: Option<String>,
+}
+
+/// `server_version_num` of a `server_version`: `15.20 (Debian 15.20-0)`,
+/// `18beta1`, `9.6.24`.
+fn version_number(text: &str) -> u32 {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let mut parts = text[..end]
+        .split('.')
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    match next() {
+        major @ ..10 => major * 10_000 + next() * 100 + next(),
+        major => major.saturating_mul(10_000) + next(),
+    }
+}
+
 /// One row of a result, as text.
 pub(super) type Row = Vec<Option<String>>;
 
@@ -86,8 +113,8 @@ impl Session {
         attrs: SessionAttrs,
     ) -> Result<Self, PgError> {
         let connecting = async {
-            let (client, closed) = open(info, host).await?;
-            Self::begin(info, client, closed).await
+            let opened = open(info, host).await?;
+            Self::begin(info, opened).await
         };
         let failed =
             |why: &str| PgError::Connect(format!("connection to {} failed: {why}", where_to(host)));
@@ -111,11 +138,12 @@ impl Session {
         }
     }
 
-    async fn begin(
-        info: &ConnInfo,
-        client: Client,
-        closed: watch::Receiver<bool>,
-    ) -> Result<Self, PgError> {
+    async fn begin(info: &ConnInfo, opened: Opened) -> Result<Self, PgError> {
+        let Opened {
+            client,
+            closed,
+            version,
+        } = opened;
         let mut session = Self {
             client,
             closed,
@@ -123,13 +151,20 @@ impl Session {
             version_text: String::new(),
             backend: String::new(),
         };
-        let version = session
-            .value("server version", "SHOW server_version_num")
-            .await?;
-        session.version = version.parse().unwrap_or(0);
-        session.version_text = session
-            .value("server version", "SHOW server_version")
-            .await?;
+        // The server says it when the connection begins; a pooler may not.
+        session.version_text = match version {
+            Some(version) => version,
+            None => {
+                session
+                    .value("server version", "SHOW server_version")
+                    .await?
+            }
+        };
+        session.version = version_number(&session.version_text);
+        if session.version < OLDEST {
+            // The caller refuses it; what follows may not be known to it.
+            return Ok(session);
+        }
         if info.application_name.is_none() {
             session
                 .run(
@@ -304,7 +339,7 @@ fn where_to(host: &Host) -> String {
 }
 
 /// Opens a connection, with or without TLS as the mode says, and drives it.
-async fn open(info: &ConnInfo, host: &Host) -> Result<(Client, watch::Receiver<bool>), PgError> {
+async fn open(info: &ConnInfo, host: &Host) -> Result<Opened, PgError> {
     if matches!(host.place, Place::Socket(_)) {
         return plain(&configure(info, host)).await;
     }
@@ -331,17 +366,19 @@ async fn open(info: &ConnInfo, host: &Host) -> Result<(Client, watch::Receiver<b
     }
 }
 
-async fn plain(config: &Config) -> Result<(Client, watch::Receiver<bool>), PgError> {
+async fn plain(config: &Config) -> Result<Opened, PgError> {
     let mut config = config.clone();
     config.ssl_mode(config::SslMode::Disable);
     let (client, connection) = config.connect(NoTls).await.map_err(refused)?;
-    Ok((client, drive(connection)))
+    let version = connection.parameter("server_version").map(str::to_owned);
+    Ok(Opened {
+        client,
+        closed: drive(connection),
+        version,
+    })
 }
 
-async fn encrypted(
-    info: &ConnInfo,
-    host: &Host,
-) -> Result<(Client, watch::Receiver<bool>), PgError> {
+async fn encrypted(info: &ConnInfo, host: &Host) -> Result<Opened, PgError> {
     let mut config = configure(info, host);
     config.ssl_mode(config::SslMode::Require);
     if info.ssl.direct {
@@ -349,7 +386,12 @@ async fn encrypted(
     }
     let tls = MakeRustlsConnect::new(tls::config(&info.ssl)?);
     let (client, connection) = config.connect(tls).await.map_err(refused)?;
-    Ok((client, drive(connection)))
+    let version = connection.parameter("server_version").map(str::to_owned);
+    Ok(Opened {
+        client,
+        closed: drive(connection),
+        version,
+    })
 }
 
 /// Moves the connection's bytes until it ends.
@@ -440,4 +482,25 @@ fn cause(error: &tokio_postgres::Error) -> String {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_numbered_as_the_server_numbers_them() {
+        for (text, number) in [
+            ("15.20 (Debian 15.20-0+deb12u1)", 150_020),
+            ("10.23", 100_023),
+            ("18beta1", 180_000),
+            ("17rc2 (x)", 170_000),
+            ("9.6.24", 90_624),
+            ("9.5.3", 90_503),
+            ("devel", 0),
+            ("", 0),
+        ] {
+            assert_eq!(version_number(text), number, "{text}");
+        }
+    }
 }

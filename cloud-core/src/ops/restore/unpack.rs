@@ -238,8 +238,7 @@ fn finish(plan: &Plan, targets: &[Arc<Target>], mut held: Held) -> Result<(), Op
     Ok(())
 }
 
-/// The control file decides where recovery begins: it must be whole and of this
-/// cluster.
+/// The control file decides where recovery begins: it must be of this cluster.
 fn check_control(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
     let damaged = |why: String| {
         OpError::new(
@@ -250,9 +249,14 @@ fn check_control(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
     let identifier = match ControlFile::parse(bytes) {
         Ok(control) => control.system_identifier.to_string(),
         Err(error) => {
-            return Err(damaged(format!(
-                "its `global/pg_control` is not usable: {error}"
-            )));
+            // The server says the same when it is started, and everything else
+            // may still be wanted.
+            tracing::warn!(
+                "the `global/pg_control` of backup {} is not usable, and PostgreSQL will not start \
+                 with it: {error}",
+                plan.id
+            );
+            return Ok(());
         }
     };
     match &plan.info.systemid {

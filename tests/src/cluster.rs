@@ -1,0 +1,390 @@
+//! A throw-away PostgreSQL.
+//!
+//! Each cluster listens on a Unix socket in a folder of its own and on nothing
+//! else, so clusters of tests that run side by side cannot meet. The server is
+//! a child of the test: it is stopped by its process id, also when the test
+//! panics. Its output goes to a file, since a server that inherits a pipe keeps
+//! it open.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::owner::Owner;
+use crate::sql::Session;
+use crate::wait_until;
+use crate::workspace::Workspace;
+
+/// Where the server's programs lie.
+#[derive(Debug, Clone)]
+pub struct PgBin(PathBuf);
+
+impl PgBin {
+    /// `PG_BIN`, or the newest version below Debian's folder, or what `PATH`
+    /// has. Without any, says what would help and gives `None`: the test is
+    /// skipped; on CI (`CI` is set) it fails instead.
+    #[expect(clippy::print_stderr, reason = "a skipped test says what would run it")]
+    pub fn find() -> Option<Self> {
+        let found = Self::candidates()
+            .into_iter()
+            .find(|dir| dir.join("postgres").is_file() && dir.join("initdb").is_file());
+        if found.is_none() {
+            let help = "no PostgreSQL server found: install `postgresql`, or set PG_BIN to the \
+                        folder with `initdb` and `postgres`";
+            assert!(std::env::var_os("CI").is_none(), "{help}");
+            eprintln!("skipped: {help}");
+        }
+        found.map(Self)
+    }
+
+    fn candidates() -> Vec<PathBuf> {
+        if let Some(dir) = std::env::var_os("PG_BIN") {
+            return vec![PathBuf::from(dir)];
+        }
+        let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let version = entry.file_name().to_str()?.parse().ok()?;
+                Some((version, entry.path().join("bin")))
+            })
+            .collect();
+        versions.sort();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let newest_first = versions.into_iter().rev().map(|(_, dir)| dir);
+        newest_first.chain(std::env::split_paths(&path)).collect()
+    }
+
+    /// Path of one program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// How a server is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutDown {
+    /// Sessions end, a checkpoint is written.
+    Fast,
+    /// As in a crash.
+    Immediate,
+}
+
+/// How far a restored cluster replays its WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery<'a> {
+    /// To the end of the archive.
+    Latest,
+    /// To the first consistent moment.
+    Immediate,
+    /// To a named restore point.
+    Name(&'a str),
+    /// To a time, as PostgreSQL prints it.
+    Time(&'a str),
+    /// As a standby that goes on replaying.
+    Standby,
+}
+
+/// A cluster, running or not. Stopped when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    bin: PgBin,
+    owner: Owner,
+    pgdata: PathBuf,
+    socket_dir: PathBuf,
+    log: PathBuf,
+    server: Option<Child>,
+}
+
+impl Cluster {
+    /// A new cluster in folder `name`, with data checksums, WAL segments of 1 MiB
+    /// (many small files make a better test of archiving than few large ones)
+    /// and further options for `initdb`.
+    pub fn create(bin: &PgBin, workspace: &Workspace, name: &str, options: &[&str]) -> Self {
+        let this = Self::existing(bin, workspace, name);
+        let run = Command::new(bin.program("initdb"));
+        let mut run = this.with_clean_environment(run);
+        let output = run
+            .args(["--username=postgres", "--auth=trust", "--data-checksums"])
+            .args([
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+                "--wal-segsize=1",
+            ])
+            .args(options)
+            .arg("-D")
+            .arg(&this.pgdata)
+            .output()
+            .expect("initdb can be started");
+        assert!(
+            output.status.success(),
+            "initdb failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        // The machine does not crash during a test, so nothing need be synced.
+        this.configure("fsync", "off");
+        this.configure("max_connections", "20");
+        this.configure("shared_buffers", "16MB");
+        this.configure("max_wal_size", "64MB");
+        this.configure("min_wal_size", "4MB");
+        this
+    }
+
+    /// A cluster whose data directory is, or will be, folder `name`.
+    pub fn existing(bin: &PgBin, workspace: &Workspace, name: &str) -> Self {
+        Self {
+            bin: bin.clone(),
+            owner: workspace.owner(),
+            pgdata: workspace.path(name),
+            socket_dir: workspace.dir(format!("{name}.socket")),
+            log: workspace.path(format!("{name}.log")),
+            server: None,
+        }
+    }
+
+    /// The data directory.
+    pub fn pgdata(&self) -> &Path {
+        &self.pgdata
+    }
+
+    /// The folder with the server's socket; also what `--host` takes.
+    pub fn socket_dir(&self) -> &Path {
+        &self.socket_dir
+    }
+
+    /// The options of a tool that connects to this server as its superuser.
+    pub fn connection(&self) -> [String; 2] {
+        [
+            format!("--host={}", self.socket_dir.display()),
+            "--user=postgres".to_owned(),
+        ]
+    }
+
+    /// Appends a setting to `postgresql.conf`.
+    pub fn configure(&self, name: &str, value: &str) {
+        self.append("postgresql.conf", &setting(name, value));
+    }
+
+    /// Makes the tools archive and fetch WAL: `options` are those of
+    /// `barman-cloud-wal-archive`.
+    pub fn archive_into(&self, workspace: &Workspace, url: &str, server: &str, options: &str) {
+        self.configure("wal_level", "replica");
+        self.configure("archive_mode", "on");
+        let command = archive_command(workspace, url, server, options);
+        self.configure("archive_command", &command);
+    }
+
+    /// Makes a restored data directory recover when it is started. Its own
+    /// archiving is switched off, lest it write into the archive it came from.
+    pub fn recover(&self, workspace: &Workspace, url: &str, server: &str, until: &Recovery<'_>) {
+        let tool = workspace.bin("barman-cloud-wal-restore");
+        let command = format!("{} {url} {server} %f %p", tool.display());
+        let mut lines = setting("restore_command", &command);
+        lines.push_str(&setting("archive_mode", "off"));
+        match until {
+            Recovery::Latest | Recovery::Standby => {}
+            Recovery::Immediate => lines.push_str(&setting("recovery_target", "immediate")),
+            Recovery::Name(name) => lines.push_str(&setting("recovery_target_name", name)),
+            Recovery::Time(time) => lines.push_str(&setting("recovery_target_time", time)),
+        }
+        lines.push_str(&setting("recovery_target_action", "promote"));
+        self.append("postgresql.auto.conf", &lines);
+        let signal = match until {
+            Recovery::Standby => "standby.signal",
+            _ => "recovery.signal",
+        };
+        self.append(signal, "");
+    }
+
+    fn append(&self, file: &str, text: &str) {
+        let path = self.pgdata.join(file);
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .unwrap_or_else(|error| panic!("could not write {path:?}: {error}"));
+        self.owner.take(&path);
+    }
+
+    /// Starts the server and returns when it takes connections.
+    pub fn start(&mut self) {
+        self.launch();
+        wait_until("the server to take connections", || {
+            self.check_alive();
+            Session::open(&self.socket_dir, "postgres", "postgres").ok()
+        });
+    }
+
+    /// Starts the server on a restored data directory and returns when its
+    /// recovery is over.
+    pub fn start_and_recover(&mut self) {
+        self.start();
+        wait_until("the end of recovery", || {
+            self.check_alive();
+            let session = Session::open(&self.socket_dir, "postgres", "postgres").ok()?;
+            let rows = session.try_rows("SELECT pg_is_in_recovery()").ok()?;
+            (rows[0][0] == "f").then_some(())
+        });
+    }
+
+    /// Starts a server that must not come up; gives what it logged.
+    pub fn start_in_vain(&mut self) -> String {
+        self.launch();
+        let mut server = self.server.take().expect("just launched");
+        wait_until("the server to give up", || {
+            server.try_wait().expect("own child").map(|status| {
+                assert!(!status.success(), "the server ended without complaint");
+            })
+        });
+        self.log_text()
+    }
+
+    fn launch(&mut self) {
+        assert!(self.server.is_none(), "the server runs already");
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("a log can be written in a temporary folder");
+        let mut command = self.with_clean_environment(Command::new(self.bin.program("postgres")));
+        command
+            .arg("-D")
+            .arg(&self.pgdata)
+            .arg("-k")
+            .arg(&self.socket_dir)
+            .args(["-c", "listen_addresses="])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor is free"))
+            .stderr(log);
+        self.server = Some(command.spawn().expect("the server can be started"));
+    }
+
+    fn with_clean_environment(&self, mut command: Command) -> Command {
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("LC_ALL", "C.UTF-8")
+            .env("TZ", "UTC")
+            .current_dir("/");
+        self.owner.run_as(&mut command);
+        command
+    }
+
+    fn check_alive(&mut self) {
+        let server = self.server.as_mut().expect("the server was launched");
+        if let Some(status) = server.try_wait().expect("own child") {
+            self.server = None;
+            panic!("the server ended with {status}:\n{}", self.log_text());
+        }
+    }
+
+    /// A session as the superuser.
+    pub fn session(&self) -> Session {
+        self.session_as("postgres")
+    }
+
+    /// A session as `user`.
+    pub fn session_as(&self, user: &str) -> Session {
+        Session::open(&self.socket_dir, user, "postgres")
+            .unwrap_or_else(|error| panic!("could not connect: {error}\n{}", self.log_text()))
+    }
+
+    /// Returns when every finished WAL segment is in the archive, after
+    /// finishing the present one.
+    pub fn archive_everything(&self) {
+        let session = self.session();
+        let last = session.value("SELECT pg_walfile_name(pg_switch_wal())");
+        wait_until("the archiver to finish", || {
+            let row = session
+                .rows("SELECT coalesce(last_archived_wal, ''), failed_count FROM pg_stat_archiver");
+            (row[0][0] >= last).then_some(())
+        });
+    }
+
+    /// Everything the server logged.
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Stops the server and waits for its end.
+    pub fn stop(&mut self, how: ShutDown) {
+        let Some(mut server) = self.server.take() else {
+            return;
+        };
+        let signal = match how {
+            ShutDown::Fast => Signal::INT,
+            ShutDown::Immediate => Signal::QUIT,
+        };
+        send(&server, signal);
+        wait_until("the server to stop", || {
+            server.try_wait().expect("own child")
+        });
+    }
+
+    /// Verifies the checksum of every page; the server must be stopped.
+    pub fn check_pages(&self) {
+        let run = Command::new(self.bin.program("pg_checksums"));
+        let output = self
+            .with_clean_environment(run)
+            .arg("--check")
+            .arg("-D")
+            .arg(&self.pgdata)
+            .output()
+            .expect("pg_checksums can be started");
+        assert!(
+            output.status.success(),
+            "pages are damaged: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Puts the tablespace `name` into folder `place`.
+    pub fn make_tablespace(&self, workspace: &Workspace, name: &str, place: &str) -> PathBuf {
+        let dir = workspace.dir(place);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("own folder");
+        self.session().run(&format!(
+            "CREATE TABLESPACE \"{name}\" LOCATION '{}'",
+            dir.display()
+        ));
+        dir
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            send(server, Signal::QUIT);
+            // The postmaster kills what does not end within five seconds.
+            let _ = server.wait();
+        }
+    }
+}
+
+fn send(server: &Child, signal: Signal) {
+    let pid = i32::try_from(server.id()).expect("process ids are positive and small");
+    // Fails only for a server that has just ended by itself.
+    let _ = kill_process(Pid::from_raw(pid).expect("not zero"), signal);
+}
+
+/// The text of an `archive_command` that uses our tool.
+pub(crate) fn archive_command(
+    workspace: &Workspace,
+    url: &str,
+    server: &str,
+    options: &str,
+) -> String {
+    let tool = workspace.bin("barman-cloud-wal-archive");
+    format!("{} {options} {url} {server} %p", tool.display())
+}
+
+fn setting(name: &str, value: &str) -> String {
+    format!("{name} = '{}'\n", value.replace('\'', "''"))
+}

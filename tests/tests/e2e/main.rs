@@ -1,0 +1,8 @@
+//! All end-to-end tests in one executable, because linking is slow.
+
+mod bad_input;
+mod golden;
+mod harness;
+mod life_cycle;
+mod odd_tree;
+mod pitr;
