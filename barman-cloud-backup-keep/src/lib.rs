@@ -60,7 +60,7 @@ impl Tool for Args {
         long: false,
         ends_by_signal: false,
         test_wants_bucket: true,
-        retry: Some(std::time::Duration::from_secs(120)),
+        retry: Some(std::time::Duration::from_mins(2)),
     };
 
     fn common(&self) -> &CommonArgs {

@@ -82,7 +82,7 @@ impl Tool for Args {
         long: true,
         ends_by_signal: false,
         test_wants_bucket: true,
-        retry: Some(Duration::from_secs(600)),
+        retry: Some(Duration::from_mins(10)),
     };
 
     fn common(&self) -> &CommonArgs {

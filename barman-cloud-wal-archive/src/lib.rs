@@ -110,7 +110,7 @@ impl Tool for Args {
         long: false,
         ends_by_signal: true,
         test_wants_bucket: true,
-        retry: Some(Duration::from_secs(60)),
+        retry: Some(Duration::from_mins(1)),
     };
 
     fn common(&self) -> &CommonArgs {

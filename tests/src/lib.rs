@@ -35,7 +35,7 @@ pub use workspace::Workspace;
 
 /// Longest time that anything polled for may take. Far beyond the need of a
 /// loaded machine; a test that reaches it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Polls `done` until it gives a value.
 ///

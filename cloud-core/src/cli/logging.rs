@@ -38,9 +38,8 @@ fn shows(balance: i32, target: &str, level: Level) -> bool {
     let shown = match balance {
         ..=-2 => return false,
         -1 => Level::ERROR,
-        0 => Level::WARN,
         1 if ours => Level::INFO,
-        1 => Level::WARN,
+        0 | 1 => Level::WARN,
         2.. => Level::DEBUG,
     };
     level <= shown

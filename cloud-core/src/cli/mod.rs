@@ -129,7 +129,7 @@ fn execute<T: Tool>(tool: T) -> Result<(), OpError> {
     };
     let cancel = CancellationToken::new();
     let (result, signals) = runtime.block_on(async {
-        let signals = Signals::watch(cancel.clone(), end_by);
+        let signals = Signals::watch(&cancel, end_by);
         (with_store(tool, cancel).await, signals)
     });
     runtime.shutdown_timeout(LAST_THREADS);

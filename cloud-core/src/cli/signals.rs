@@ -30,7 +30,7 @@ pub(super) struct Signals {
 impl Signals {
     /// Sets `cancel` on the first SIGINT, SIGTERM or SIGQUIT; ends the process
     /// on the second one, or when the clean-up takes too long.
-    pub(super) fn watch(cancel: CancellationToken, end_by: EndBy) -> Self {
+    pub(super) fn watch(cancel: &CancellationToken, end_by: EndBy) -> Self {
         let received = Arc::new(AtomicI32::new(0));
         for kind in [
             SignalKind::interrupt(),

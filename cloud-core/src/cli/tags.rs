@@ -133,7 +133,7 @@ mod tests {
         let (longest_key, longest_value) = ("k".repeat(128), "v".repeat(256));
         assert!(pair(&format!("{longest_key},{longest_value}")).is_ok());
         for text in [
-            "".to_owned(),
+            String::new(),
             "novalue".to_owned(),
             ",v".to_owned(),
             "a,b,c".to_owned(),

@@ -204,8 +204,7 @@ fn a_backup_that_lost_an_archive_is_not_restored() {
     archives.sort();
     let last = archives
         .iter()
-        .filter(|name| name.contains('_'))
-        .next_back()
+        .rfind(|name| name.contains('_'))
         .unwrap()
         .clone();
     for (lost, code, message) in [

@@ -96,8 +96,7 @@ fn tell_apart<'a>(word: &'a OsStr, options: &Options) -> Result<Word<'a>, String
     } else if let Some(number) = options.short(char::from(bytes[1])) {
         let attached = match &bytes[2..] {
             [] => None,
-            [b'=', value @ ..] => Some(value),
-            value => Some(value),
+            [b'=', value @ ..] | value => Some(value),
         };
         return Ok(Word::Option {
             number,

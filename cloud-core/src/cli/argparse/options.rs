@@ -37,7 +37,7 @@ pub(super) enum Found {
 /// All options of a command.
 #[derive(Debug)]
 pub(super) struct Options {
-    options: Vec<Opt>,
+    all: Vec<Opt>,
     /// Long spellings with their option, and whether they may be abbreviated.
     long: Vec<(String, usize, bool)>,
     short: Vec<(char, usize)>,
@@ -49,7 +49,7 @@ impl Options {
     /// Of a command that was built.
     pub(super) fn of(command: &Command) -> Self {
         let mut all = Self {
-            options: Vec::new(),
+            all: Vec::new(),
             long: Vec::new(),
             short: Vec::new(),
             positionals: command.get_positionals().count(),
@@ -61,13 +61,13 @@ impl Options {
     }
 
     fn add(&mut self, arg: &Arg) {
-        let number = self.options.len();
+        let number = self.all.len();
         let abbreviable = arg.get_help_heading() != Some(OURS);
         let longs = arg.get_long_and_visible_aliases().unwrap_or_default();
         let shorts = arg.get_short_and_visible_aliases().unwrap_or_default();
         let spelled = shorts.iter().map(|short| format!("-{short}"));
         let spelled = spelled.chain(longs.iter().map(|long| format!("--{long}")));
-        self.options.push(Opt {
+        self.all.push(Opt {
             long: format!("--{}", longs.first().expect("every option has a long name")),
             takes: takes(arg),
             display: spelled.collect::<Vec<_>>().join("/"),
@@ -81,7 +81,7 @@ impl Options {
     }
 
     pub(super) fn get(&self, number: usize) -> &Opt {
-        &self.options[number]
+        &self.all[number]
     }
 
     pub(super) fn short(&self, letter: char) -> Option<usize> {
@@ -112,7 +112,7 @@ impl Options {
     pub(super) fn display(&self, text: &str) -> String {
         let name = text.split([' ', '=']).next().unwrap_or(text);
         match self.long(name) {
-            Found::Option(number) => self.options[number].display.clone(),
+            Found::Option(number) => self.all[number].display.clone(),
             Found::Ambiguous(_) | Found::Nothing => {
                 name.trim_matches(['<', '>', '[', ']']).to_owned()
             }

@@ -11,6 +11,8 @@ use rustix::fs::OFlags;
 use tracing::{debug, warn};
 
 use super::super::wal_object::data_directory_of;
+use tokio_util::sync::CancellationToken;
+
 use crate::codec::{Codec, Encoder, Level};
 use crate::pgdata::{CONTROL_NAME, read_control};
 use crate::wal::fit::{Fit, judge};
@@ -136,12 +138,13 @@ impl LocalFile {
         self.size
     }
 
-    /// Compresses the file into `out`. Everything `out` received is to be
-    /// thrown away unless this returns `Ok`.
+    /// Compresses the file into `out`, and stops early once `cancel` is set.
+    /// Everything `out` received is to be thrown away unless this returns `Ok`.
     pub(super) fn encode(
         &self,
         codec: &dyn Codec,
         level: Level,
+        cancel: &CancellationToken,
         out: Box<dyn Write + Send>,
     ) -> Result<(), LocalError> {
         let failed = |source| LocalError::Encode {
@@ -149,7 +152,14 @@ impl LocalFile {
             source,
         };
         let mut encoder: Box<dyn Encoder> = codec.encoder(out, level).map_err(failed)?;
-        self.read(|bytes| encoder.write_all(bytes).map_err(failed))?;
+        // Many bytes may go in before one comes out, so the end of `out` alone
+        // would be noticed too late.
+        self.read(|bytes| {
+            if cancel.is_cancelled() {
+                return Err(failed(io::Error::other("interrupted")));
+            }
+            encoder.write_all(bytes).map_err(failed)
+        })?;
         encoder.finish().map_err(failed)
     }
 

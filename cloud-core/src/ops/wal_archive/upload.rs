@@ -57,6 +57,7 @@ impl Upload<'_> {
         let sizes = Sizes::of(self.store.info().limits);
         let (sender, mut messages) = mpsc::channel(1);
         let (local, codec, level) = (Arc::clone(self.local), self.codec, self.level);
+        let cancel = self.cancel.clone();
         let encoder = spawn_blocking(move || {
             let pieces = Pieces {
                 buffer: BytesMut::with_capacity(sizes.expected(codec, local.size())),
@@ -64,7 +65,7 @@ impl Upload<'_> {
                 part: sizes.part,
                 sender: sender.clone(),
             };
-            local.encode(codec, level, Box::new(pieces))?;
+            local.encode(codec, level, &cancel, Box::new(pieces))?;
             // Reached only if the file was read whole and did not change.
             let _ = sender.blocking_send(Message::End);
             Ok(())

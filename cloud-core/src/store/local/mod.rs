@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use rustix::fs::{Mode, OFlags};
 
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
@@ -183,10 +184,16 @@ fn meta_of(key: &Key, meta: &std::fs::Metadata) -> ObjectMeta {
 
 /// Opens the file of an object; what is no file is no object.
 fn open(path: &Path) -> io::Result<(File, std::fs::Metadata)> {
-    let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotADirectory => io::ErrorKind::NotFound.into(),
-        _ => error,
-    })?;
+    // Opening a pipe must not wait for somebody to write into it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let file = opened
+        .map(File::from)
+        .map_err(io::Error::from)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory => io::ErrorKind::NotFound.into(),
+            _ => error,
+        })?;
     let meta = file.metadata()?;
     if meta.is_file() {
         Ok((file, meta))

