@@ -30,7 +30,7 @@ sql "CREATE TABLE fill (body text); ALTER TABLE fill ALTER body SET STORAGE exte
 grow_to() {
   # 1,024 rows of 1 KiB of text that compresses badly, again and again.
   while (($(sql "SELECT pg_relation_size('fill') >> 20") < $1)); do
-    sql "INSERT INTO fill SELECT (SELECT string_agg(md5(random()::text || i), '') FROM generate_series(1, 32)) FROM generate_series(1, 20480) i"
+    sql "INSERT INTO fill SELECT (SELECT string_agg(md5(random()::text || i || j), '') FROM generate_series(1, 32) j) FROM generate_series(1, 20480) i"
   done
   sql "CHECKPOINT"
 }

@@ -6,3 +6,4 @@ mod harness;
 mod life_cycle;
 mod odd_tree;
 mod pitr;
+mod readme;

@@ -146,7 +146,7 @@ fn files_that_grow_shrink_and_vanish_while_they_are_read_do_no_harm() {
         .append(true)
         .open(dir.join("a-grows"))
         .unwrap();
-    grows.write_all(&[0xFF; 100_000]).unwrap();
+    grows.write_all(&vec![0xFF; 100_000]).unwrap();
     fs::remove_file(dir.join("c-vanishes")).unwrap();
     tool.thaw();
     freeze_inside(&tool, &dir.join("b-shrinks"), SIZE);

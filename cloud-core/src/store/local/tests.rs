@@ -83,7 +83,11 @@ async fn a_missing_root_is_a_missing_bucket_until_it_is_created() {
         missing
     );
     assert_eq!(
-        store.delete_batch(&[key.clone()]).await.unwrap_err().kind,
+        store
+            .delete_batch(std::slice::from_ref(&key))
+            .await
+            .unwrap_err()
+            .kind,
         missing
     );
     let listed = list_all(&store, &Prefix::text(""), Depth::All).await;
