@@ -41,7 +41,7 @@ measure() {
     as mkdir "$work/bucket"
     local option=()
     [[ $codec = none ]] || option=("--$codec")
-    peak=$(as python3 - "$work/barman-cloud-backup" --immediate-checkpoint "${option[@]}" \
+    peak=$(cd "$work" && python3 - "${user[@]}" "$work/barman-cloud-backup" --immediate-checkpoint "${option[@]}" \
       -h "$work" -U postgres "file://$work/bucket" main <<'PY'
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL)

@@ -310,6 +310,9 @@ impl MultipartUpload for RetryUpload {
         loop {
             match self.inner.complete(parts).await {
                 Ok(receipt) => return Ok(receipt),
+                // Whose object it is that took the name, the caller finds out by
+                // its content.
+                Err(error) if error.kind == StoreErrorKind::AlreadyExists => return Err(error),
                 Err(error) if unknown && !error.kind.is_transient() => {
                     // The first attempt may have done it: the upload is gone
                     // then, and the object is there.

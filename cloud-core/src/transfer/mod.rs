@@ -16,3 +16,6 @@ pub use download::{DownloadFailure, DownloadReader, open_download};
 pub use lane::{Lane, LaneOptions};
 pub use parts::{DEFAULT_PART, MAX_ARCHIVE, PartPlan, PartPlanError, PartWishes};
 pub use upload::{ArchiveReceipt, ArchiveUpload, TransferError, UploadReport, Uploader};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! Lanes and uploads together, on stores that behave and on stores that fail.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::codec::{self, Codec, Level};
+use crate::key::Key;
+use crate::report::Silent;
+use crate::store::{
+    Fault, FaultyStore, Limits, MemoryStore, ObjectStore, PutOptions, StoreErrorKind, StoreOp,
+};
+
+const PART: u64 = 64 << 10;
+
+fn plan() -> PartPlan {
+    PartPlan {
+        part_size: PART,
+        in_flight: 2,
+        budget: 3 * PART,
+        archive_limit: u64::MAX,
+        archive_capacity: u64::MAX,
+        capped: false,
+    }
+}
+
+struct Run {
+    uploader: Uploader,
+    budget: Budget,
+    cancel: CancellationToken,
+    limits: Limits,
+}
+
+impl Run {
+    fn on(store: Arc<dyn ObjectStore>) -> Self {
+        let cancel = CancellationToken::new();
+        let limits = store.info().limits;
+        let options = PutOptions::default();
+        let uploader = Uploader::new(store, options, 2, cancel.clone(), Arc::new(Silent));
+        Self {
+            uploader,
+            budget: Budget::new(plan().budget),
+            cancel,
+            limits,
+        }
+    }
+
+    fn options(&self, codec: &'static dyn Codec) -> LaneOptions {
+        LaneOptions {
+            codec,
+            level: Level::Medium,
+            plan: plan(),
+            limits: self.limits,
+            budget: self.budget.clone(),
+            cancel: self.cancel.clone(),
+        }
+    }
+
+    /// Writes archives of these sizes; the lane ends early where it must.
+    async fn archives(&self, codec: &'static dyn Codec, sizes: &'static [usize]) {
+        let (options, uploader) = (self.options(codec), self.uploader.clone());
+        let runtime = Handle::current();
+        let work = move || -> std::io::Result<()> {
+            let mut lane = Lane::new(&options, &uploader, runtime);
+            for (number, size) in sizes.iter().enumerate() {
+                lane.begin(Key::new(format!("archive{number}")).unwrap(), 0)?;
+                for piece in content(*size).chunks(10_000) {
+                    lane.write_all(piece)?;
+                }
+                lane.end()?;
+            }
+            Ok(())
+        };
+        let _ = tokio::task::spawn_blocking(work).await.unwrap();
+    }
+}
+
+fn content(size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    fastrand::Rng::with_seed(size as u64).fill(&mut bytes);
+    bytes
+}
+
+const SIZES: &[usize] = &[0, 1, 65_536, 65_537, 1_000_000];
+
+#[tokio::test]
+async fn archives_arrive_whole_in_one_put_or_in_many_parts() {
+    for codec in codec::CODECS {
+        let memory = MemoryStore::new();
+        let run = Run::on(Arc::new(memory.clone()));
+        // Without compression there is no archive of no bytes at all.
+        let sizes = if codec.info().name == "none" {
+            &SIZES[1..]
+        } else {
+            SIZES
+        };
+        run.archives(*codec, sizes).await;
+        let report = run.uploader.finish().await.unwrap();
+        assert_eq!(report.archives.len(), sizes.len());
+        for (receipt, size) in report.archives.iter().zip(sizes) {
+            let stored = &memory.contents()[receipt.key.as_str()];
+            assert_eq!(receipt.bytes, stored.len() as u64);
+            let mut plain = Vec::new();
+            let input = Box::new(std::io::Cursor::new(stored.to_vec()));
+            std::io::Read::read_to_end(&mut codec.decoder(input).unwrap(), &mut plain).unwrap();
+            assert!(plain == content(*size), "{} {size}", codec.info().name);
+        }
+        assert_eq!(
+            run.budget.available(),
+            run.budget.total(),
+            "all memory came back"
+        );
+        assert!(memory.open_uploads().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_failure_anywhere_is_reported_and_leaves_no_upload_open() {
+    let kind = StoreErrorKind::PermissionDenied;
+    for op in [
+        StoreOp::Put,
+        StoreOp::BeginMultipart,
+        StoreOp::PutPart,
+        StoreOp::Complete,
+    ] {
+        for fault in [Fault::Before(kind), Fault::After(kind)] {
+            let memory = MemoryStore::new();
+            let faulty = FaultyStore::new(Arc::new(memory.clone()));
+            faulty.fail(op, fault, 1);
+            let run = Run::on(Arc::new(faulty));
+            run.archives(&codec::None, &SIZES[1..]).await;
+            let error = run.uploader.finish().await.unwrap_err();
+            let TransferError::Store(error) = error else {
+                panic!("{op:?}: {error}")
+            };
+            assert_eq!((error.op, error.kind), (op, kind));
+            // The answer of the beginning is lost: what was begun then can be
+            // named by nobody.
+            let orphan = op == StoreOp::BeginMultipart && fault == Fault::After(kind);
+            assert_eq!(
+                memory.open_uploads().len(),
+                usize::from(orphan),
+                "{op:?} {fault:?}"
+            );
+            assert!(run.cancel.is_cancelled(), "everybody else is told");
+        }
+    }
+}
+
+/// However early the store stops answering, no archive is taken for whole that
+/// is not.
+#[tokio::test]
+async fn a_store_that_dies_after_any_call_is_never_success() {
+    let counting = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let run = Run::on(Arc::new(counting.clone()));
+    run.archives(&codec::None, &SIZES[1..]).await;
+    run.uploader.finish().await.unwrap();
+    let calls = counting.calls().len();
+    assert!(calls > 10);
+    for after in 0..calls {
+        let memory = MemoryStore::new();
+        let run = Run::on(Arc::new(
+            FaultyStore::new(Arc::new(memory.clone())).die_after(after),
+        ));
+        run.archives(&codec::None, &SIZES[1..]).await;
+        assert!(
+            run.uploader.finish().await.is_err(),
+            "died after {after} of {calls} calls"
+        );
+        for (name, stored) in memory.contents() {
+            let number: usize = name.strip_prefix("archive").unwrap().parse().unwrap();
+            assert!(
+                stored == content(SIZES[1 + number]),
+                "{name} is visible and not whole"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_dies_leaves_nothing_visible() {
+    let memory = MemoryStore::new();
+    let run = Run::on(Arc::new(memory.clone()));
+    let (options, uploader, runtime) = (
+        run.options(&codec::None),
+        run.uploader.clone(),
+        Handle::current(),
+    );
+    tokio::task::spawn_blocking(move || {
+        let mut lane = Lane::new(&options, &uploader, runtime);
+        lane.begin(Key::new("archive").unwrap(), 0).unwrap();
+        lane.write_all(&content(500_000)).unwrap();
+        // Dropped here, as by an error or a panic.
+    })
+    .await
+    .unwrap();
+    assert!(matches!(
+        run.uploader.finish().await,
+        Err(TransferError::Cancelled)
+    ));
+    assert!(memory.contents().is_empty() && memory.open_uploads().is_empty());
+    assert_eq!(
+        run.budget.available(),
+        run.budget.total(),
+        "all memory came back"
+    );
+}
+
+#[tokio::test]
+async fn a_request_to_stop_ends_uploads_and_frees_their_parts() {
+    let memory = MemoryStore::new();
+    let run = Run::on(Arc::new(memory.clone()));
+    run.cancel.cancel();
+    run.archives(&codec::None, &SIZES[1..]).await;
+    assert!(matches!(
+        run.uploader.finish().await,
+        Err(TransferError::Cancelled)
+    ));
+    assert!(memory.contents().is_empty() && memory.open_uploads().is_empty());
+}
+
+#[tokio::test]
+async fn a_download_is_read_to_the_byte_or_fails() {
+    let memory = MemoryStore::new();
+    let body = content(1_000_000);
+    memory.insert("object", body.clone());
+    let faulty = FaultyStore::new(Arc::new(memory));
+    let store: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+    let reporter: Arc<dyn crate::report::Reporter> = Arc::new(Silent);
+    let read = async || {
+        let key = Key::new("object").unwrap();
+        let cancel = CancellationToken::new();
+        let (_, mut reader, failure) = open_download(&store, &key, &cancel, &reporter)
+            .await
+            .unwrap();
+        tokio::task::spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            let read = std::io::Read::read_to_end(&mut reader, &mut bytes);
+            (read.map(|_| bytes), failure.take())
+        })
+        .await
+        .unwrap()
+    };
+    let (bytes, failure) = read().await;
+    assert!(bytes.unwrap() == body && failure.is_none());
+    faulty.fail(StoreOp::Get, Fault::CutBody(300_000), 1);
+    let (bytes, failure) = read().await;
+    assert!(bytes.is_err());
+    assert_eq!(
+        failure.unwrap().kind,
+        StoreErrorKind::Connect,
+        "the store's own error is kept"
+    );
+}
