@@ -1,7 +1,7 @@
 //! Object stores: what callers may rely on, and the types they share.
 //!
 //! [`ObjectStore`] is the whole contract. Each store lives in a file of its
-//! own and passes `conformance`; retries, limits, counting and fault injection
+//! own and passes `conformance`; retries, limits and fault injection
 //! are wrappers that are stores themselves. Nothing outside `registry` names a
 //! particular store.
 
