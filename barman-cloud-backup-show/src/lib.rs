@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use cloud_core::cli::args::CommonArgs;
+use cloud_core::cli::args::{CommonArgs, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool};
 use cloud_core::ops::{Ctx, OpError};
 use cloud_core::store::{ObjectStore, StoreConfig};
@@ -14,24 +14,18 @@ pub fn main() -> ExitCode {
     cli::main::<Args>()
 }
 
-/// This script can be used to show metadata for backups made with barman-cloud-backup
+/// Show what is known of a base backup
 #[derive(Debug, Parser)]
 #[command(name = "barman-cloud-backup-show", version)]
 pub struct Args {
-    /// URL of the cloud source: s3://BUCKET/PATH, an Azure or Google Cloud
-    /// Storage URL, or file:///PATH
-    #[arg(value_name = "source_url")]
-    source_url: String,
+    #[command(flatten)]
+    source: SourceArgs,
 
-    /// the name of the server as configured in Barman
-    #[arg(value_name = "server_name")]
-    server_name: String,
-
-    /// the backup ID, shortcut or name
+    /// Id, shortcut or name of the backup
     #[arg(value_name = "backup_id")]
     backup_id: String,
 
-    /// Output format (default: console)
+    /// console, or anything else for JSON
     #[arg(long, default_value = "console")]
     format: String,
 
@@ -42,19 +36,14 @@ pub struct Args {
 #[async_trait::async_trait(?Send)]
 impl Tool for Args {
     const WORDS: &'static str = "backup show";
-    const HABITS: Habits = Habits {
-        long: false,
-        ends_by_signal: false,
-        test_wants_bucket: true,
-        retry: Some(std::time::Duration::from_mins(2)),
-    };
+    const HABITS: Habits = Habits::CATALOGUE;
 
     fn common(&self) -> &CommonArgs {
         &self.common
     }
 
     fn store(&self) -> StoreConfig {
-        self.common.store(&self.source_url)
+        self.common.store(&self.source.source_url)
     }
 
     async fn run(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use cloud_core::cli::args::{
-    BackupCompressionArgs, CommonArgs, EncryptionArgs, SnapshotPlaceArgs, TagArgs,
+    BackupCompressionArgs, CommonArgs, DestinationArgs, EncryptionArgs, SnapshotPlaceArgs, TagArgs,
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, tags, values};
 use cloud_core::ops::backup::{self, BackupRequest};
@@ -20,64 +20,56 @@ pub fn main() -> ExitCode {
     cli::main::<Args>()
 }
 
-/// This script can be used to perform a backup of a local PostgreSQL instance and ship the resulting tarball(s) to the Cloud
+/// Take a base backup of the PostgreSQL server on this host into an object store
 #[derive(Debug, Parser)]
 #[command(name = "barman-cloud-backup", version)]
 pub struct Args {
-    /// URL of the cloud destination: s3://BUCKET/PATH, an Azure or Google Cloud
-    /// Storage URL, or file:///PATH
-    #[arg(value_name = "destination_url")]
-    destination_url: String,
-
-    /// the name of the server as configured in Barman
-    #[arg(value_name = "server_name")]
-    server_name: String,
+    #[command(flatten)]
+    destination: DestinationArgs,
 
     #[command(flatten)]
     compression: BackupCompressionArgs,
 
-    /// host or Unix socket for PostgreSQL connection (default: libpq settings)
+    /// Host of the server, or the directory of its socket (default: as libpq)
     #[arg(short = 'h', long)]
     host: Option<String>,
 
-    /// port for PostgreSQL connection (default: libpq settings)
+    /// Port of the server (default: as libpq)
     #[arg(short, long)]
     port: Option<String>,
 
-    /// user name for PostgreSQL connection (default: libpq settings)
+    /// Role to connect as (default: as libpq)
     #[arg(short = 'U', long)]
     user: Option<String>,
 
-    /// Database name or conninfo string for Postgres connection (default:
-    /// postgres)
+    /// Database to connect to, or a whole connection string or URI, which is
+    /// then used alone (default: postgres)
     #[arg(short, long)]
     dbname: Option<String>,
 
-    /// forces the initial checkpoint to be done as quickly as possible
+    /// Do not spread the checkpoint at the beginning over time
     #[arg(long)]
     immediate_checkpoint: bool,
 
-    /// number of parts uploaded at the same time
+    /// Parts uploaded at the same time
     #[arg(short = 'J', long, default_value = "2", value_parser = values::positive)]
     jobs: NonZeroU32,
 
-    /// maximum size of an archive when uploading to cloud storage (KB is 1024
-    /// bytes, KiB is 1000)
+    /// Begin another archive once one is larger than this (KB is 1024 bytes, KiB
+    /// is 1000)
     #[arg(short = 'S', long, default_value = "100GB", value_parser = values::size)]
     max_archive_size: u64,
 
-    /// minimum size of an individual chunk when uploading to cloud storage (KB
-    /// is 1024 bytes, KiB is 1000)
+    /// Smallest part of an upload (KB is 1024 bytes, KiB is 1000)
     #[arg(long, value_parser = values::size)]
     min_chunk_size: Option<u64>,
 
-    /// the maximum amount of data to be uploaded per second when backing up,
-    /// over all archives together (KB is 1024 bytes, KiB is 1000)
+    /// Bytes per second to the store, over everything (KB is 1024 bytes, KiB is
+    /// 1000)
     #[arg(long, value_parser = values::size)]
     max_bandwidth: Option<u64>,
 
-    /// a name which can be used to reference this backup in commands such as
-    /// barman-cloud-restore and barman-cloud-backup-delete
+    /// Name of the backup, by which the other tools find it
     #[arg(short, long, value_parser = values::backup_name)]
     name: Option<String>,
 
@@ -86,49 +78,38 @@ pub struct Args {
     #[arg(long, default_value = "60", value_parser = values::non_negative)]
     keepalive_interval: u64,
 
-    /// Instance where the disks to be backed up as snapshots are attached
+    /// Instance that has the disks, for a snapshot backup
     #[arg(long)]
     snapshot_instance: Option<String>,
 
-    /// Name of a disk from which snapshots should be taken; may be given several
-    /// times
+    /// Disk to take a snapshot of; may be given several times
     #[arg(long, action = ArgAction::Append)]
     snapshot_disk: Vec<String>,
 
-    /// Zone of the disks from which snapshots should be taken (deprecated: use
-    /// --gcp-zone)
+    /// Old spelling of --gcp-zone
     #[arg(long)]
     snapshot_zone: Option<String>,
 
-    /// GCP project under which disk snapshots should be stored (deprecated: use
-    /// --gcp-project)
+    /// Old spelling of --gcp-project
     #[arg(long)]
     snapshot_gcp_project: Option<String>,
 
     #[command(flatten)]
     snapshot_place: SnapshotPlaceArgs,
 
-    /// GCP project under which disk snapshots should be stored
-    #[arg(
-        long,
-        help_heading = "Extra options for google-cloud-storage cloud provider"
-    )]
+    /// Project that the snapshots belong to
+    #[arg(long, help_heading = "Google Cloud Storage")]
     gcp_project: Option<String>,
 
-    /// The ID of the Azure subscription which owns the instance and storage
-    /// volumes of a snapshot backup
-    #[arg(
-        long,
-        help_heading = "Extra options for the azure-blob-storage cloud provider"
-    )]
+    /// Subscription of the instance and the disks of a snapshot backup
+    #[arg(long, help_heading = "Azure Blob Storage")]
     azure_subscription_id: Option<String>,
 
-    /// The length of time in seconds to wait for snapshots to be created in AWS
-    /// before timing out
+    /// Seconds that snapshots may take to be complete
     #[arg(long, default_value = "3600", value_parser = values::positive, help_heading = S3)]
     aws_await_snapshots_timeout: NonZeroU32,
 
-    /// The lock mode to apply to the snapshot
+    /// Lock the snapshots in this mode
     #[arg(
         long,
         value_parser = clap::builder::PossibleValuesParser::new(["governance", "compliance"]),
@@ -169,7 +150,7 @@ pub struct Args {
     common: CommonArgs,
 }
 
-const S3: &str = "Extra options for the aws-s3 cloud provider";
+const S3: &str = "Amazon S3 and compatible stores";
 
 impl Args {
     fn wants_snapshots(&self) -> bool {
@@ -193,13 +174,15 @@ impl Tool for Args {
 
     fn store(&self) -> StoreConfig {
         self.encryption
-            .apply(self.common.store(&self.destination_url))
+            .apply(self.common.store(&self.destination.destination_url))
     }
 
     fn check(&self) -> Result<(), OpError> {
         let general = |text: &str| Err(OpError::new(OpErrorKind::General, text));
         if self.wants_snapshots() && self.compression.codec().info().name != "none" {
-            return general("Compression options cannot be used with snapshot backups");
+            return general(
+                "a snapshot backup cannot be compressed: leave the compression option away",
+            );
         }
         let cool_off = self.aws_snapshot_lock_cool_off_period.is_some();
         if cool_off && self.aws_snapshot_lock_mode.as_deref() == Some("governance") {
@@ -210,7 +193,7 @@ impl Tool for Args {
         }
         tags::check_for_backup(&self.tags.get().unwrap_or_default())?;
         if self.snapshot_instance.is_some() && self.encryption.kms_key_name.is_some() {
-            return general("Encryption options are not compatible with snapshot backups");
+            return general("--kms-key-name cannot be used with --snapshot-instance");
         }
         Ok(())
     }
@@ -232,7 +215,7 @@ impl Tool for Args {
         let interval = Duration::from_secs(self.keepalive_interval);
         let request = BackupRequest {
             path,
-            server: self.server_name,
+            server: self.destination.server_name,
             connection: pg::Options {
                 host: self.host,
                 port: self.port,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use cloud_core::cli::args::CommonArgs;
+use cloud_core::cli::args::{CommonArgs, DestinationArgs};
 use cloud_core::cli::{self, Habits, Tool, values};
 use cloud_core::ops::{Ctx, OpError};
 use cloud_core::store::{ObjectStore, StoreConfig};
@@ -14,20 +14,14 @@ pub fn main() -> ExitCode {
     cli::main::<Args>()
 }
 
-/// Checks that the WAL archive on the specified cloud storage can be safely used for a new PostgreSQL server
+/// Check that a new PostgreSQL server can archive its WAL in this place
 #[derive(Debug, Parser)]
 #[command(name = "barman-cloud-check-wal-archive", version)]
 pub struct Args {
-    /// URL of the cloud destination: s3://BUCKET/PATH, an Azure or Google Cloud
-    /// Storage URL, or file:///PATH
-    #[arg(value_name = "destination_url")]
-    destination_url: String,
+    #[command(flatten)]
+    destination: DestinationArgs,
 
-    /// the name of the server as configured in Barman
-    #[arg(value_name = "server_name")]
-    server_name: String,
-
-    /// The earliest timeline whose WALs should cause the check to fail
+    /// Accept WAL of timelines before this one
     #[arg(long, value_parser = values::positive)]
     timeline: Option<std::num::NonZeroU32>,
 
@@ -39,10 +33,8 @@ pub struct Args {
 impl Tool for Args {
     const WORDS: &'static str = "WAL archive check";
     const HABITS: Habits = Habits {
-        long: false,
-        ends_by_signal: false,
         test_wants_bucket: false,
-        retry: Some(std::time::Duration::from_mins(2)),
+        ..Habits::CATALOGUE
     };
 
     fn common(&self) -> &CommonArgs {
@@ -50,7 +42,7 @@ impl Tool for Args {
     }
 
     fn store(&self) -> StoreConfig {
-        self.common.store(&self.destination_url)
+        self.common.store(&self.destination.destination_url)
     }
 
     async fn run(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use cloud_core::cli::args::{CommonArgs, SnapshotPlaceArgs};
+use cloud_core::cli::args::{CommonArgs, SnapshotPlaceArgs, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::restore::{self, RecoveryTarget, RestoreRequest};
 use cloud_core::ops::{Ctx, OpError};
@@ -17,50 +17,43 @@ pub fn main() -> ExitCode {
     cli::main::<Args>()
 }
 
-/// This script can be used to download a backup previously made with barman-cloud-backup command
+/// Restore a base backup from an object store
 #[derive(Debug, Parser)]
 #[command(name = "barman-cloud-restore", version)]
 pub struct Args {
-    /// URL of the cloud source: s3://BUCKET/PATH, an Azure or Google Cloud
-    /// Storage URL, or file:///PATH
-    #[arg(value_name = "source_url")]
-    source_url: String,
+    #[command(flatten)]
+    source: SourceArgs,
 
-    /// the name of the server as configured in Barman
-    #[arg(value_name = "server_name")]
-    server_name: String,
-
-    /// the backup ID, shortcut or name; 'auto' for the newest one that the
+    /// Id, shortcut or name of the backup; 'auto' for the newest one that the
     /// recovery target can be reached from
     #[arg(value_name = "backup_id")]
     backup_id: String,
 
-    /// the path to a directory for recovery
+    /// Directory that becomes the data directory
     #[arg(value_name = "recovery_dir")]
     recovery_dir: PathBuf,
 
-    /// tablespace relocation rule; may be given several times
+    /// Restore the tablespace NAME to LOCATION; may be given several times
     #[arg(long, value_name = "NAME:LOCATION", action = ArgAction::Append)]
     tablespace: Vec<String>,
 
-    /// timeline to recover to, with backup_id auto: current, latest or a number
+    /// Timeline to recover to, with auto: current, latest or a number
     #[arg(long, value_parser = values::target_timeline)]
     target_tli: Option<String>,
 
-    /// position to recover to, with backup_id auto
+    /// Position to recover to, with auto
     #[arg(long, group = "target")]
     target_lsn: Option<String>,
 
-    /// time to recover to, with backup_id auto
+    /// Time to recover to, with auto
     #[arg(long, group = "target")]
     target_time: Option<String>,
 
-    /// Instance where the disks recovered from the snapshots are attached
+    /// Instance that has the disks made of the snapshots
     #[arg(long)]
     snapshot_recovery_instance: Option<String>,
 
-    /// Zone containing the instance and disks for the snapshot recovery
-    /// (deprecated: use --gcp-zone)
+    /// Old spelling of --gcp-zone
     #[arg(long)]
     snapshot_recovery_zone: Option<String>,
 
@@ -90,7 +83,7 @@ impl Tool for Args {
     }
 
     fn store(&self) -> StoreConfig {
-        self.common.store(&self.source_url)
+        self.common.store(&self.source.source_url)
     }
 
     async fn run(
@@ -101,7 +94,7 @@ impl Tool for Args {
     ) -> Result<(), OpError> {
         let request = RestoreRequest {
             path,
-            server: self.server_name,
+            server: self.source.server_name,
             backup: self.backup_id,
             target: self.recovery_dir,
             tablespaces: self.tablespace,

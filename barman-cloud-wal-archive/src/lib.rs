@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use cloud_core::cli::args::{
-    CommonArgs, EncryptionArgs, HistoryTagArgs, TagArgs, WalCompressionArgs, wal_name,
+    CommonArgs, DestinationArgs, EncryptionArgs, HistoryTagArgs, TagArgs, WalCompressionArgs,
+    wal_name,
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::codec::Level;
@@ -21,20 +22,14 @@ pub fn main() -> ExitCode {
     cli::main::<Args>()
 }
 
-/// This script can be used in the `archive_command` of a PostgreSQL server to ship WAL files to the Cloud
+/// Archive one WAL file in an object store; made for archive_command
 #[derive(Debug, Parser)]
 #[command(name = "barman-cloud-wal-archive", version)]
 pub struct Args {
-    /// URL of the cloud destination: s3://BUCKET/PATH, an Azure or Google Cloud
-    /// Storage URL, or file:///PATH
-    #[arg(value_name = "destination_url")]
-    destination_url: String,
+    #[command(flatten)]
+    destination: DestinationArgs,
 
-    /// the name of the server as configured in Barman
-    #[arg(value_name = "server_name")]
-    server_name: String,
-
-    /// the value of the '%p' keyword (according to 'archive_command')
+    /// The WAL file: '%p' in archive_command
     #[arg(value_name = "wal_path")]
     wal_path: Option<PathBuf>,
 
@@ -59,32 +54,31 @@ pub struct Args {
     #[command(flatten)]
     encryption: EncryptionArgs,
 
-    /// The chunk size to be used when uploading an object in Azure (KB is 1024
-    /// bytes, KiB is 1000)
+    /// Size of a block of an upload (KB is 1024 bytes, KiB is 1000)
     #[arg(
         long,
         default_value = "4MB",
         value_parser = values::size,
-        help_heading = "Extra options for the azure-blob-storage cloud provider"
+        help_heading = "Azure Blob Storage"
     )]
     max_block_size: u64,
 
-    /// The maximum number of chunks to be uploaded concurrently in Azure
+    /// Blocks uploaded at the same time
     #[arg(
         long,
         default_value = "1",
         value_parser = values::positive,
-        help_heading = "Extra options for the azure-blob-storage cloud provider"
+        help_heading = "Azure Blob Storage"
     )]
     max_concurrency: NonZeroU32,
 
-    /// Maximum size for which the Azure client will upload an object in a
-    /// single request (KB is 1024 bytes, KiB is 1000)
+    /// Largest object that is sent in one request (KB is 1024 bytes, KiB is
+    /// 1000)
     #[arg(
         long,
         default_value = "64MB",
         value_parser = values::size,
-        help_heading = "Extra options for the azure-blob-storage cloud provider"
+        help_heading = "Azure Blob Storage"
     )]
     max_single_put_size: u64,
 
@@ -120,7 +114,7 @@ impl Tool for Args {
     fn store(&self) -> StoreConfig {
         let store = self
             .encryption
-            .apply(self.common.store(&self.destination_url));
+            .apply(self.common.store(&self.destination.destination_url));
         StoreConfig {
             max_block_size: Some(self.max_block_size),
             max_concurrency: Some(self.max_concurrency.get()),
@@ -155,7 +149,7 @@ impl Tool for Args {
     ) -> Result<(), OpError> {
         let request = WalArchiveRequest {
             path,
-            server: self.server_name,
+            server: self.destination.server_name,
             wal_path: self.wal_path.unwrap_or_default(),
             codec: self.compression.codec(),
             level: self.compression_level,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use cloud_core::cli::args::{CommonArgs, wal_name};
+use cloud_core::cli::args::{CommonArgs, SourceArgs, wal_name};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::wal_restore::{self, WalRestoreRequest};
 use cloud_core::ops::{Ctx, OpError, OpErrorKind};
@@ -17,28 +17,22 @@ pub fn main() -> ExitCode {
     cli::main::<Args>()
 }
 
-/// This script can be used as a `restore_command` to download WAL files previously archived with barman-cloud-wal-archive command
+/// Fetch one WAL file from an object store; made for restore_command
 #[derive(Debug, Parser)]
 #[command(name = "barman-cloud-wal-restore", version)]
 pub struct Args {
-    /// URL of the cloud source: s3://BUCKET/PATH, an Azure or Google Cloud
-    /// Storage URL, or file:///PATH
-    #[arg(value_name = "source_url")]
-    source_url: String,
+    #[command(flatten)]
+    source: SourceArgs,
 
-    /// the name of the server as configured in Barman
-    #[arg(value_name = "server_name")]
-    server_name: String,
-
-    /// The value of the '%f' keyword (according to 'restore_command')
+    /// Name of the WAL file: '%f' in restore_command
     #[arg(value_name = "wal_name")]
     wal_name: String,
 
-    /// The value of the '%p' keyword (according to 'restore_command')
+    /// Where it goes: '%p' in restore_command
     #[arg(value_name = "wal_dest")]
     wal_dest: PathBuf,
 
-    /// Do not download partial WAL files
+    /// Never take a .partial file for the one that is wanted
     #[arg(long)]
     no_partial: bool,
 
@@ -80,7 +74,7 @@ impl Tool for Args {
     }
 
     fn store(&self) -> StoreConfig {
-        self.common.store(&self.source_url)
+        self.common.store(&self.source.source_url)
     }
 
     fn check(&self) -> Result<(), OpError> {
@@ -97,9 +91,13 @@ impl Tool for Args {
         path: String,
     ) -> Result<(), OpError> {
         let request = WalRestoreRequest {
-            url: format!("{} {}", printable(&self.source_url), self.common.endpoint()),
+            url: format!(
+                "{} {}",
+                printable(&self.source.source_url),
+                self.common.endpoint()
+            ),
             path,
-            server: self.server_name,
+            server: self.source.server_name,
             wal_name: self.wal_name,
             destination: self.wal_dest,
             no_partial: self.no_partial,

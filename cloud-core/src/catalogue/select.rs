@@ -50,13 +50,13 @@ pub enum SelectError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidBackupName {
     /// It is empty.
-    #[error("Backup name cannot be empty")]
+    #[error("the name of a backup cannot be empty")]
     Empty,
     /// It has the form of an id.
-    #[error("Backup name '{0}' is not allowed because it matches the format of a backup ID")]
+    #[error("'{0}' looks like the id of a backup and cannot be its name")]
     LooksLikeId(String),
     /// It is a shortcut.
-    #[error("Backup name '{0}' is not allowed because it is a reserved word")]
+    #[error("'{0}' is a word with a meaning of its own and cannot be the name of a backup")]
     Reserved(String),
     /// It would not fit into one line of `backup.info`.
     #[error("Backup name '{}' is not allowed because it has several lines", .0.escape_debug())]

@@ -12,35 +12,34 @@ use crate::codec::{self, Codec};
 use crate::store::{Provider, StoreConfig, Tag};
 
 /// Headings of the help.
-const S3: &str = "Extra options for the aws-s3 cloud provider";
-const AZURE: &str = "Extra options for the azure-blob-storage cloud provider";
-const GOOGLE: &str = "Extra options for google-cloud-storage cloud provider";
+const S3: &str = "Amazon S3 and compatible stores";
+const AZURE: &str = "Azure Blob Storage";
+const GOOGLE: &str = "Google Cloud Storage";
 
 /// What every tool accepts.
 #[derive(Debug, Clone, Args)]
 pub struct CommonArgs {
-    /// show program's version number and exit
+    /// Print name and version
     #[arg(short = 'V', long, action = ArgAction::Version)]
     version: Option<bool>,
 
-    /// show this help message and exit
+    /// Print this help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
 
-    /// increase output verbosity (e.g., -vv is more than -v)
+    /// Say more; -vv says even more
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
 
-    /// decrease output verbosity (e.g., -qq is less than -q)
+    /// Say less; -qq says nothing
     #[arg(short, long, action = ArgAction::Count)]
     pub quiet: u8,
 
-    /// Test cloud connectivity and exit
+    /// Only find out whether the store can be reached
     #[arg(short, long)]
     pub test: bool,
 
-    /// The cloud provider to use as a storage backend; not needed for
-    /// file:///path URLs
+    /// Which cloud the URL is of; not needed for file:///path
     #[arg(
         long,
         default_value = "aws-s3",
@@ -48,16 +47,15 @@ pub struct CommonArgs {
     )]
     cloud_provider: String,
 
-    /// Override default S3 endpoint URL with the given one
+    /// URL of the service, where it is not Amazon's own
     #[arg(long, help_heading = S3)]
     endpoint_url: Option<String>,
 
-    /// profile name (e.g. INI section in AWS credentials file)
+    /// Profile of the AWS configuration and credentials files
     #[arg(short = 'P', long, visible_alias = "profile", help_heading = S3)]
     aws_profile: Option<String>,
 
-    /// the time in seconds until a timeout is raised when waiting to read from
-    /// a connection (defaults to 60 seconds)
+    /// Seconds without a byte after which a connection is given up (default: 60)
     #[arg(long, value_parser = values::any_integer, help_heading = S3)]
     read_timeout: Option<i64>,
 
@@ -74,8 +72,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILE_URI", help_heading = S3)]
     sse_customer_key: Option<String>,
 
-    /// Optionally specify the type of credential to use when authenticating
-    /// with Azure
+    /// Kind of credential; without it, what the environment holds decides
     #[arg(
         long,
         visible_aliases = ["credential", "default"],
@@ -111,10 +108,36 @@ impl CommonArgs {
     }
 }
 
+/// Where a tool writes to: the first two positionals.
+#[derive(Debug, Clone, Args)]
+pub struct DestinationArgs {
+    /// Where to write: s3://BUCKET/PATH, an Azure or Google Cloud Storage URL,
+    /// or file:///PATH
+    #[arg(value_name = "destination_url")]
+    pub destination_url: String,
+
+    /// Name of the PostgreSQL server: the folder of its backups and WAL
+    #[arg(value_name = "server_name")]
+    pub server_name: String,
+}
+
+/// Where a tool reads from: the first two positionals.
+#[derive(Debug, Clone, Args)]
+pub struct SourceArgs {
+    /// Where to read: s3://BUCKET/PATH, an Azure or Google Cloud Storage URL, or
+    /// file:///PATH
+    #[arg(value_name = "source_url")]
+    pub source_url: String,
+
+    /// Name of the PostgreSQL server: the folder of its backups and WAL
+    #[arg(value_name = "server_name")]
+    pub server_name: String,
+}
+
 /// How objects that are written are encrypted.
 #[derive(Debug, Clone, Args)]
 pub struct EncryptionArgs {
-    /// The encryption algorithm used when storing the uploaded data in S3
+    /// Let S3 encrypt the objects in this way
     #[arg(
         short = 'e',
         long,
@@ -123,18 +146,15 @@ pub struct EncryptionArgs {
     )]
     encryption: Option<String>,
 
-    /// The AWS KMS key ID that should be used for encrypting the uploaded data;
-    /// only with --encryption aws:kms
+    /// Key of the key management service, for --encryption aws:kms
     #[arg(long, help_heading = S3)]
     sse_kms_key_id: Option<String>,
 
-    /// The name of an encryption scope defined in the Azure Blob Storage
-    /// service which is to be used to encrypt the data in Azure
+    /// Encryption scope of the objects
     #[arg(long, help_heading = AZURE)]
     encryption_scope: Option<String>,
 
-    /// The name of the GCP KMS key which should be used for encrypting the
-    /// uploaded data in GCS
+    /// Key of the key management service, for the objects
     #[arg(long, help_heading = GOOGLE)]
     pub kms_key_name: Option<String>,
 }
@@ -156,13 +176,11 @@ impl EncryptionArgs {
 #[derive(Debug, Clone, Args)]
 #[group(id = "tagging", multiple = false)]
 pub struct TagArgs {
-    /// Tags to be added to all uploaded files in cloud storage: KEY,VALUE words
-    /// up to the next option
+    /// Tags of every object: words KEY,VALUE up to the next option
     #[arg(long, value_name = "KEY,VALUE", num_args = 0.., action = ArgAction::Append, value_parser = tags::record)]
     tags: Option<Vec<Tag>>,
 
-    /// A tag to be added to all uploaded files in cloud storage; may be given
-    /// several times
+    /// One tag of every object; may be given several times
     #[arg(long, value_name = "KEY,VALUE", action = ArgAction::Append, value_parser = tags::pair)]
     tag: Option<Vec<Tag>>,
 }
@@ -178,13 +196,13 @@ impl TagArgs {
 #[derive(Debug, Clone, Args)]
 #[group(id = "history-tagging", multiple = false)]
 pub struct HistoryTagArgs {
-    /// Tags to be added to archived history files in cloud storage, in place of
-    /// the others: KEY,VALUE words up to the next option
+    /// Tags of history files, in place of the others: words KEY,VALUE up to the
+    /// next option
     #[arg(long, value_name = "KEY,VALUE", num_args = 0.., action = ArgAction::Append, value_parser = tags::record)]
     history_tags: Option<Vec<Tag>>,
 
-    /// A tag to be added to archived history files in cloud storage, in place
-    /// of the others; may be given several times
+    /// One tag of history files, in place of the others; may be given several
+    /// times
     #[arg(long, value_name = "KEY,VALUE", action = ArgAction::Append, value_parser = tags::pair)]
     history_tag: Option<Vec<Tag>>,
 }
@@ -202,20 +220,19 @@ impl HistoryTagArgs {
 #[derive(Debug, Clone, Args)]
 #[group(id = "compression", multiple = false)]
 pub struct BackupCompressionArgs {
-    /// gzip-compress the backup while uploading to the cloud
+    /// Compress the archives with gzip
     #[arg(short = 'z', long)]
     gzip: bool,
-    /// bzip2-compress the backup while uploading to the cloud
+    /// Compress the archives with bzip2
     #[arg(short = 'j', long)]
     bzip2: bool,
-    /// snappy-compress the backup while uploading to the cloud
+    /// Compress the archives with snappy
     #[arg(long)]
     snappy: bool,
-    /// lz4-compress the backup while uploading to the cloud
+    /// Compress the archives with lz4
     #[arg(long)]
     lz4: bool,
-    /// zstd-compress the backup while uploading to the cloud (read by Barman
-    /// 3.20 and newer)
+    /// Compress the archives with zstd (Barman 3.20 and newer reads them)
     #[arg(long)]
     zstd: bool,
 }
@@ -237,22 +254,22 @@ impl BackupCompressionArgs {
 #[derive(Debug, Clone, Args)]
 #[group(id = "compression", multiple = false)]
 pub struct WalCompressionArgs {
-    /// gzip-compress the WAL while uploading to the cloud
+    /// Compress the file with gzip
     #[arg(short = 'z', long)]
     gzip: bool,
-    /// bzip2-compress the WAL while uploading to the cloud
+    /// Compress the file with bzip2
     #[arg(short = 'j', long)]
     bzip2: bool,
-    /// xz-compress the WAL while uploading to the cloud
+    /// Compress the file with xz
     #[arg(long)]
     xz: bool,
-    /// snappy-compress the WAL while uploading to the cloud
+    /// Compress the file with snappy
     #[arg(long)]
     snappy: bool,
-    /// zstd-compress the WAL while uploading to the cloud
+    /// Compress the file with zstd
     #[arg(long)]
     zstd: bool,
-    /// lz4-compress the WAL while uploading to the cloud
+    /// Compress the file with lz4
     #[arg(long)]
     lz4: bool,
 }
@@ -280,8 +297,7 @@ fn first_of(flags: &[(&str, bool)]) -> &'static dyn Codec {
 /// Where snapshots of disks are made or found: options of several clouds.
 #[derive(Debug, Clone, Args)]
 pub struct SnapshotPlaceArgs {
-    /// The name of the AWS region containing the EC2 VM and storage volumes of
-    /// a snapshot backup
+    /// Region of the instance and the disks of a snapshot backup
     #[arg(long, help_heading = S3)]
     pub aws_region: Option<String>,
 
@@ -289,8 +305,7 @@ pub struct SnapshotPlaceArgs {
     #[arg(long, help_heading = GOOGLE)]
     pub gcp_zone: Option<String>,
 
-    /// The name of the Azure resource group to which the compute instance and
-    /// disks of a snapshot backup belong
+    /// Resource group of the instance and the disks of a snapshot backup
     #[arg(long, help_heading = AZURE)]
     pub azure_resource_group: Option<String>,
 }

@@ -76,6 +76,16 @@ pub struct Habits {
     pub retry: Option<Duration>,
 }
 
+impl Habits {
+    /// Of the tools that read or change the catalogue.
+    pub const CATALOGUE: Self = Self {
+        long: false,
+        ends_by_signal: false,
+        test_wants_bucket: true,
+        retry: Some(Duration::from_mins(2)),
+    };
+}
+
 /// Runs a tool with the arguments of the process.
 pub fn main<T: Tool>() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();

@@ -77,7 +77,7 @@ pub fn check_for_backup(tags: &[Tag]) -> Result<(), OpError> {
     let refused = |text| Err(OpError::new(OpErrorKind::General, text));
     if tags.len() > MOST_TAGS {
         return refused(format!(
-            "Too many tags: {}. At most {MOST_TAGS} tags can be given.",
+            "{} tags were given, and an object can have {MOST_TAGS} at most",
             tags.len()
         ));
     }

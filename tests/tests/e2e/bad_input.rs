@@ -261,34 +261,6 @@ fn wrong_usage_is_told_as_argparse_tells_it() {
 }
 
 #[test]
-fn every_tool_names_its_version_and_shows_its_help() {
-    let workspace = Workspace::new();
-    for tool in [
-        "barman-cloud-backup",
-        "barman-cloud-backup-delete",
-        "barman-cloud-backup-keep",
-        "barman-cloud-backup-list",
-        "barman-cloud-backup-show",
-        "barman-cloud-check-wal-archive",
-        "barman-cloud-restore",
-        "barman-cloud-wal-archive",
-        "barman-cloud-wal-restore",
-    ] {
-        let run = workspace.tool(tool).arg("--version").run();
-        assert_eq!(
-            (run.code(), run.stdout.as_str()),
-            (Some(0), format!("{tool} 4.0.0\n").as_str())
-        );
-        let help = workspace.tool(tool).arg("--help").run();
-        assert_eq!(help.code(), Some(0), "{help}");
-        assert!(
-            help.stdout.contains("--cloud-provider") && help.stderr.is_empty(),
-            "{help}"
-        );
-    }
-}
-
-#[test]
 fn a_server_that_cannot_be_backed_up_is_told_before_anything_is_written() {
     let workspace = Workspace::new();
     let bucket = workspace.dir("bucket");

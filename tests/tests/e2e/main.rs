@@ -3,6 +3,7 @@
 mod bad_input;
 mod golden;
 mod harness;
+mod help;
 mod life_cycle;
 mod odd_tree;
 mod pitr;

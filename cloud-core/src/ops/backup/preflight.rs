@@ -191,7 +191,7 @@ fn warn(facts: &ServerFacts, pgdata: &Path) {
             .fold(String::new(), |list, file| list + "\n\t" + file);
         tracing::warn!(
             "The usage of include directives is not supported for files that reside outside \
-             PGDATA.\nPlease manually backup the following files:{list}"
+             PGDATA. They are not part of the backup:{list}"
         );
     }
 }
