@@ -16,7 +16,7 @@ use crate::wal::{History, TimelineId, WalKind, WalName};
 const CONCURRENCY: usize = 16;
 
 /// Largest `backup.info` that is read, in bytes. Real ones have some kilobytes,
-/// and some hundred with thousands of tablespaces. [`CONCURRENCY`] times this is
+/// and some hundred with thousands of tablespaces. `CONCURRENCY` times this is
 /// what a bucket full of garbage can make us hold.
 pub const MAX_INFO: u64 = 4 << 20;
 

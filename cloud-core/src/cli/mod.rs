@@ -1,6 +1,6 @@
 //! The command line: arguments, logging, signals, exit codes.
 //!
-//! A tool is a set of [`Arguments`] and what to do with them; everything around
+//! A [`Tool`] is a set of arguments and what to do with them; everything around
 //! that, from the first word of the command line to the exit code, is
 //! [`main`].
 

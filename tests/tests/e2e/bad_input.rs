@@ -158,7 +158,7 @@ const WITHOUT_SERVER: &[(&str, &str, i32, &str)] = &[
         "backup",
         "-z --snapshot-instance i $U main",
         4,
-        "Compression options cannot be used",
+        "a snapshot backup cannot be compressed",
     ),
     ("backup-list", "$U main", 4, "not built yet"),
 ];

@@ -30,6 +30,15 @@ impl Canonical {
             .chain(self.positionals.iter().cloned())
     }
 
+    /// Where the option that begins `text` was typed first.
+    pub(super) fn place_of(&self, text: &str) -> Option<usize> {
+        let name = |word: &str| word.split([' ', '=']).next().unwrap_or_default().to_owned();
+        let wanted = name(text);
+        self.options
+            .iter()
+            .position(|word| name(&word.to_string_lossy()) == wanted)
+    }
+
     pub(super) fn unknown_text(&self) -> String {
         let words = self.unknown.iter().map(|word| word.to_string_lossy());
         words.collect::<Vec<_>>().join(" ")

@@ -45,12 +45,13 @@ pub fn parse<A: clap::Parser>(words: &[OsString]) -> Result<A, Refusal> {
     let name = OsString::from(command.get_name());
     let matches = command
         .try_get_matches_from_mut(std::iter::once(name).chain(canonical.words()))
-        .map_err(|error| Refusal::of_clap(&mut command, &options, &error))?;
+        .map_err(|error| Refusal::of_clap(&mut command, &options, &canonical, &error))?;
     if !canonical.unknown.is_empty() {
         let message = format!("unrecognized arguments: {}", canonical.unknown_text());
         return Err(Refusal::usage(&mut command, &message));
     }
-    A::from_arg_matches(&matches).map_err(|error| Refusal::of_clap(&mut command, &options, &error))
+    A::from_arg_matches(&matches)
+        .map_err(|error| Refusal::of_clap(&mut command, &options, &canonical, &error))
 }
 
 /// The canonical form of a command line without the program's name.

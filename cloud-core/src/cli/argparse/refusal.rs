@@ -5,6 +5,7 @@ use std::error::Error as _;
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use super::Canonical;
 use super::options::Options;
 
 /// Why a command line is not acted upon.
@@ -31,7 +32,12 @@ impl Refusal {
     }
 
     /// What clap found.
-    pub(super) fn of_clap(command: &mut Command, options: &Options, error: &clap::Error) -> Self {
+    pub(super) fn of_clap(
+        command: &mut Command,
+        options: &Options,
+        typed: &Canonical,
+        error: &clap::Error,
+    ) -> Self {
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 return Self::Show(error.render().to_string());
@@ -44,12 +50,12 @@ impl Refusal {
         {
             return Self::Wrong(format!("{line}\n"));
         }
-        Self::usage(command, &message(options, error))
+        Self::usage(command, &message(options, typed, error))
     }
 }
 
 /// A complaint of clap in the words of argparse.
-fn message(options: &Options, error: &clap::Error) -> String {
+fn message(options: &Options, typed: &Canonical, error: &clap::Error) -> String {
     let argument = || options.display(&texts(error, ContextKind::InvalidArg).join(" "));
     let value = || texts(error, ContextKind::InvalidValue).join(" ");
     match error.kind() {
@@ -68,13 +74,17 @@ fn message(options: &Options, error: &clap::Error) -> String {
             format!("argument {}: {why}", argument())
         }
         ErrorKind::ArgumentConflict => {
-            let prior = texts(error, ContextKind::PriorArg);
-            let prior = prior.first().map(|text| options.display(text));
-            format!(
-                "argument {}: not allowed with argument {}",
-                argument(),
-                prior.unwrap_or_default()
-            )
+            let mut both = texts(error, ContextKind::InvalidArg);
+            both.extend(texts(error, ContextKind::PriorArg));
+            // The one that was typed later is what argparse complains of.
+            both.sort_by_key(|text| std::cmp::Reverse(typed.place_of(text)));
+            let named: Vec<_> = both.iter().map(|text| options.display(text)).collect();
+            match named.as_slice() {
+                [later, earlier, ..] => {
+                    format!("argument {later}: not allowed with argument {earlier}")
+                }
+                _ => first_line(error),
+            }
         }
         ErrorKind::MissingRequiredArgument => missing(options, error),
         _ => first_line(error),
