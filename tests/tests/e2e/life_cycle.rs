@@ -312,3 +312,64 @@ fn the_same_segment_again_is_success_and_another_one_is_refused() {
     archive(&["--allow-overwrite"]).succeed();
     assert_ne!(fs::read(&object).unwrap(), stored);
 }
+
+#[test]
+fn a_stuck_archiver_is_waited_for_only_as_long_as_is_asked_for() {
+    let Some(run) = cluster() else { return };
+    run.cluster
+        .session()
+        .run("ALTER SYSTEM SET archive_command = 'false'");
+    run.cluster.session().run("SELECT pg_reload_conf()");
+    let ended = run
+        .workspace
+        .tool("barman-cloud-backup")
+        .args(run.cluster.connection())
+        .args([
+            "--immediate-checkpoint",
+            "--stop-timeout",
+            "1",
+            "-n",
+            "slow",
+            &run.url,
+            "main",
+        ])
+        .run();
+    assert_eq!(ended.code(), Some(1), "{ended}");
+    let errors = ended.errors();
+    assert!(
+        errors.len() == 1 && errors[0].contains("archive_command"),
+        "{ended}"
+    );
+    let id = run.backups()[0].clone();
+    let error = run
+        .info(&id)
+        .lines()
+        .find(|line| line.starts_with("error="))
+        .unwrap()
+        .to_owned();
+    assert!(
+        error.contains("the server did not end the backup within 1 seconds"),
+        "{error}"
+    );
+    run.assert_failed(&id, &error);
+}
+
+#[test]
+fn a_server_that_does_not_archive_is_backed_up_with_a_warning() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    workspace.dir("bucket");
+    let mut cluster = Cluster::create(&bin, &workspace, "primary", &[]);
+    cluster.start();
+    let run = workspace
+        .tool("barman-cloud-backup")
+        .args(cluster.connection())
+        .args(["--immediate-checkpoint", &workspace.url("bucket"), "main"])
+        .run();
+    assert_eq!(run.code(), Some(0), "{run}");
+    let warnings = run.messages("WARNING");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("WAL archiving is off"),
+        "{run}"
+    );
+}
