@@ -168,7 +168,7 @@ else
         release) command+=(--release) ;;
         *) die "DEMO_PROFILE is debug or release, not $profile" ;;
     esac
-    command -v cargo >/dev/null || PATH=$PATH:${HOME:-/root}/.cargo/bin
+    command -v cargo >/dev/null || PATH=$PATH:${HOME:-}/.cargo/bin
     command -v cargo >/dev/null ||
         die "missing: cargo; install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer, or name a directory with the tools in DEMO_BIN"
     command -v cc >/dev/null || install_packages gcc libc6-dev
