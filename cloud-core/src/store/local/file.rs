@@ -4,15 +4,21 @@ use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::store::PutMode;
 
 /// What temporary names begin with; no component of a key may.
 const TEMPORARY: &str = ".barman-cloud-";
 
+/// Age from which a temporary file counts as left behind by a process that was
+/// killed. No upload waits that long between two writes; if one did, it would
+/// fail to become visible, and say so.
+const ABANDONED: Duration = Duration::from_hours(7 * 24);
+
 /// How often a write begins again because its directory went away under it:
 /// a delete that empties a directory removes it.
-const TRIES: u32 = 10;
+const TRIES: u32 = 100;
 
 /// Whether a text can be a component of a key.
 pub(super) fn is_component(text: &str) -> bool {
@@ -31,30 +37,36 @@ impl Temporary {
     /// `root` is not.
     pub(super) fn beside(root: &Path, target: &Path) -> io::Result<Self> {
         let directory = target.parent().unwrap_or(root);
-        let mut last = None;
-        for _ in 0..TRIES {
-            create_directories(root, directory)?;
-            let name = format!(
-                "{TEMPORARY}{}-{:016x}.tmp",
-                std::process::id(),
-                fastrand::u64(..)
-            );
-            let path = directory.join(name);
-            let opened = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path);
-            match opened {
-                Ok(file) => return Ok(Self { file, path }),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && root.is_dir() => {
-                    last = Some(error);
+        let mut tries = 1;
+        loop {
+            let made = create_directories(root, directory).and_then(|()| Self::new(directory));
+            match made {
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && tries < TRIES
+                        && root.is_dir() =>
+                {
+                    tries += 1;
                 }
-                Err(error) => return Err(error),
+                made => return made,
             }
         }
-        Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+    }
+
+    fn new(directory: &Path) -> io::Result<Self> {
+        let name = format!(
+            "{TEMPORARY}{}-{:016x}.tmp",
+            std::process::id(),
+            fastrand::u64(..)
+        );
+        let path = directory.join(name);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Self { file, path })
     }
 
     pub(super) fn file(&self) -> &File {
@@ -66,26 +78,54 @@ impl Temporary {
     }
 
     /// Makes the file visible as `target`, on disk with all its directories.
-    pub(super) fn publish(self, root: &Path, target: &Path, mode: PutMode) -> io::Result<Metadata> {
+    /// After a failure it can be tried again.
+    pub(super) fn publish(
+        &self,
+        root: &Path,
+        target: &Path,
+        mode: PutMode,
+    ) -> io::Result<Metadata> {
         self.file.sync_all()?;
-        match mode {
-            PutMode::Overwrite => std::fs::rename(&self.path, target)?,
-            PutMode::CreateOnly => self.link(target)?,
+        let done = match mode {
+            PutMode::Overwrite => std::fs::rename(&self.path, target),
+            PutMode::CreateOnly => std::fs::hard_link(&self.path, target),
+        };
+        if let Err(error) = done
+            && !self.is_at(target)?
+        {
+            return Err(match mode {
+                PutMode::Overwrite => error,
+                PutMode::CreateOnly => explain_link(error, target),
+            });
         }
         sync_directories(root, target.parent().unwrap_or(root))?;
         self.file.metadata()
     }
 
-    fn link(&self, target: &Path) -> io::Result<()> {
-        let linked = std::fs::hard_link(&self.path, target);
-        let Err(error) = linked else { return Ok(()) };
-        // Over NFS the answer to a link that was made may be lost, and a
-        // repetition finds the name taken: by this very file.
-        let (ours, theirs) = (self.file.metadata()?, std::fs::symlink_metadata(target));
-        match theirs {
-            Ok(theirs) if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) => Ok(()),
-            _ => Err(error),
-        }
+    /// Whether `target` is this very file. Over NFS the answer to a link or
+    /// rename that was made may be lost, and the repetition of the request then
+    /// fails: the new name is taken, or the old one is gone.
+    fn is_at(&self, target: &Path) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        Ok(std::fs::symlink_metadata(target)
+            .is_ok_and(|theirs| (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())))
+    }
+}
+
+/// What a failed link means: a directory of that name is no object that exists
+/// already, and `EPERM` is how Linux says that a file system has no links.
+fn explain_link(error: io::Error, target: &Path) -> io::Error {
+    use rustix::io::Errno;
+    let no_links = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::MLINK]
+        .map(|errno| Some(errno.raw_os_error()));
+    if error.kind() == io::ErrorKind::AlreadyExists && target.is_dir() {
+        io::ErrorKind::IsADirectory.into()
+    } else if no_links.contains(&error.raw_os_error()) {
+        let why = "this file system has no hard links, without which a new object cannot be \
+                   created safely";
+        io::Error::new(io::ErrorKind::Unsupported, why)
+    } else {
+        error
     }
 }
 
@@ -96,18 +136,25 @@ impl Drop for Temporary {
     }
 }
 
-/// Creates `directory` and what is missing between it and `root`.
+/// Creates `directory` and what is missing between it and `root`, which must
+/// exist, one by one: a root that goes away meanwhile is not made anew.
 pub(super) fn create_directories(root: &Path, directory: &Path) -> io::Result<()> {
     if !root.is_dir() {
         return Err(io::ErrorKind::NotFound.into());
     }
-    if directory.is_dir() {
+    let below = directory.strip_prefix(root).map_err(io::Error::other)?;
+    if below.as_os_str().is_empty() || directory.is_dir() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
+    let mut path = root.to_owned();
+    for component in below {
+        path.push(component);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Syncs `directory` and all directories from there up to `root`. Those above
@@ -127,27 +174,54 @@ pub(super) fn sync_directories(root: &Path, directory: &Path) -> io::Result<()> 
     Ok(())
 }
 
-/// Deletes a file, and the directories that become empty by it.
-pub(super) fn delete(root: &Path, path: &Path) -> io::Result<()> {
+/// Deletes a file; one that is not there is deleted already.
+pub(super) fn delete(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
-        Ok(()) => {}
         Err(error)
-            if matches!(
+            if !matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) => {}
-        // A directory is no object.
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(()),
-        Err(error) => return Err(error),
+                // The last one: a directory is no object.
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::IsADirectory
+            ) =>
+        {
+            Err(error)
+        }
+        _ => Ok(()),
     }
-    for ancestor in path
-        .ancestors()
-        .skip(1)
-        .take_while(|dir| *dir != root && dir.starts_with(root))
-    {
+}
+
+/// Takes away a directory from which something was deleted if it is empty now,
+/// and those above it below `root`. Temporary files that nobody has written to
+/// for `ABANDONED` do not keep it.
+pub(super) fn tidy(root: &Path, directory: &Path) {
+    let below = |path: &Path| path != root && path.starts_with(root);
+    if directory.starts_with(root) {
+        sweep(directory);
+    }
+    for ancestor in directory.ancestors().take_while(|path| below(path)) {
         if std::fs::remove_dir(ancestor).is_err() {
             break;
         }
     }
-    Ok(())
+}
+
+fn sweep(directory: &Path) {
+    let Ok(entries) = directory.read_dir() else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let temporary = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(TEMPORARY));
+        let abandoned = || {
+            let modified = entry.metadata().and_then(|meta| meta.modified());
+            modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED))
+        };
+        if temporary && abandoned() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }

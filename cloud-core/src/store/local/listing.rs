@@ -1,7 +1,8 @@
 //! Listings: directories seen as a flat set of names.
 
-use std::fs::FileType;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
@@ -15,9 +16,6 @@ use crate::store::{Depth, ListPage, Result, StoreOp};
 /// Most entries of a page.
 const PAGE: usize = 1000;
 
-/// Deepest directory that is entered: links may lead in a circle.
-const MAX_DEPTH: usize = 64;
-
 /// The pages of a listing, made on a thread that may block.
 pub(super) fn pages(
     store: LocalStore,
@@ -26,37 +24,47 @@ pub(super) fn pages(
 ) -> BoxStream<'static, Result<ListPage>> {
     stream::once(async move {
         let (sender, receiver) = mpsc::channel(2);
-        tokio::task::spawn_blocking(move || {
+        let lister = store.clone();
+        let text = prefix.clone();
+        let worker = tokio::task::spawn_blocking(move || {
             let mut lister = Lister {
+                root: &lister.root,
                 sender: &sender,
                 page: ListPage::default(),
                 depth,
             };
-            let listed = lister.run(&store.root, prefix.as_str());
-            let last = std::mem::take(&mut lister.page);
-            let _ = sender.blocking_send(match listed {
-                Ok(()) => Ok(last),
-                Err(error) => Err(store.error(StoreOp::List, prefix.as_str(), error)),
-            });
+            lister.run(text.as_str())?;
+            let _ = sender.blocking_send(lister.page);
+            Ok(())
         });
-        stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|page| (page, receiver))
-        })
+        let pages = stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|page| (Ok(page), receiver))
+        });
+        // A listing that ends without a word would pass for a whole one.
+        let fate = async move {
+            let error = worker
+                .await
+                .unwrap_or_else(|_| Err(io::Error::other("the worker ended early")))
+                .err()?;
+            Some(Err(store.error(StoreOp::List, prefix.as_str(), error)))
+        };
+        pages.chain(stream::once(fate).filter_map(std::future::ready))
     })
     .flatten()
     .boxed()
 }
 
 struct Lister<'a> {
-    sender: &'a mpsc::Sender<Result<ListPage>>,
+    root: &'a Path,
+    sender: &'a mpsc::Sender<ListPage>,
     page: ListPage,
     depth: Depth,
 }
 
 impl Lister<'_> {
-    fn run(&mut self, root: &Path, prefix: &str) -> io::Result<()> {
+    fn run(&mut self, prefix: &str) -> io::Result<()> {
         // The root must be there, whatever is asked for below it.
-        root.read_dir()?;
+        self.root.read_dir()?;
         let (directory, start) = prefix.rsplit_once('/').unwrap_or(("", prefix));
         let possible = directory.is_empty() && !prefix.starts_with('/')
             || directory.split('/').all(file::is_component);
@@ -68,27 +76,27 @@ impl Lister<'_> {
         } else {
             format!("{directory}/")
         };
-        self.directory(&root.join(directory), &text, start, 0)
+        self.directory(&self.root.join(directory), &text, start)
     }
 
     /// Lists what begins with `start` in one directory, whose names begin with
     /// `text`.
-    fn directory(&mut self, path: &Path, text: &str, start: &str, level: usize) -> io::Result<()> {
-        for (name, path, is_dir) in entries(path, start)? {
+    fn directory(&mut self, path: &Path, text: &str, start: &str) -> io::Result<()> {
+        for (name, path, is_dir) in entries(self.root, path, start)? {
             if self.sender.is_closed() {
                 return Ok(());
             }
             if !is_dir {
                 self.object(&path, &format!("{text}{name}"))?;
             } else if self.depth == Depth::One {
-                if holds_an_object(&path, level + 1)? {
+                if holds_an_object(self.root, &path)? {
                     self.page
                         .prefixes
                         .push(Prefix::text(format!("{text}{name}/")));
                     self.turn();
                 }
-            } else if level < MAX_DEPTH {
-                self.directory(&path, &format!("{text}{name}/"), "", level + 1)?;
+            } else {
+                self.directory(&path, &format!("{text}{name}/"), "")?;
             }
         }
         Ok(())
@@ -109,16 +117,15 @@ impl Lister<'_> {
 
     fn turn(&mut self) {
         if self.page.objects.len() + self.page.prefixes.len() >= PAGE {
-            let _ = self
-                .sender
-                .blocking_send(Ok(std::mem::take(&mut self.page)));
+            let _ = self.sender.blocking_send(std::mem::take(&mut self.page));
         }
     }
 }
 
 /// The entries of a directory whose names begin with `start`, sorted, and
-/// whether each is a directory. A directory that is not there has none.
-fn entries(path: &Path, start: &str) -> io::Result<Vec<(String, PathBuf, bool)>> {
+/// whether each is a directory. A directory that is not there has none, and
+/// links that lead back to where they are are left out.
+fn entries(root: &Path, path: &Path, start: &str) -> io::Result<Vec<(String, PathBuf, bool)>> {
     let found = match path.read_dir() {
         Ok(found) => found,
         Err(error)
@@ -144,23 +151,41 @@ fn entries(path: &Path, start: &str) -> io::Result<Vec<(String, PathBuf, bool)>>
                 continue;
             }
         };
-        if name.starts_with(start) && file::is_component(&name) {
-            let is_dir = match entry.file_type() {
-                Ok(kind) if FileType::is_symlink(&kind) => entry.path().is_dir(),
-                Ok(kind) => kind.is_dir(),
-                Err(_) => continue,
-            };
-            entries.push((name, entry.path(), is_dir));
+        if !name.starts_with(start) || !file::is_component(&name) {
+            continue;
         }
+        let is_dir = match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => match leads_back(root, path, &entry.path()) {
+                Some(true) => continue,
+                Some(false) => true,
+                None => false,
+            },
+            Ok(kind) => kind.is_dir(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        entries.push((name, entry.path(), is_dir));
     }
     entries.sort();
     Ok(entries)
 }
 
+/// Whether a link in `path` leads to `path` or a directory above it; `None` if
+/// it does not lead to a directory at all.
+fn leads_back(root: &Path, path: &Path, link: &Path) -> Option<bool> {
+    let identity = |path: &Path| {
+        let meta = path.metadata().ok().filter(Metadata::is_dir)?;
+        Some((meta.dev(), meta.ino()))
+    };
+    let target = identity(link)?;
+    let mut above = path.ancestors().take_while(|path| path.starts_with(root));
+    Some(above.any(|path| identity(path) == Some(target)))
+}
+
 /// Whether there is a file anywhere below: an empty directory is nothing.
-fn holds_an_object(path: &Path, level: usize) -> io::Result<bool> {
-    for (_, path, is_dir) in entries(path, "")? {
-        if !is_dir || level < MAX_DEPTH && holds_an_object(&path, level + 1)? {
+fn holds_an_object(root: &Path, path: &Path) -> io::Result<bool> {
+    for (_, path, is_dir) in entries(root, path, "")? {
+        if !is_dir || holds_an_object(root, &path)? {
             return Ok(true);
         }
     }

@@ -8,12 +8,18 @@
 //!
 //! Objects have mode 0600 and directories 0700: they hold a whole database.
 //! Temporary files have names no key can have; one that a killed process left
-//! is invisible and harmless.
+//! is invisible and harmless, and goes when, a week later, something is deleted
+//! from its directory.
+//!
+//! Symbolic links below the root are followed: an administrator may have moved
+//! a server's directory to another disk. Whoever may place links there may
+//! write objects as well, so nothing is gained by refusing them.
 
 mod file;
 mod listing;
 mod multipart;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -153,7 +159,11 @@ fn kind_of(error: &io::Error) -> StoreErrorKind {
             StoreErrorKind::Full
         }
         io::ErrorKind::TimedOut | io::ErrorKind::StaleNetworkFileHandle => StoreErrorKind::Timeout,
-        io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => StoreErrorKind::Invalid,
+        // A name cannot be both an object and the directory of others.
+        io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::InvalidInput => StoreErrorKind::Invalid,
         io::ErrorKind::UnexpectedEof => StoreErrorKind::Corrupt,
         io::ErrorKind::Unsupported => StoreErrorKind::Unsupported,
         _ => StoreErrorKind::Other,
@@ -339,8 +349,17 @@ impl ObjectStore for LocalStore {
         let fates = self
             .blocking(StoreOp::Delete, "objects", move |root| {
                 root.read_dir()?;
-                let fate = |(key, path): (Key, PathBuf)| (key, file::delete(root, &path));
-                Ok(paths.into_iter().map(fate).collect::<Vec<_>>())
+                let directories: BTreeSet<PathBuf> = paths
+                    .iter()
+                    .filter_map(|(_, path)| path.parent().map(Path::to_owned))
+                    .collect();
+                let fate = |(key, path): (Key, PathBuf)| (key, file::delete(&path));
+                let fates: Vec<_> = paths.into_iter().map(fate).collect();
+                // From the end: what lies deeper sorts behind what holds it.
+                for directory in directories.iter().rev() {
+                    file::tidy(root, directory);
+                }
+                Ok(fates)
             })
             .await?;
         for (key, fate) in fates {

@@ -1,8 +1,14 @@
 //! Uploads in parts: one file that grows where it can.
 //!
 //! A part whose place is known, because the sizes of all parts before it are,
-//! is written where it belongs; nothing has to be copied at the end. Others
-//! wait in files of their own.
+//! is written where it belongs. Others wait in files of their own, and are
+//! copied into the place that was left for them at the end: with several parts
+//! on the way there are always some that overtake, and they must not cost a
+//! copy of the whole archive.
+//!
+//! A part that is sent again never touches the bytes of its first sending,
+//! which may still be under way: a call that was given up goes on in its
+//! thread.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,6 +26,9 @@ use crate::store::{
     MultipartUpload, PartNumber, PartReceipt, PutMode, PutReceipt, Result, StoreErrorKind, StoreOp,
 };
 
+/// Bytes copied at a time.
+const PIECE: u64 = 1 << 20;
+
 #[derive(Debug)]
 pub(super) struct LocalUpload {
     store: LocalStore,
@@ -34,18 +43,31 @@ struct State {
     /// `None` once the upload is over.
     file: Option<Arc<Temporary>>,
     parts: BTreeMap<PartNumber, Part>,
+    /// How many parts were sent, repetitions included.
+    sent: u64,
+    /// Whether a part was sent again with another size: places that were
+    /// chosen before are not those of the object any more.
+    moved: bool,
+    /// Whether the file is being made visible, and must not change.
+    closing: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Part {
+    /// Which sending it is, to tell it from earlier ones of the same number.
+    sending: u64,
     size: u64,
     place: Place,
 }
 
 #[derive(Debug, Clone)]
 enum Place {
+    /// In the file that grows, from this byte on.
     At(u64),
+    /// In a file of its own.
     Aside(Arc<Temporary>),
+    /// Not known yet: the file of its own is being written.
+    Coming,
 }
 
 impl LocalUpload {
@@ -59,6 +81,9 @@ impl LocalUpload {
         let state = State {
             file: Some(Arc::new(file)),
             parts: BTreeMap::new(),
+            sent: 0,
+            moved: false,
+            closing: false,
         };
         Self {
             store,
@@ -68,6 +93,16 @@ impl LocalUpload {
             state: Arc::new(Mutex::new(state)),
         }
     }
+
+    /// The refusal of a call that comes after the end.
+    fn check_open(&self, op: StoreOp) -> Result<()> {
+        if lock(&self.state).file.is_some() {
+            return Ok(());
+        }
+        let why = "the upload was completed or aborted";
+        let key = self.key.as_str();
+        Err(self.store.refuse(op, key, StoreErrorKind::NotFound, why))
+    }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -75,43 +110,64 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    fn file(&self) -> io::Result<Arc<Temporary>> {
-        self.file
-            .clone()
-            .ok_or_else(|| io::Error::other("the upload is over"))
-    }
-
     /// Where the part `number` begins, if that is known by now.
     fn offset(&self, number: PartNumber) -> Option<u64> {
-        let mut offset = 0;
-        for (expected, (found, part)) in (1..number.get()).zip(&self.parts) {
-            (found.get() == expected).then_some(())?;
-            offset += part.size;
+        let before = self.parts.range(..number);
+        if before.clone().count() as u64 != u64::from(number.get()) - 1 {
+            return None;
         }
-        let known = self.parts.range(..number).count();
-        (known == number.get() as usize - 1).then_some(offset)
+        Some(before.map(|(_, part)| part.size).sum())
     }
 
-    /// Chooses the place of a part. A part that is sent again with another size
-    /// would overlap its neighbours.
-    fn place(&mut self, number: PartNumber, size: u64) -> Option<u64> {
-        match self.parts.get(&number) {
-            Some(Part {
-                size: before,
-                place: Place::At(offset),
-            }) if *before == size => Some(*offset),
-            Some(_) => None,
-            None => {
-                let offset = self.offset(number)?;
-                self.parts.insert(
-                    number,
-                    Part {
-                        size,
-                        place: Place::At(offset),
-                    },
-                );
-                Some(offset)
+    /// Notes that a part is being sent, and chooses its place.
+    fn begin(&mut self, number: PartNumber, size: u64) -> Part {
+        let before = self.parts.get(&number).map(|part| part.size);
+        self.moved |= before.is_some_and(|before| before != size);
+        let place = match self.offset(number) {
+            Some(offset) if before.is_none() && !self.moved => Place::At(offset),
+            _ => Place::Coming,
+        };
+        self.sent += 1;
+        let part = Part {
+            sending: self.sent,
+            size,
+            place,
+        };
+        self.parts.insert(number, part.clone());
+        part
+    }
+
+    /// The parts that the receipts name, if these are the latest ones.
+    fn wanted(&self, receipts: &[PartReceipt]) -> Option<Vec<Part>> {
+        let part = |receipt: &PartReceipt| {
+            let part = self.parts.get(&receipt.number)?;
+            let same = part.size == receipt.size && part.sending.to_string() == receipt.token;
+            same.then(|| part.clone())
+        };
+        receipts.iter().map(part).collect()
+    }
+
+    /// Takes the files away.
+    fn end(&mut self) {
+        self.file = None;
+        self.parts.clear();
+    }
+
+    /// The file, and the note about a part that is being written; an error if
+    /// it is not wanted any more.
+    fn current(
+        &mut self,
+        number: PartNumber,
+        part: &Part,
+    ) -> io::Result<(Arc<Temporary>, &mut Part)> {
+        let noted = self.parts.get_mut(&number);
+        match (&self.file, noted) {
+            (Some(file), Some(noted)) if noted.sending == part.sending && !self.closing => {
+                Ok((Arc::clone(file), noted))
             }
+            _ => Err(io::Error::other(
+                "the upload ended, or the part was sent again, before it was written",
+            )),
         }
     }
 }
@@ -122,112 +178,126 @@ fn write_part(
     target: &Path,
     state: &Mutex<State>,
     number: PartNumber,
+    part: &Part,
     body: &[u8],
 ) -> io::Result<()> {
-    let (file, offset) = {
-        let mut state = lock(state);
-        (state.file()?, state.place(number, body.len() as u64))
-    };
-    if let Some(offset) = offset {
+    if let Place::At(offset) = part.place {
+        let file = lock(state).current(number, part)?.0;
         return file.file().write_all_at(body, offset);
     }
     let aside = Temporary::beside(root, target)?;
     aside.file().write_all_at(body, 0)?;
-    let place = Place::Aside(Arc::new(aside));
-    lock(state).parts.insert(
-        number,
-        Part {
-            size: body.len() as u64,
-            place,
-        },
-    );
+    lock(state).current(number, part)?.1.place = Place::Aside(Arc::new(aside));
     Ok(())
 }
 
-/// The parts as one file: the one that grew if all of them are in their place
-/// there, a new one otherwise.
+/// The parts as one file: the one that grew, if nothing else was put where a
+/// part belongs and nobody writes to it any more; a new one otherwise.
 fn assemble(
     root: &Path,
     target: &Path,
-    state: &Mutex<State>,
+    grown: &Arc<Temporary>,
     wanted: &[Part],
-) -> io::Result<Temporary> {
-    let mut expected = 0;
-    let mut in_place = true;
+) -> io::Result<Arc<Temporary>> {
+    let mut offset = 0;
+    let mut fits = true;
     for part in wanted {
-        in_place &= matches!(part.place, Place::At(offset) if offset == expected);
-        expected += part.size;
+        fits &= match part.place {
+            Place::At(at) => at == offset,
+            Place::Aside(_) | Place::Coming => true,
+        };
+        offset += part.size;
     }
-    let grown = lock(state).file()?;
-    if in_place {
-        grown.file().set_len(expected)?;
-        lock(state).file = None;
-        return Arc::into_inner(grown)
-            .ok_or_else(|| io::Error::other("a part is still being sent"));
-    }
-    let whole = Temporary::beside(root, target)?;
-    let mut buffer = vec![0; 1 << 20];
+    // The caller's and the upload's; any other is that of a part being written.
+    fits &= Arc::strong_count(grown) == 2;
+    let whole = if fits {
+        Arc::clone(grown)
+    } else {
+        Arc::new(Temporary::beside(root, target)?)
+    };
     let mut to = 0;
     for part in wanted {
-        let (file, from) = match &part.place {
-            Place::At(offset) => (&grown, *offset),
-            Place::Aside(file) => (file, 0),
-        };
-        let mut done = 0;
-        while done < part.size {
-            let most = usize::try_from(part.size - done)
-                .unwrap_or(buffer.len())
-                .min(buffer.len());
-            file.file()
-                .read_exact_at(&mut buffer[..most], from + done)?;
-            whole.file().write_all_at(&buffer[..most], to)?;
-            done += most as u64;
-            to += most as u64;
+        match &part.place {
+            Place::At(_) if fits => {}
+            Place::At(from) => copy(grown, *from, &whole, to, part.size)?,
+            Place::Aside(file) => copy(file, 0, &whole, to, part.size)?,
+            Place::Coming => return Err(io::Error::other("a part is still being sent")),
         }
+        to += part.size;
     }
-    lock(state).file = None;
+    whole.file().set_len(to)?;
     Ok(whole)
+}
+
+fn copy(source: &Temporary, from: u64, target: &Temporary, to: u64, size: u64) -> io::Result<()> {
+    let most = usize::try_from(size.min(PIECE)).map_err(io::Error::other)?;
+    let mut buffer = vec![0; most];
+    let mut done = 0;
+    while done < size {
+        let piece = usize::try_from((size - done).min(PIECE)).map_err(io::Error::other)?;
+        source
+            .file()
+            .read_exact_at(&mut buffer[..piece], from + done)?;
+        target.file().write_all_at(&buffer[..piece], to + done)?;
+        done += piece as u64;
+    }
+    Ok(())
 }
 
 #[async_trait]
 impl MultipartUpload for LocalUpload {
     async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
+        self.check_open(StoreOp::PutPart)?;
         let size = body.len() as u64;
+        // Here and not in the thread: threads start in any order.
+        let part = lock(&self.state).begin(number, size);
+        let token = part.sending.to_string();
         let (state, target) = (Arc::clone(&self.state), self.path.clone());
         self.store
             .blocking(StoreOp::PutPart, self.key.as_str(), move |root| {
-                write_part(root, &target, &state, number, &body)
+                write_part(root, &target, &state, number, &part, &body)
             })
             .await?;
         Ok(PartReceipt {
             number,
             size,
-            token: String::new(),
+            token,
         })
     }
 
     async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
         let op = StoreOp::Complete;
         let key = self.key.as_str();
+        self.check_open(op)?;
         let refuse = |why| self.store.refuse(op, key, StoreErrorKind::Invalid, why);
+        if parts.is_empty() {
+            return Err(refuse("there is no part"));
+        }
         if !parts.is_sorted_by(|one, other| one.number < other.number) {
             return Err(refuse("the parts are not in order"));
         }
-        let wanted: Vec<Part> = {
-            let state = lock(&self.state);
-            let part = |receipt: &PartReceipt| {
-                let part = state.parts.get(&receipt.number)?;
-                (part.size == receipt.size).then(|| part.clone())
+        let (grown, wanted) = {
+            let mut state = lock(&self.state);
+            let wanted = state.wanted(parts);
+            let wanted =
+                wanted.ok_or_else(|| refuse("a part was not sent, or was sent again since"))?;
+            let Some(grown) = state.file.clone().filter(|_| !state.closing) else {
+                let why = "it is being completed already";
+                let kind = StoreErrorKind::Conflict;
+                return Err(self.store.refuse(op, key, kind, why));
             };
-            let wanted: Option<_> = parts.iter().map(part).collect();
-            wanted.ok_or_else(|| refuse("a part was not sent"))?
+            state.closing = true;
+            (grown, wanted)
         };
         let (state, target, mode) = (Arc::clone(&self.state), self.path.clone(), self.mode);
         self.store
             .blocking(op, key, move |root| {
-                let whole = assemble(root, &target, &state, &wanted)?;
-                let meta = whole.publish(root, &target, mode)?;
-                lock(&state).parts.clear();
+                let published = assemble(root, &target, &grown, &wanted)
+                    .and_then(|whole| whole.publish(root, &target, mode));
+                let mut state = lock(&state);
+                state.closing = false;
+                let meta = published?;
+                state.end();
                 Ok(PutReceipt {
                     version: Some(version(&meta)),
                 })
@@ -236,9 +306,7 @@ impl MultipartUpload for LocalUpload {
     }
 
     async fn abort(&self) -> Result<()> {
-        let mut state = lock(&self.state);
-        state.file = None;
-        state.parts.clear();
+        lock(&self.state).end();
         Ok(())
     }
 }

@@ -263,3 +263,209 @@ async fn a_full_disk_and_missing_permissions_have_their_kinds() {
         assert_eq!(kind_of(&io::Error::from(code)), kind, "{code}");
     }
 }
+
+fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+fn number(n: u32) -> crate::store::PartNumber {
+    crate::store::PartNumber::new(n).unwrap()
+}
+
+/// The names of all objects below the root.
+async fn listed(store: &LocalStore) -> Vec<String> {
+    let page = list_all(store, &Prefix::text(""), Depth::All)
+        .await
+        .unwrap();
+    page.objects.iter().map(|o| o.key.to_string()).collect()
+}
+
+/// Parts overtake each other all the time when several are on the way. Were
+/// the whole object copied for that, a large archive would need its size twice.
+#[tokio::test]
+async fn a_part_that_overtook_another_one_is_all_that_is_copied() {
+    let (_directory, store) = store();
+    let upload = store
+        .begin_multipart(&key("a"), &PutOptions::default())
+        .await
+        .unwrap();
+    let inode = |name: &str| store.root.join(name).metadata().unwrap().ino();
+    let first = inode(&files(&store.root)[0]);
+    let mut receipts = Vec::new();
+    for (n, body) in [
+        (2, "two"),
+        (1, "first"),
+        (3, "three"),
+        (5, "5"),
+        (4, "four"),
+    ] {
+        let body = Bytes::from_static(body.as_bytes());
+        receipts.push(upload.put_part(number(n), body).await.unwrap());
+    }
+    receipts.sort_by_key(|receipt| receipt.number);
+    upload.complete(&receipts).await.unwrap();
+    let (_, read) = get_all(&store, &key("a"), 100).await.unwrap();
+    assert_eq!(read, &b"firsttwothreefour5"[..]);
+    assert_eq!(inode("a"), first, "it is the file that grew");
+}
+
+#[tokio::test]
+async fn a_part_that_shrinks_does_not_let_later_ones_overlap() {
+    let (_directory, store) = store();
+    let upload = store
+        .begin_multipart(&key("a"), &PutOptions::default())
+        .await
+        .unwrap();
+    let put = async |n, body: &'static str| {
+        upload
+            .put_part(number(n), Bytes::from_static(body.as_bytes()))
+            .await
+            .unwrap()
+    };
+    let stale = put(1, "ONE").await;
+    put(2, "two, a long one").await;
+    let three = put(3, "three").await;
+    let two = put(2, "2").await;
+    let four = put(4, "four, which is longer than all before").await;
+    let one = put(1, "one").await;
+    let old = upload.complete(&[stale, two.clone()]).await.unwrap_err();
+    assert_eq!(old.kind, StoreErrorKind::Invalid, "it was sent again since");
+    upload.complete(&[one, two, three, four]).await.unwrap();
+    let (_, read) = get_all(&store, &key("a"), 100).await.unwrap();
+    assert_eq!(read, &b"one2threefour, which is longer than all before"[..]);
+    assert_eq!(files(&store.root), ["a"]);
+}
+
+#[tokio::test]
+async fn a_completion_that_failed_can_be_repeated() {
+    let (_directory, store) = store();
+    let create = PutOptions {
+        mode: PutMode::CreateOnly,
+        tags: None,
+    };
+    let upload = store.begin_multipart(&key("a"), &create).await.unwrap();
+    let part = upload
+        .put_part(number(1), Bytes::from_static(b"new"))
+        .await
+        .unwrap();
+    store
+        .put(&key("a"), Bytes::from_static(b"old"), &create)
+        .await
+        .unwrap();
+    let taken = upload.complete(std::slice::from_ref(&part)).await;
+    assert_eq!(taken.unwrap_err().kind, StoreErrorKind::AlreadyExists);
+    store.delete_batch(&[key("a")]).await.unwrap();
+    upload.complete(std::slice::from_ref(&part)).await.unwrap();
+    let (_, read) = get_all(&store, &key("a"), 100).await.unwrap();
+    assert_eq!(read, &b"new"[..]);
+    let over = upload.complete(&[part]).await.unwrap_err();
+    assert_eq!(over.kind, StoreErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_name_is_not_both_an_object_and_a_directory() {
+    let (_directory, store) = store();
+    let put = async |name: &str, mode| {
+        let options = PutOptions { mode, tags: None };
+        let put = store.put(&key(name), Bytes::new(), &options).await;
+        put.map_err(|error| error.kind)
+    };
+    put("a/b", PutMode::Overwrite).await.unwrap();
+    for mode in [PutMode::Overwrite, PutMode::CreateOnly] {
+        let refused = Err(StoreErrorKind::Invalid);
+        assert_eq!(put("a", mode).await, refused);
+        assert_eq!(put("a/b/c", mode).await, refused);
+        assert_eq!(put("a/b/c/d", mode).await, refused);
+    }
+    let missing = store.head(&key("a"), LockCheck::Skip).await.unwrap_err();
+    assert_eq!(missing.kind, StoreErrorKind::NotFound);
+    assert_eq!(listed(&store).await, ["a/b"]);
+}
+
+#[tokio::test]
+async fn links_that_lead_in_a_circle_end_no_listing_and_hide_nothing() {
+    let (directory, store) = store();
+    let put = async |name: &str| {
+        let options = PutOptions::default();
+        store.put(&key(name), Bytes::new(), &options).await.unwrap();
+    };
+    put("a/b/c").await;
+    std::fs::create_dir(directory.path().join("elsewhere")).unwrap();
+    let link = |to: PathBuf, at: &str| std::os::unix::fs::symlink(to, store.root.join(at)).unwrap();
+    link(store.root.to_path_buf(), "a/b/circle");
+    link(store.root.join("a"), "a/circle");
+    link(directory.path().join("elsewhere"), "moved");
+    put("moved/d").await;
+    let deep = vec!["d"; 100].join("/");
+    put(&deep).await;
+    assert_eq!(listed(&store).await, ["a/b/c", &deep, "moved/d"]);
+    let page = list_all(&store, &Prefix::text("a/b"), Depth::One)
+        .await
+        .unwrap();
+    assert_eq!(page.prefixes, [Prefix::dir("a/b")]);
+}
+
+#[tokio::test]
+async fn a_pipe_is_no_object_and_nobody_waits_for_it() {
+    let (_directory, store) = store();
+    let pipe = store.root.join("pipe");
+    let mode = Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let got = store.get(&key("pipe"), &ReadRange::all()).await;
+    assert_eq!(got.unwrap_err().kind, StoreErrorKind::NotFound);
+    assert_eq!(listed(&store).await, Vec::<String>::new());
+}
+
+/// What a killed process left must not fill the disk for ever, and what a
+/// running one writes must not be touched.
+#[tokio::test]
+async fn abandoned_temporary_files_go_when_something_is_deleted_beside_them() {
+    let (_directory, store) = store();
+    let options = PutOptions::default();
+    store
+        .put(&key("a/b/c"), Bytes::new(), &options)
+        .await
+        .unwrap();
+    store
+        .put(&key("a/d"), Bytes::new(), &options)
+        .await
+        .unwrap();
+    let old = File::create(store.root.join("a/b/.barman-cloud-1-2.tmp")).unwrap();
+    let week = std::time::Duration::from_hours(8 * 24);
+    old.set_modified(std::time::SystemTime::now() - week)
+        .unwrap();
+    let running = store.begin_multipart(&key("a/e"), &options).await.unwrap();
+    let deleted = store.delete_batch(&[key("a/b/c"), key("a/d")]).await;
+    assert_eq!(deleted.unwrap().deleted.len(), 2);
+    assert!(!store.root.join("a/b").exists());
+    let part = running.put_part(number(1), Bytes::new()).await.unwrap();
+    running.complete(&[part]).await.unwrap();
+    assert_eq!(files(&store.root), ["a/e"]);
+}
+
+/// A delete that empties a directory removes it while others write there.
+#[test]
+fn a_directory_that_goes_away_under_a_write_is_made_again() {
+    let (_directory, store) = store();
+    let (root, target) = (&store.root, store.root.join("x/y/z/object"));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    drop(file::Temporary::beside(root, &target).unwrap());
+                    file::tidy(root, target.parent().unwrap());
+                }
+            });
+        }
+    });
+    assert_eq!(store.root.read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn a_root_that_is_gone_is_never_made_by_a_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("root");
+    let made = file::create_directories(&root, &root.join("a/b"));
+    assert_eq!(made.unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert!(!root.exists());
+}
