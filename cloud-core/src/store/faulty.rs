@@ -21,14 +21,19 @@ use crate::key::{Key, Prefix};
 pub enum Fault {
     /// Nothing is done.
     Before(StoreErrorKind),
-    /// It is done, and the answer is lost.
+    /// It is done, and the answer is lost. In a listing, that of the page after
+    /// the first; it can be asked for again.
     After(StoreErrorKind),
     /// The body of a download ends with a lost connection after so many bytes.
     CutBody(u64),
+    /// The body of a download ends after so many bytes as if that were all.
+    ShortBody(u64),
     /// The body of a download never goes on after so many bytes.
     StallBody(u64),
     /// The byte at this place of a download's body has one bit flipped.
     FlipBit(u64),
+    /// The keys of a deletion that fit the plan are refused; the others go.
+    RefuseKeys(StoreErrorKind),
 }
 
 /// A store whose calls fail as told. Clones share the plan.
@@ -73,7 +78,8 @@ impl FaultyStore {
         self.fail_for("", op, fault, times);
     }
 
-    /// The same for calls whose key or prefix contains `part`.
+    /// The same for calls whose key or prefix contains `part` (in a deletion:
+    /// one of whose keys does).
     pub fn fail_for(&self, part: &str, op: StoreOp, fault: Fault, times: u32) {
         self.lock().faults.push(Planned {
             op,
@@ -113,8 +119,8 @@ impl FaultyStore {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a call and finds out how it is to fail.
-    fn enter(&self, op: StoreOp, what: &str) -> Result<Option<Fault>> {
+    /// Notes a call and finds out how it is to fail, and what the plan was for.
+    fn enter(&self, op: StoreOp, what: &str) -> Result<Option<(Fault, String)>> {
         let mut plan = self.lock();
         plan.calls.push((op, what.to_owned()));
         *plan.counts.entry(op).or_default() += 1;
@@ -123,13 +129,13 @@ impl FaultyStore {
         }
         let fits =
             |next: &&mut Planned| next.op == op && next.times > 0 && what.contains(&next.part);
-        let fault = plan.faults.iter_mut().find(fits).map(|next| {
+        let hit = plan.faults.iter_mut().find(fits).map(|next| {
             next.times -= 1;
-            next.fault
+            (next.fault, next.part.clone())
         });
-        match fault {
-            Some(Fault::Before(kind)) => Err(self.error(op, what, kind)),
-            other => Ok(other),
+        match hit {
+            Some((Fault::Before(kind), _)) => Err(self.error(op, what, kind)),
+            hit => Ok(hit),
         }
     }
 
@@ -153,7 +159,7 @@ impl FaultyStore {
         let fault = self.enter(op, what)?;
         let value = call.await?;
         match fault {
-            Some(Fault::After(kind)) => Err(self.error(op, what, kind)),
+            Some((Fault::After(kind), _)) => Err(self.error(op, what, kind)),
             _ => Ok(value),
         }
     }
@@ -202,7 +208,7 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download> {
-        let fault = self.enter(StoreOp::Get, key.as_str())?;
+        let fault = self.enter(StoreOp::Get, key.as_str())?.map(|hit| hit.0);
         let mut download = self.inner.get(key, range).await?;
         match fault {
             Some(Fault::After(kind)) => return Err(self.error(StoreOp::Get, key.as_str(), kind)),
@@ -211,6 +217,7 @@ impl ObjectStore for FaultyStore {
                 let end = stream::iter([Err(error)]);
                 download.body = head(download.body, bytes).chain(end).boxed();
             }
+            Some(Fault::ShortBody(bytes)) => download.body = head(download.body, bytes).boxed(),
             Some(Fault::StallBody(bytes)) => {
                 let stalled = Arc::clone(&self.stalled);
                 let end = stream::once(async move {
@@ -232,13 +239,17 @@ impl ObjectStore for FaultyStore {
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
         match self.enter(StoreOp::List, prefix.as_str()) {
-            Ok(Some(Fault::After(kind))) => {
+            Ok(Some((Fault::After(kind), _))) => {
                 let error = self.error(StoreOp::List, prefix.as_str(), kind);
-                self.inner
-                    .list(prefix, depth)
-                    .take(1)
-                    .chain(stream::iter([Err(error)]))
-                    .boxed()
+                let state = (self.inner.list(prefix, depth), 0, Some(error));
+                stream::unfold(state, |(mut pages, count, mut error)| async move {
+                    if let Some(error) = error.take_if(|_| count == 1) {
+                        return Some((Err(error), (pages, count, None)));
+                    }
+                    let page = pages.next().await?;
+                    Some((page, (pages, count + 1, error)))
+                })
+                .boxed()
             }
             Ok(_) => self.inner.list(prefix, depth),
             Err(error) => stream::iter([Err(error)]).boxed(),
@@ -246,8 +257,26 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
-        self.call(StoreOp::Delete, "objects", self.inner.delete_batch(keys))
-            .await
+        let names: Vec<&str> = keys.iter().map(Key::as_str).collect();
+        let names = names.join("\n");
+        let hit = self.enter(StoreOp::Delete, &names)?;
+        let Some((Fault::RefuseKeys(kind), part)) = hit else {
+            let report = self.inner.delete_batch(keys).await?;
+            return match hit {
+                Some((Fault::After(kind), _)) => Err(self.error(StoreOp::Delete, &names, kind)),
+                _ => Ok(report),
+            };
+        };
+        let (refused, passed): (Vec<Key>, Vec<Key>) = keys
+            .iter()
+            .cloned()
+            .partition(|key| key.as_str().contains(&part));
+        let mut report = self.inner.delete_batch(&passed).await?;
+        report.failed.extend(refused.into_iter().map(|key| {
+            let error = self.error(StoreOp::Delete, key.as_str(), kind);
+            (key, error)
+        }));
+        Ok(report)
     }
 }
 

@@ -83,7 +83,10 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
 
     /// Lists the names that begin with `prefix`, page by page.
     ///
-    /// A page is one answer of the store. Order is not promised.
+    /// A page is one answer of the store. Order is not promised. A stream that
+    /// ends without an error was a whole listing. After a transient error,
+    /// polling on asks for the same page again; a store that cannot do that
+    /// ends the stream.
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>>;
 
     /// Deletes up to `limits.delete_batch` objects; missing ones count as

@@ -1,0 +1,230 @@
+//! Tries again what may succeed if it is tried again.
+//!
+//! A wrapper: it passes for a store. Attempts are spread by exponential
+//! back-off with jitter and bounded by a total time. The first failure is the
+//! one reported; later ones are often only its echo.
+//!
+//! After a lost answer it is unknown whether a write happened. Overwriting
+//! again is harmless; a create-only write that meets its own first attempt is
+//! recognised by its bytes, so that a WAL file is not refused because it was
+//! stored a moment ago.
+//!
+//! A future that is dropped tries no more: that is how a signal ends retries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::time::Instant;
+
+use super::{
+    BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind,
+    StoreInfo, get_all,
+};
+use crate::key::{Key, Prefix};
+
+mod download;
+mod listing;
+mod upload;
+
+/// First pause, before jitter.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause, before jitter.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// No attempt begins later than this after the first one.
+    pub total: Duration,
+}
+
+/// A store whose transient failures are tried again.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    inner: Arc<dyn ObjectStore>,
+    policy: RetryPolicy,
+}
+
+impl Retry {
+    /// Tries again what fails in `inner`.
+    pub fn new(inner: Arc<dyn ObjectStore>, policy: RetryPolicy) -> Self {
+        Self { inner, policy }
+    }
+
+    async fn run<T, F: Future<Output = Result<T>>>(
+        &self,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T> {
+        let mut patience = Patience::new(self.policy);
+        loop {
+            match call().await {
+                Ok(value) => return Ok(value),
+                Err(error) => patience.after(error).await?,
+            }
+        }
+    }
+}
+
+/// Decides whether there is another attempt, and waits for it.
+#[derive(Debug)]
+struct Patience {
+    policy: RetryPolicy,
+    began: Instant,
+    attempts: u32,
+    pause: Duration,
+    first: Option<StoreError>,
+}
+
+impl Patience {
+    fn new(policy: RetryPolicy) -> Self {
+        Self {
+            policy,
+            began: Instant::now(),
+            attempts: 0,
+            pause: FIRST_PAUSE,
+            first: None,
+        }
+    }
+
+    /// Waits before the next attempt, or returns the error to report.
+    async fn after(&mut self, error: StoreError) -> Result<()> {
+        self.attempts += 1;
+        let pause = self.pause.mul_f64(0.5 + fastrand::f64());
+        let late = self.began.elapsed() + pause > self.policy.total;
+        if !error.kind.is_transient() || late {
+            return Err(self.give_up(error));
+        }
+        tracing::debug!(
+            "attempt {} failed, trying again: {error}: {}",
+            self.attempts,
+            error.source
+        );
+        self.first.get_or_insert(error);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    /// The first failure, after `after` was told of one.
+    fn take_first(&mut self) -> StoreError {
+        let first = self.first.take().expect("a failure was noted");
+        self.give_up(first)
+    }
+
+    /// The first failure, unless the last one says something that trying again
+    /// had not been about.
+    fn give_up(&mut self, last: StoreError) -> StoreError {
+        let mut reported = match self.first.take() {
+            Some(first) if last.kind.is_transient() => first,
+            _ => last,
+        };
+        reported.attempts = self.attempts;
+        reported
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ObjectStore for Retry {
+    fn info(&self) -> &StoreInfo {
+        self.inner.info()
+    }
+
+    async fn probe(&self) -> Result<BucketState> {
+        self.run(|| self.inner.probe()).await
+    }
+
+    async fn create_bucket(&self) -> Result<()> {
+        self.run(|| self.inner.create_bucket()).await
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+        let mut patience = Patience::new(self.policy);
+        let mut unknown = false;
+        loop {
+            match self.inner.put(key, body.clone(), options).await {
+                Ok(receipt) => return Ok(receipt),
+                Err(error) if error.kind == StoreErrorKind::AlreadyExists && unknown => {
+                    // Perhaps our own first attempt, whose answer was lost.
+                    let stored = self
+                        .run(|| get_all(self.inner.as_ref(), key, body.len() as u64))
+                        .await;
+                    return match stored {
+                        Ok((meta, stored)) if stored == body => Ok(PutReceipt {
+                            version: meta.version,
+                        }),
+                        _ => Err(error),
+                    };
+                }
+                Err(error) => {
+                    unknown |= options.mode == PutMode::CreateOnly;
+                    patience.after(error).await?;
+                }
+            }
+        }
+    }
+
+    async fn begin_multipart(
+        &self,
+        key: &Key,
+        options: &PutOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let inner = self
+            .run(|| self.inner.begin_multipart(key, options))
+            .await?;
+        let upload = upload::RetryUpload::new(inner, self.clone(), key.clone(), options.mode);
+        Ok(Box::new(upload))
+    }
+
+    async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download> {
+        let download = self.run(|| self.inner.get(key, range)).await?;
+        Ok(download::resuming(self.clone(), download))
+    }
+
+    async fn head(&self, key: &Key, lock: LockCheck) -> Result<ObjectMeta> {
+        self.run(|| self.inner.head(key, lock)).await
+    }
+
+    fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
+        listing::pages(self.clone(), prefix.clone(), depth)
+    }
+
+    async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
+        let mut report = DeleteReport::default();
+        let mut keys = keys.to_vec();
+        let mut patience = Patience::new(self.policy);
+        loop {
+            let done = match self.inner.delete_batch(&keys).await {
+                Ok(done) => done,
+                Err(error) => {
+                    patience.after(error).await?;
+                    continue;
+                }
+            };
+            report.deleted.extend(done.deleted);
+            let (again, refused): (Vec<_>, Vec<_>) = done
+                .failed
+                .into_iter()
+                .partition(|(_, error)| error.kind.is_transient());
+            report.failed.extend(refused);
+            keys = again.iter().map(|(key, _)| key.clone()).collect();
+            let mut again = again.into_iter();
+            let Some((key, error)) = again.next() else {
+                return Ok(report);
+            };
+            if let Err(error) = patience.after(error).await {
+                report.failed.push((key, error));
+                report.failed.extend(again);
+                return Ok(report);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+use futures_util::TryStreamExt;
+
+use super::*;
+use crate::store::{Fault, FaultyStore, MemoryStore, PartNumber, StoreOp, conformance};
+
+const POLICY: RetryPolicy = RetryPolicy {
+    total: Duration::from_mins(1),
+};
+
+fn faulty() -> (MemoryStore, FaultyStore, Retry) {
+    let memory = MemoryStore::new();
+    let faulty = FaultyStore::new(Arc::new(memory.clone()));
+    let retry = Retry::new(Arc::new(faulty.clone()), POLICY);
+    (memory, faulty, retry)
+}
+
+fn key() -> Key {
+    Key::new("object").unwrap()
+}
+
+const BODY: Bytes = Bytes::from_static(b"0123456789");
+
+#[tokio::test(start_paused = true)]
+async fn a_wrapped_store_does_what_every_store_must() {
+    let (memory, _, retry) = faulty();
+    conformance::all(Arc::new(retry), "run").await;
+    assert!(memory.contents().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passing_failure_is_not_seen() {
+    for kind in [
+        StoreErrorKind::Timeout,
+        StoreErrorKind::ServerFault,
+        StoreErrorKind::Conflict,
+    ] {
+        let (memory, faulty, retry) = faulty();
+        faulty.fail(StoreOp::Put, Fault::Before(kind), 3);
+        retry
+            .put(&key(), BODY, &PutOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(memory.contents()["object"], BODY);
+        assert_eq!(faulty.count(StoreOp::Put), 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lasting_failure_ends_in_time_and_the_first_one_is_reported() {
+    let (_, faulty, retry) = faulty();
+    faulty.fail(StoreOp::Put, Fault::Before(StoreErrorKind::Connect), 1);
+    faulty.fail(
+        StoreOp::Put,
+        Fault::Before(StoreErrorKind::Timeout),
+        u32::MAX,
+    );
+    let began = Instant::now();
+    let error = retry
+        .put(&key(), BODY, &PutOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Connect);
+    assert!(error.attempts > 5 && began.elapsed() <= POLICY.total);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_final() {
+    let (_, faulty, retry) = faulty();
+    faulty.fail(
+        StoreOp::Put,
+        Fault::Before(StoreErrorKind::PermissionDenied),
+        1,
+    );
+    let error = retry
+        .put(&key(), BODY, &PutOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::PermissionDenied);
+    assert_eq!(faulty.count(StoreOp::Put), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_only_write_recognises_its_own_first_attempt() {
+    let create = PutOptions {
+        mode: PutMode::CreateOnly,
+        tags: None,
+    };
+    let (_, faulty, retry) = faulty();
+    faulty.fail(StoreOp::Put, Fault::After(StoreErrorKind::Timeout), 1);
+    retry.put(&key(), BODY, &create).await.unwrap();
+
+    let (memory, faulty, retry) = self::faulty();
+    memory.insert("object", "different!");
+    faulty.fail(StoreOp::Put, Fault::Before(StoreErrorKind::Timeout), 1);
+    let error = retry.put(&key(), BODY, &create).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::AlreadyExists);
+    assert_eq!(memory.contents()["object"], "different!");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_goes_on_where_it_was_cut() {
+    let (memory, faulty, retry) = faulty();
+    let body: Bytes = (0..1_000_000_u32)
+        .flat_map(u32::to_le_bytes)
+        .collect::<Vec<_>>()
+        .into();
+    memory.insert("object", body.clone());
+    for cut in [0, 1, 70_000, 3_999_999] {
+        faulty.fail(StoreOp::Get, Fault::CutBody(cut), 2);
+        let (_, read) = get_all(&retry, &key(), 1 << 30).await.unwrap();
+        assert!(read == body, "cut at {cut}");
+        faulty.fail(StoreOp::Get, Fault::ShortBody(cut), 2);
+        let (_, read) = get_all(&retry, &key(), 1 << 30).await.unwrap();
+        assert!(read == body, "short by a silent end at {cut}");
+    }
+    let before = faulty.count(StoreOp::Get);
+    faulty.fail(StoreOp::Get, Fault::CutBody(4_000_000), 1);
+    get_all(&retry, &key(), 1 << 30).await.unwrap();
+    let asked = faulty.count(StoreOp::Get) - before;
+    assert_eq!(asked, 1, "there is nothing left to ask for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_of_an_object_that_was_replaced_meanwhile_is_corrupt() {
+    let (memory, faulty, retry) = faulty();
+    memory.insert("object", vec![1; 200_000]);
+    faulty.fail(StoreOp::Get, Fault::CutBody(100_000), 1);
+    let mut download = retry.get(&key(), &ReadRange::all()).await.unwrap();
+    download.body.try_next().await.unwrap();
+    memory.insert("object", vec![2; 200_000]);
+    let rest: Result<Vec<_>> = download.body.try_collect().await;
+    assert_eq!(rest.unwrap_err().kind, StoreErrorKind::Corrupt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_whose_completion_was_not_answered_is_recognised() {
+    let (memory, faulty, retry) = faulty();
+    let upload = retry
+        .begin_multipart(&key(), &PutOptions::default())
+        .await
+        .unwrap();
+    let part = upload.put_part(PartNumber::FIRST, BODY).await.unwrap();
+    faulty.fail(StoreOp::Complete, Fault::After(StoreErrorKind::Timeout), 1);
+    faulty.fail(
+        StoreOp::Complete,
+        Fault::Before(StoreErrorKind::NotFound),
+        1,
+    );
+    upload.complete(&[part]).await.unwrap();
+    assert_eq!(memory.contents()["object"], BODY);
+
+    let upload = retry
+        .begin_multipart(&key(), &PutOptions::default())
+        .await
+        .unwrap();
+    let part = upload.put_part(PartNumber::FIRST, BODY).await.unwrap();
+    faulty.fail(StoreOp::Complete, Fault::Before(StoreErrorKind::Timeout), 1);
+    faulty.fail(
+        StoreOp::Complete,
+        Fault::Before(StoreErrorKind::NotFound),
+        1,
+    );
+    let refused = upload.complete(&[part]).await;
+    assert!(
+        refused.is_err(),
+        "the old object of the same size is not taken for the new one"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_is_asked_for_again_before_its_first_answer() {
+    let (memory, faulty, retry) = faulty();
+    memory.insert("a", "");
+    faulty.fail(StoreOp::List, Fault::Before(StoreErrorKind::RateLimited), 2);
+    let page = crate::store::list_all(&retry, &Prefix::text(""), Depth::All)
+        .await
+        .unwrap();
+    assert_eq!(page.objects.len(), 1);
+}
+
+/// Absence, in the middle of a WAL file, must not look like the end of WAL.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_deleted_while_it_is_read_is_corrupt_and_not_absent() {
+    let (memory, faulty, retry) = faulty();
+    memory.insert("object", vec![1; 200_000]);
+    faulty.fail(StoreOp::Get, Fault::CutBody(100_000), 1);
+    let mut download = retry.get(&key(), &ReadRange::all()).await.unwrap();
+    download.body.try_next().await.unwrap();
+    memory.remove("object");
+    let rest: Result<Vec<_>> = download.body.try_collect().await;
+    assert_eq!(rest.unwrap_err().kind, StoreErrorKind::Corrupt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_only_upload_is_recognised_by_its_content_and_not_by_its_size() {
+    let create = PutOptions {
+        mode: PutMode::CreateOnly,
+        tags: None,
+    };
+    for (others, expected) in [
+        (None, None),
+        (Some("0123456789"), None),
+        (Some("9876543210"), Some(StoreErrorKind::AlreadyExists)),
+    ] {
+        let (memory, faulty, retry) = faulty();
+        let upload = retry.begin_multipart(&key(), &create).await.unwrap();
+        let second = PartNumber::new(2).unwrap();
+        let parts = [
+            upload.put_part(PartNumber::FIRST, BODY.slice(..4)).await,
+            upload.put_part(second, BODY.slice(4..)).await,
+        ];
+        let parts = parts.map(Result::unwrap);
+        let lost = match others {
+            None => Fault::After(StoreErrorKind::Timeout),
+            Some(others) => {
+                memory.insert("object", others);
+                Fault::Before(StoreErrorKind::Timeout)
+            }
+        };
+        faulty.fail(StoreOp::Complete, lost, 1);
+        let done = upload.complete(&parts).await;
+        assert_eq!(done.err().map(|error| error.kind), expected, "{others:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_goes_on_after_a_page_that_failed() {
+    let memory = MemoryStore::new().with_page(2);
+    for name in ["a", "b", "c", "d", "e"] {
+        memory.insert(name, "");
+    }
+    let faulty = FaultyStore::new(Arc::new(memory));
+    let retry = Retry::new(Arc::new(faulty.clone()), POLICY);
+    faulty.fail(StoreOp::List, Fault::After(StoreErrorKind::ServerFault), 1);
+    let pages: Vec<ListPage> = retry
+        .list(&Prefix::text(""), Depth::All)
+        .try_collect()
+        .await
+        .unwrap();
+    let objects = pages.iter().flat_map(|page| &page.objects);
+    let names: Vec<&str> = objects.map(|object| object.key.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c", "d", "e"], "each of them once");
+    assert_eq!(faulty.count(StoreOp::List), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_could_not_be_deleted_for_now_are_tried_again() {
+    let (memory, faulty, retry) = faulty();
+    let keys = ["a", "b", "c"].map(|name| Key::new(name).unwrap());
+    for key in &keys {
+        memory.insert(key.as_str(), "");
+    }
+    let refused = Fault::RefuseKeys(StoreErrorKind::PermissionDenied);
+    faulty.fail_for("c", StoreOp::Delete, refused, 1);
+    let report = retry.delete_batch(&keys[2..]).await.unwrap();
+    assert_eq!(report.failed[0].1.kind, StoreErrorKind::PermissionDenied);
+    assert_eq!(faulty.count(StoreOp::Delete), 1, "a refusal is final");
+
+    let busy = Fault::RefuseKeys(StoreErrorKind::ServerFault);
+    faulty.fail_for("b", StoreOp::Delete, busy, 2);
+    let report = retry.delete_batch(&keys).await.unwrap();
+    let deleted = [0, 2, 1].map(|at: usize| keys[at].clone());
+    assert_eq!(report.deleted, deleted);
+    assert!(report.failed.is_empty());
+
+    faulty.fail_for("b", StoreOp::Delete, busy, u32::MAX);
+    memory.insert("b", "");
+    let report = retry.delete_batch(&keys[1..2]).await.unwrap();
+    assert!(report.failed[0].1.attempts > 5);
+    assert!(memory.contents().contains_key("b"));
+}

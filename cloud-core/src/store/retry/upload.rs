@@ -1,0 +1,149 @@
+//! Uploads in parts, and what became of one whose completion was not answered.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+
+use super::{Patience, Retry};
+use crate::key::Key;
+use crate::store::{
+    LockCheck, MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt,
+    PutMode, PutReceipt, ReadRange, Result, StoreErrorKind,
+};
+
+#[derive(Debug)]
+pub(super) struct RetryUpload {
+    inner: Box<dyn MultipartUpload>,
+    store: Retry,
+    key: Key,
+    mode: PutMode,
+    /// CRC-32C of each part, of create-only uploads.
+    checksums: Mutex<BTreeMap<PartNumber, u32>>,
+}
+
+/// What was found under the key before an upload was completed.
+enum Before {
+    Nothing,
+    Version(Option<ObjectVersion>),
+    /// It could not be asked, or does not matter.
+    Unknown,
+}
+
+impl RetryUpload {
+    pub(super) fn new(
+        inner: Box<dyn MultipartUpload>,
+        store: Retry,
+        key: Key,
+        mode: PutMode,
+    ) -> Self {
+        Self {
+            inner,
+            store,
+            key,
+            mode,
+            checksums: Mutex::default(),
+        }
+    }
+
+    fn checksums(&self) -> MutexGuard<'_, BTreeMap<PartNumber, u32>> {
+        self.checksums
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn before(&self) -> Before {
+        // A create-only object is recognised by its content.
+        if self.mode == PutMode::CreateOnly {
+            return Before::Unknown;
+        }
+        match self.store.inner.head(&self.key, LockCheck::Skip).await {
+            Ok(meta) => Before::Version(meta.version),
+            Err(error) if error.kind == StoreErrorKind::NotFound => Before::Nothing,
+            Err(_) => Before::Unknown,
+        }
+    }
+
+    /// The version of the object that `complete` made, if it made one and its
+    /// answer was lost.
+    async fn made(&self, parts: &[PartReceipt], before: &Before) -> Option<PutReceipt> {
+        let size: u64 = parts.iter().map(|part| part.size).sum();
+        let meta = if self.mode == PutMode::CreateOnly {
+            // Another writer's object may have the same size.
+            self.same_content(parts).await?
+        } else {
+            let meta = self.store.head(&self.key, LockCheck::Skip).await.ok()?;
+            let new = match before {
+                Before::Nothing => true,
+                Before::Version(version) => *version != meta.version,
+                Before::Unknown => false,
+            };
+            new.then_some(meta)?
+        };
+        let receipt = PutReceipt {
+            version: meta.version,
+        };
+        (meta.size == size).then_some(receipt)
+    }
+
+    async fn same_content(&self, parts: &[PartReceipt]) -> Option<ObjectMeta> {
+        let mut expected = (0, 0_u64);
+        for part in parts {
+            let checksum = *self.checksums().get(&part.number)?;
+            let size = usize::try_from(part.size).ok()?;
+            expected.0 = crc32c::crc32c_combine(expected.0, checksum, size);
+            expected.1 += part.size;
+        }
+        let mut stored = self.store.get(&self.key, &ReadRange::all()).await.ok()?;
+        let mut found = (0, 0_u64);
+        while let Some(piece) = stored.body.try_next().await.ok()? {
+            found.0 = crc32c::crc32c_append(found.0, &piece);
+            found.1 += piece.len() as u64;
+        }
+        (found == expected).then_some(stored.meta)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl MultipartUpload for RetryUpload {
+    async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
+        let receipt = self
+            .store
+            .run(|| self.inner.put_part(number, body.clone()))
+            .await?;
+        if self.mode == PutMode::CreateOnly {
+            self.checksums().insert(number, crc32c::crc32c(&body));
+        }
+        Ok(receipt)
+    }
+
+    async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
+        let before = self.before().await;
+        let mut patience = Patience::new(self.store.policy);
+        let mut unknown = false;
+        loop {
+            match self.inner.complete(parts).await {
+                Ok(receipt) => return Ok(receipt),
+                // The first attempt may have done it: the upload is gone then,
+                // and the object is there.
+                Err(error) if unknown && !error.kind.is_transient() => {
+                    return match self.made(parts, &before).await {
+                        Some(receipt) => Ok(receipt),
+                        None => Err(patience.give_up(error)),
+                    };
+                }
+                Err(error) => {
+                    unknown = true;
+                    patience.after(error).await?;
+                }
+            }
+        }
+    }
+
+    async fn abort(&self) -> Result<()> {
+        self.store.run(|| self.inner.abort()).await
+    }
+}
