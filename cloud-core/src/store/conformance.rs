@@ -46,11 +46,10 @@ pub async fn all(store: Arc<dyn ObjectStore>, prefix: &str) {
         .await
         .expect("the rest can be listed");
     let keys: Vec<Key> = left.objects.into_iter().map(|object| object.key).collect();
-    let report = delete_all(s, &keys).await.expect("the rest can be deleted");
+    let report = delete_all(s, &keys).await;
     assert!(
-        report.failed.is_empty(),
-        "what was left could not be deleted: {:?}",
-        report.failed
+        report.is_complete(),
+        "what was left could not be deleted: {report:?}"
     );
 }
 
@@ -193,6 +192,15 @@ async fn ranges_and_versions(store: &dyn ObjectStore, dir: &Prefix) {
         let place = |at: u64| usize::try_from(at).expect("it is small");
         assert_eq!(pieces.concat(), body.slice(place(start)..place(end)));
     }
+    for (start, end) in [(0, 300_001), (299_999, 300_001), (300_001, 300_002)] {
+        let range = ReadRange {
+            start,
+            end: Some(end),
+            version: None,
+        };
+        let error = store.get(&key, &range).await.expect_err("it lies outside");
+        assert_eq!(error.kind, StoreErrorKind::Invalid);
+    }
     let version = store
         .head(&key, LockCheck::Skip)
         .await
@@ -215,6 +223,22 @@ async fn ranges_and_versions(store: &dyn ObjectStore, dir: &Prefix) {
             .expect_err("it is another version");
         assert_eq!(error.kind, StoreErrorKind::Corrupt);
     }
+    let receipt = store
+        .put(&key, pattern(10, 3), &PutOptions::default())
+        .await
+        .expect("the object can be written");
+    let told = store
+        .get(&key, &ReadRange::all())
+        .await
+        .expect("it can be read")
+        .meta
+        .version;
+    if receipt.version.is_some() {
+        assert_eq!(receipt.version, told, "the version just written");
+    }
+    delete_all(store, std::slice::from_ref(&key)).await;
+    let error = store.get(&key, &pinned).await.expect_err("it was deleted");
+    assert_eq!(error.kind, StoreErrorKind::NotFound);
 }
 
 async fn names(store: &dyn ObjectStore, dir: &Prefix) {
@@ -363,6 +387,30 @@ async fn multipart(store: &dyn ObjectStore, dir: &Prefix) {
         .expect("one small part is enough");
     assert_eq!(read(store, &key).await, only, "the object was replaced");
 
+    let upload = store
+        .begin_multipart(&key, &options)
+        .await
+        .expect("an upload can begin");
+    let error = upload.complete(&[]).await.expect_err("there is no part");
+    assert_eq!(error.kind, StoreErrorKind::Invalid);
+    let mut receipts = Vec::new();
+    for (n, size) in [(1, part), (2, part + 1), (3, 0), (2, part), (4, 0)] {
+        let sent = upload.put_part(number(n), pattern(size, u64::from(n)));
+        receipts.push(sent.await.expect("a part can be sent"));
+    }
+    // The one with another size was replaced, the empty one is left out.
+    let receipts = [0, 3, 4].map(|at: usize| receipts[at].clone());
+    upload
+        .complete(&receipts)
+        .await
+        .expect("the upload can be completed");
+    let expected = [pattern(part, 1), pattern(part, 2)].concat();
+    assert_eq!(read(store, &key).await, expected);
+    upload.abort().await.expect("there is nothing to abort");
+    assert_eq!(read(store, &key).await, expected, "it was completed");
+
+    many_parts(store, &dir.key("many").expect("the name is valid")).await;
+
     let aborted = dir.key("aborted").expect("the name is valid");
     let upload = store
         .begin_multipart(&aborted, &options)
@@ -378,6 +426,38 @@ async fn multipart(store: &dyn ObjectStore, dir: &Prefix) {
         .await
         .expect("aborting twice is the same as once");
     assert!(!exists(store, &aborted).await.expect("absence can be told"));
+    let error = upload
+        .put_part(number(1), pattern(part, 5))
+        .await
+        .expect_err("the upload is over");
+    assert_eq!(error.kind, StoreErrorKind::NotFound);
+}
+
+/// Parts of one size, all on the way at the same time.
+async fn many_parts(store: &dyn ObjectStore, key: &Key) {
+    let part = usize::try_from(store.info().limits.min_part)
+        .expect("it is small")
+        .max(10_000);
+    let upload = store
+        .begin_multipart(key, &PutOptions::default())
+        .await
+        .expect("an upload can begin");
+    let last = 12;
+    let body = |n: u32| pattern(if n == last { 77 } else { part }, u64::from(n));
+    let sending = (1..=last).rev().map(|n| {
+        let number = PartNumber::new(n).expect("it is not zero");
+        upload.put_part(number, body(n))
+    });
+    let mut receipts: Vec<_> = futures_util::future::try_join_all(sending)
+        .await
+        .expect("parts can be sent");
+    receipts.sort_by_key(|receipt| receipt.number);
+    upload
+        .complete(&receipts)
+        .await
+        .expect("the upload can be completed");
+    let expected: Vec<Bytes> = (1..=last).map(body).collect();
+    assert_eq!(read(store, key).await, expected.concat());
 }
 
 async fn multipart_create_only(store: &dyn ObjectStore, dir: &Prefix) {
@@ -414,10 +494,8 @@ async fn deletes(store: &dyn ObjectStore, dir: &Prefix) {
     for key in &keys[..20] {
         put(store, key, Bytes::from_static(b"x")).await;
     }
-    let report = delete_all(store, &keys)
-        .await
-        .expect("objects can be deleted");
-    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    let report = delete_all(store, &keys).await;
+    assert!(report.is_complete(), "{report:?}");
     let deleted: BTreeSet<&Key> = report.deleted.iter().collect();
     assert_eq!(
         deleted,

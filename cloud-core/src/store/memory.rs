@@ -35,6 +35,9 @@ struct Shared {
     uploads: BTreeMap<u64, Key>,
 }
 
+/// What was sent of a part, and the token of its receipt.
+type Part = (String, Bytes);
+
 #[derive(Debug, Clone)]
 struct Object {
     body: Bytes,
@@ -77,7 +80,7 @@ impl MemoryStore {
         }
     }
 
-    /// The same store with other limits.
+    /// The same store with other limits, which it enforces.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.info.limits = limits;
@@ -234,6 +237,11 @@ impl ObjectStore for MemoryStore {
     }
 
     async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+        if body.len() as u64 > self.info.limits.max_put {
+            let kind = StoreErrorKind::Invalid;
+            let why = "it is too large for one request";
+            return Err(self.error(StoreOp::Put, key.as_str(), kind, why));
+        }
         // A copy, as a network would make one: part buffers go back at once.
         self.put_now(StoreOp::Put, key, Bytes::copy_from_slice(&body), options)
     }
@@ -320,6 +328,11 @@ impl ObjectStore for MemoryStore {
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
         let mut shared = self.bucket(StoreOp::Delete, "objects")?;
+        if keys.len() > self.info.limits.delete_batch {
+            let kind = StoreErrorKind::Invalid;
+            let why = "these are too many for one request";
+            return Err(self.error(StoreOp::Delete, "objects", kind, why));
+        }
         for key in keys {
             shared.objects.remove(key);
         }
@@ -336,11 +349,20 @@ struct MemoryUpload {
     id: u64,
     key: Key,
     options: PutOptions,
-    parts: Mutex<BTreeMap<PartNumber, Bytes>>,
+    parts: Mutex<BTreeMap<PartNumber, Part>>,
 }
 
 impl MemoryUpload {
-    fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Bytes>> {
+    fn check_open(&self, op: StoreOp) -> Result<()> {
+        if self.store.lock().uploads.contains_key(&self.id) {
+            return Ok(());
+        }
+        let why = "the upload was completed or aborted";
+        let kind = StoreErrorKind::NotFound;
+        Err(self.store.error(op, self.key.as_str(), kind, why))
+    }
+
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Part>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -348,37 +370,64 @@ impl MemoryUpload {
 #[async_trait]
 impl MultipartUpload for MemoryUpload {
     async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
+        self.check_open(StoreOp::PutPart)?;
+        let limits = self.store.info.limits;
         let size = body.len() as u64;
-        self.parts().insert(number, Bytes::copy_from_slice(&body));
+        if size > limits.max_part || number.get() > limits.max_parts {
+            let kind = StoreErrorKind::Invalid;
+            let why = "the part is too large, or one too many";
+            let key = self.key.as_str();
+            return Err(self.store.error(StoreOp::PutPart, key, kind, why));
+        }
+        let token = {
+            let mut shared = self.store.lock();
+            shared.versions += 1;
+            shared.versions.to_string()
+        };
+        let part = (token.clone(), Bytes::copy_from_slice(&body));
+        self.parts().insert(number, part);
         Ok(PartReceipt {
             number,
             size,
-            token: format!("{}-{}", self.id, number.get()),
+            token,
         })
     }
 
     async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
+        self.check_open(StoreOp::Complete)?;
         let key = self.key.as_str();
         let refuse = |why| {
             self.store
                 .error(StoreOp::Complete, key, StoreErrorKind::Invalid, why)
         };
+        let Some((last, others)) = parts.split_last() else {
+            return Err(refuse("there is no part"));
+        };
+        if !parts.is_sorted_by(|one, other| one.number < other.number) {
+            return Err(refuse("the parts are not in order"));
+        }
+        let limits = self.store.info.limits;
+        if others.iter().any(|part| part.size < limits.min_part) {
+            return Err(refuse("a part is too small"));
+        }
+        let first = others.first().map_or(last.size, |part| part.size);
+        let equal = others.iter().all(|part| part.size == first) && last.size <= first;
+        if limits.equal_parts && !equal {
+            return Err(refuse("the parts are not of one size"));
+        }
         let mut body = BytesMut::new();
         {
             let sent = self.parts();
-            for (index, part) in parts.iter().enumerate() {
-                if index > 0 && parts[index - 1].number >= part.number {
-                    return Err(refuse("the parts are not in order"));
-                }
-                let bytes = sent
+            for part in parts {
+                let (_, bytes) = sent
                     .get(&part.number)
-                    .ok_or_else(|| refuse("a part was not sent"))?;
-                let small = (bytes.len() as u64) < self.store.info.limits.min_part;
-                if small && index + 1 < parts.len() {
-                    return Err(refuse("a part is too small"));
-                }
+                    .filter(|(token, _)| *token == part.token)
+                    .ok_or_else(|| refuse("a part was not sent, or was sent again since"))?;
                 body.extend_from_slice(bytes);
             }
+        }
+        if body.len() as u64 > limits.max_object {
+            return Err(refuse("the object is too large"));
         }
         let receipt =
             self.store
@@ -404,5 +453,49 @@ mod tests {
         let store = MemoryStore::new().with_page(7);
         conformance::all(Arc::new(store.clone()), "run").await;
         assert!(store.contents().is_empty() && store.open_uploads().is_empty());
+    }
+
+    #[tokio::test]
+    async fn limits_are_enforced_so_that_callers_learn_to_keep_them() {
+        let limits = Limits {
+            min_part: 2,
+            max_part: 4,
+            max_parts: 3,
+            max_object: 9,
+            max_put: 4,
+            delete_batch: 1,
+            equal_parts: true,
+        };
+        let store = MemoryStore::new().with_limits(limits);
+        let key = Key::new("a").unwrap();
+        let options = PutOptions::default();
+        let refused = |result: Result<PutReceipt>| {
+            assert_eq!(result.unwrap_err().kind, StoreErrorKind::Invalid);
+        };
+        refused(store.put(&key, vec![0; 5].into(), &options).await);
+        store.put(&key, vec![0; 4].into(), &options).await.unwrap();
+        let batch = store.delete_batch(&[key.clone(), key.clone()]).await;
+        assert_eq!(batch.unwrap_err().kind, StoreErrorKind::Invalid);
+
+        let upload = store.begin_multipart(&key, &options).await.unwrap();
+        let send = async |number, size| {
+            let number = PartNumber::new(number).unwrap();
+            upload.put_part(number, vec![0; size].into()).await
+        };
+        assert!(send(1, 5).await.is_err() && send(4, 2).await.is_err());
+        for (sizes, fits) in [
+            (vec![1, 2], false),
+            (vec![2, 3], false),
+            (vec![3, 2, 3], false),
+            (vec![4, 4, 4], false),
+            (vec![4, 4, 1], true),
+        ] {
+            let mut parts = Vec::new();
+            for (number, size) in (1..).zip(&sizes) {
+                parts.push(send(number, *size).await.unwrap());
+            }
+            let done = upload.complete(&parts).await;
+            assert_eq!(done.is_ok(), fits, "{sizes:?}");
+        }
     }
 }

@@ -36,7 +36,7 @@ pub use registry::{OpenError, Opened, StoreConfig, open};
 pub use retry::{Retry, RetryPolicy};
 pub use sse_c::CustomerKey;
 pub use url::{InvalidUrl, Provider, StoreUrl, printable};
-pub use util::{delete_all, exists, get_all, list_all};
+pub use util::{DeleteAllReport, delete_all, exists, get_all, list_all};
 
 /// A flat set of named objects.
 ///
@@ -107,14 +107,17 @@ pub trait MultipartUpload: fmt::Debug + Send + Sync {
     /// Sends one part.
     async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt>;
 
-    /// Makes the object of `parts`, in the order of their numbers.
+    /// Makes the object of `parts`, which must be in the order of their numbers
+    /// and at least one, if only an empty one. Parts that are not named are
+    /// dropped. A receipt that is not the latest of its number is `Invalid`.
     ///
     /// With [`PutMode::CreateOnly`] in the options of the upload the answer is
     /// `AlreadyExists` if the key exists by now; the parts are then still there
     /// and want an `abort`.
     async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt>;
 
-    /// Frees the parts. Safe to repeat, and after a failed `complete`.
+    /// Frees the parts. Safe to repeat, and after `complete`, failed or not.
+    /// Other calls after the end of an upload are answered `NotFound`.
     async fn abort(&self) -> Result<()>;
 }
 
@@ -241,7 +244,8 @@ pub struct PartReceipt {
     pub token: String,
 }
 
-/// Which bytes to read, end exclusive.
+/// Which bytes to read, end exclusive. A range that does not lie within the
+/// object is `Invalid`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReadRange {
     /// First byte.

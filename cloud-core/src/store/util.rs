@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::{
-    DeleteReport, Depth, ListPage, LockCheck, ObjectMeta, ObjectStore, ReadRange, Result,
-    StoreError, StoreErrorKind, StoreOp,
+    Depth, ListPage, LockCheck, ObjectMeta, ObjectStore, ReadRange, Result, StoreError,
+    StoreErrorKind, StoreOp,
 };
 use crate::key::{Key, Prefix};
 
@@ -72,23 +72,102 @@ pub async fn exists(store: &dyn ObjectStore, key: &Key) -> Result<bool> {
     }
 }
 
-/// Deletes any number of objects, batch by batch. A batch that fails as a whole
-/// does not keep the others from being tried.
+/// The fate of every key given to [`delete_all`].
+#[derive(Debug, Default)]
+pub struct DeleteAllReport {
+    /// Deleted, or not there in the first place.
+    pub deleted: Vec<Key>,
+    /// Refused, and why.
+    pub failed: Vec<(Key, StoreError)>,
+    /// The request that failed as a whole and ended the work, if one did.
+    pub stopped: Option<StoreError>,
+    /// The keys of the request that failed as a whole, whose fate is unknown,
+    /// and after them those that were not tried any more.
+    pub undecided: Vec<Key>,
+}
+
+impl DeleteAllReport {
+    /// Whether every key is deleted.
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_empty() && self.stopped.is_none()
+    }
+}
+
+/// Deletes any number of objects in the order given, batch by batch.
 ///
-/// # Errors
-///
-/// The first failure of a whole batch; what had been deleted is deleted.
-pub async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> Result<DeleteReport> {
-    let mut report = DeleteReport::default();
-    let mut failure = None;
-    for batch in keys.chunks(store.info().limits.delete_batch.max(1)) {
+/// A key that is refused does not stop the work. A request that fails as a
+/// whole does: what comes later may have to be deleted later, and a store that
+/// cannot be reached would be waited for once per batch.
+pub async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> DeleteAllReport {
+    let mut report = DeleteAllReport::default();
+    let mut rest = keys;
+    let most = store.info().limits.delete_batch.max(1);
+    while !rest.is_empty() {
+        let (batch, later) = rest.split_at(most.min(rest.len()));
         match store.delete_batch(batch).await {
             Ok(done) => {
                 report.deleted.extend(done.deleted);
                 report.failed.extend(done.failed);
             }
-            Err(error) => failure = failure.or(Some(error)),
+            Err(error) => {
+                report.stopped = Some(error);
+                report.undecided = rest.to_vec();
+                break;
+            }
         }
+        rest = later;
     }
-    failure.map_or(Ok(report), Err)
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::{Fault, FaultyStore, MemoryStore};
+
+    fn key(name: &str) -> Key {
+        Key::new(name).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_object_is_read_whole_or_not_at_all() {
+        let memory = MemoryStore::new();
+        memory.insert("a", "0123456789");
+        let faulty = FaultyStore::new(Arc::new(memory));
+        let (meta, body) = get_all(&faulty, &key("a"), 10).await.unwrap();
+        assert_eq!((meta.size, &body[..]), (10, &b"0123456789"[..]));
+        let large = get_all(&faulty, &key("a"), 9).await.unwrap_err();
+        assert_eq!(large.kind, StoreErrorKind::Invalid);
+        faulty.fail(StoreOp::Get, Fault::ShortBody(9), 1);
+        let short = get_all(&faulty, &key("a"), 10).await.unwrap_err();
+        assert_eq!(short.kind, StoreErrorKind::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn a_deletion_tells_the_fate_of_every_key() {
+        let mut limits = MemoryStore::new().info().limits;
+        limits.delete_batch = 2;
+        let memory = MemoryStore::new().with_limits(limits);
+        let keys = ["a", "b", "c", "missing", "e", "f", "g"].map(key);
+        for key in &keys {
+            memory.insert(key.as_str(), "");
+        }
+        memory.remove("missing");
+        let faulty = FaultyStore::new(Arc::new(memory.clone()));
+        let refused = Fault::RefuseKeys(StoreErrorKind::PermissionDenied);
+        faulty.fail_for("b", StoreOp::Delete, refused, 1);
+        let gone = Fault::Before(StoreErrorKind::Connect);
+        faulty.fail_for("e", StoreOp::Delete, gone, 1);
+        let report = delete_all(&faulty, &keys).await;
+        assert!(!report.is_complete());
+        assert_eq!(report.deleted, ["a", "c", "missing"].map(key));
+        assert_eq!(report.failed[0].0, key("b"));
+        assert_eq!(report.undecided, ["e", "f", "g"].map(key));
+        assert_eq!(report.stopped.unwrap().kind, StoreErrorKind::Connect);
+        let left: Vec<String> = memory.contents().into_keys().collect();
+        assert_eq!(left, ["b", "e", "f", "g"]);
+        assert!(delete_all(&faulty, &keys).await.is_complete());
+    }
 }
