@@ -1,6 +1,7 @@
 //! Exit codes, which other programs read, and the line that goes with them.
 
 use super::Tool;
+use super::signals::EndBy;
 use crate::ops::{OpError, OpErrorKind};
 
 /// The operation failed, or what was asked for is not there.
@@ -14,10 +15,21 @@ pub(super) const GENERAL: u8 = 4;
 /// A hook script that must not be run again.
 const NO_RETRY: u8 = 63;
 
+/// The exit code of a tool that was interrupted and could not end by the signal.
+/// Never 1 where that would mean that there is no more WAL
+/// (docs/decisions.md 11).
+pub(super) fn interrupted(end_by: EndBy) -> u8 {
+    match end_by {
+        EndBy::Signal => GENERAL,
+        EndBy::ExitCode => FAILED,
+    }
+}
+
 /// The exit code of a failure.
-fn code_for(kind: OpErrorKind, unreachable: u8) -> u8 {
+fn code_for(kind: OpErrorKind, unreachable: u8, end_by: EndBy) -> u8 {
     match kind {
-        OpErrorKind::Failed | OpErrorKind::Interrupted => FAILED,
+        OpErrorKind::Failed => FAILED,
+        OpErrorKind::Interrupted => interrupted(end_by),
         OpErrorKind::Unreachable => unreachable,
         OpErrorKind::Usage => USAGE,
         OpErrorKind::General => GENERAL,
@@ -58,7 +70,7 @@ pub(super) fn report<T: Tool>(error: &OpError, unreachable: u8) -> u8 {
     } else {
         tracing::error!("{line}");
     }
-    code_for(error.kind, unreachable)
+    code_for(error.kind, unreachable, EndBy::of(T::HABITS))
 }
 
 #[cfg(test)]
@@ -75,9 +87,17 @@ mod tests {
             (OpErrorKind::General, 4),
             (OpErrorKind::NoRetry, 63),
         ] {
-            assert_eq!(code_for(kind, UNREACHABLE), code, "{kind:?}");
+            assert_eq!(code_for(kind, UNREACHABLE, EndBy::ExitCode), code, "{kind:?}");
         }
-        assert_eq!(code_for(OpErrorKind::Unreachable, 255), 255);
+        let unreachable = code_for(OpErrorKind::Unreachable, 255, EndBy::Signal);
+        assert_eq!(unreachable, 255);
+    }
+
+    /// Exit code 1 of a restore command means that there is no more WAL.
+    #[test]
+    fn an_interrupted_wal_tool_never_ends_with_1() {
+        let code = code_for(OpErrorKind::Interrupted, UNREACHABLE, EndBy::Signal);
+        assert_eq!(code, GENERAL);
     }
 
     #[test]

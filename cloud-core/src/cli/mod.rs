@@ -132,11 +132,7 @@ fn execute<T: Tool>(tool: T) -> Result<(), OpError> {
         .enable_all()
         .build()
         .map_err(|error| OpError::new(OpErrorKind::General, format!("could not start: {error}")))?;
-    let end_by = if T::HABITS.ends_by_signal {
-        EndBy::Signal
-    } else {
-        EndBy::ExitCode
-    };
+    let end_by = EndBy::of(T::HABITS);
     let cancel = CancellationToken::new();
     let (result, signals) = runtime.block_on(async {
         let signals = Signals::watch(&cancel, end_by);
@@ -155,7 +151,10 @@ async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), O
     let opened = store::open(&tool.store()).map_err(|error| open_failed(&error))?;
     let common = tool.common();
     if common.test {
-        return test::<T>(opened.store.as_ref()).await;
+        return tokio::select! {
+            tested = test::<T>(opened.store.as_ref()) => tested,
+            () = cancel.cancelled() => Err(interrupted::<T>()),
+        };
     }
     let store: Arc<dyn ObjectStore> = match T::HABITS.retry {
         Some(total) => Arc::new(Retry::new(opened.store, RetryPolicy { total })),
@@ -172,6 +171,11 @@ async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), O
 
 fn open_failed(error: &OpenError) -> OpError {
     OpError::new(OpErrorKind::General, error.to_string())
+}
+
+fn interrupted<T: Tool>() -> OpError {
+    let text = format!("Barman cloud {} was interrupted by the user", T::WORDS);
+    OpError::new(OpErrorKind::Interrupted, text)
 }
 
 /// `--test`: can the store be reached, and is the bucket there?
