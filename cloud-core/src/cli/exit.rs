@@ -87,7 +87,11 @@ mod tests {
             (OpErrorKind::General, 4),
             (OpErrorKind::NoRetry, 63),
         ] {
-            assert_eq!(code_for(kind, UNREACHABLE, EndBy::ExitCode), code, "{kind:?}");
+            assert_eq!(
+                code_for(kind, UNREACHABLE, EndBy::ExitCode),
+                code,
+                "{kind:?}"
+            );
         }
         let unreachable = code_for(OpErrorKind::Unreachable, 255, EndBy::Signal);
         assert_eq!(unreachable, 255);

@@ -1,5 +1,9 @@
 //! Log lines on standard error, in the reference's form:
 //! `2026-11-21 02:21:33,320 [4711] ERROR: message`.
+//!
+//! At the default level a tool that succeeds says nothing: clients read both
+//! streams as one. So libraries, which warn of what we then deal with, are shown
+//! one level later than ourselves.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -13,6 +17,8 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use super::progress;
 
 /// Longest line, in bytes: programs that copy our lines stop at 1 MiB.
 const MAX_LINE: usize = 64 << 10;
@@ -32,14 +38,18 @@ pub(super) fn start(verbose: u8, quiet: u8) {
 }
 
 /// Whether an event is shown when `-v` was given `balance` times more often
-/// than `-q`. Libraries are of interest to those alone who ask for everything.
+/// than `-q`.
 fn shows(balance: i32, target: &str, level: Level) -> bool {
-    let ours = target == "cloud_core" || target.starts_with("cloud_core::");
-    let shown = match balance {
+    let ours = target.starts_with("cloud_core") || target.starts_with("barman_cloud");
+    let shown = match if ours {
+        balance
+    } else {
+        balance.saturating_sub(1)
+    } {
         ..=-2 => return false,
         -1 => Level::ERROR,
-        1 if ours => Level::INFO,
-        0 | 1 => Level::WARN,
+        0 => Level::WARN,
+        1 => Level::INFO,
         2.. => Level::DEBUG,
     };
     level <= shown
@@ -91,12 +101,30 @@ where
         let milliseconds = now.subsec_nanosecond() / 1_000_000;
         let time = now.strftime("%Y-%m-%d %H:%M:%S");
         let pid = std::process::id();
-        let message = cut(text.message + &text.fields);
+        let message = cut(visible(text.message + &text.fields));
         writeln!(
             writer,
             "{time},{milliseconds:03} [{pid}] {level}: {message}"
         )
     }
+}
+
+/// The text without what a terminal would obey. A line break is kept: a hint
+/// has a line of its own.
+fn visible(text: String) -> String {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if obeyed(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 fn cut(mut text: String) -> String {
@@ -133,7 +161,9 @@ struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let _ = io::stderr().write_all(buf);
+        progress::beside(|| {
+            let _ = io::stderr().write_all(buf);
+        });
         Ok(buf.len())
     }
 
@@ -164,8 +194,16 @@ mod tests {
         };
         let ours = [-3, -2, -1, 0, 1, 2, 3].map(|balance| shown(balance, "cloud_core::ops"));
         assert_eq!(ours, [0, 0, 1, 2, 3, 4, 4]);
-        let others = [-1, 0, 1, 2].map(|balance| shown(balance, "rustls::client"));
-        assert_eq!(others, [1, 2, 2, 4]);
+        let others = [-1, 0, 1, 2, 3].map(|balance| shown(balance, "rustls::client"));
+        assert_eq!(others, [0, 1, 2, 3, 4]);
+        assert!(shows(0, "barman_cloud_backup", Level::WARN));
+    }
+
+    #[test]
+    fn a_message_cannot_command_the_terminal() {
+        let text = "a\x1b[2Jb\nHINT: c\td".to_owned();
+        assert_eq!(visible(text), "a\\u{1b}[2Jb\nHINT: c\td");
+        assert_eq!(visible("plain ä".into()), "plain ä");
     }
 
     #[test]

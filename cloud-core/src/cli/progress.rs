@@ -1,8 +1,8 @@
 //! A line that shows how far long work is, on a terminal and nowhere else.
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,6 +12,17 @@ use crate::units::pretty_size;
 
 /// How often the line is drawn.
 const TICK: Duration = Duration::from_millis(200);
+
+/// The line on standard error, if there is one.
+static SHOWN: OnceLock<ProgressBar> = OnceLock::new();
+
+/// Writes something else to standard error while the line is out of the way.
+pub(super) fn beside(write: impl FnOnce()) {
+    match SHOWN.get() {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
 
 /// Shows progress if `wanted` and standard error is a terminal.
 pub(super) fn reporter(wanted: bool) -> Arc<dyn Reporter> {
@@ -41,10 +52,12 @@ impl Terminal {
 
     fn describe(&self) {
         let transferred = pretty_size(self.transferred.load(Ordering::Relaxed));
-        let archives = self.archives.load(Ordering::Relaxed);
-        self.bar.set_message(format!(
-            "{transferred} in the store's form, {archives} archives"
-        ));
+        let archives = match self.archives.load(Ordering::Relaxed) {
+            1 => "1 archive".to_owned(),
+            n => format!("{n} archives"),
+        };
+        self.bar
+            .set_message(format!("{transferred} in the store's form, {archives}"));
     }
 }
 
@@ -60,7 +73,8 @@ impl Reporter for Terminal {
         } else {
             "{bytes}"
         };
-        let template = format!("{what} {size} at {{bytes_per_sec}} ({{msg}}), {{elapsed}}");
+        // The message comes last, where it is cut if the terminal is narrow.
+        let template = format!("{what} {size} at {{bytes_per_sec}}, {{elapsed}}, {{wide_msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             self.bar.set_style(style);
         }
@@ -68,6 +82,9 @@ impl Reporter for Terminal {
             self.bar.set_length(expected);
         }
         self.describe();
+        // A process runs one tool, so nobody has set it before. Not earlier:
+        // what is written beside a line draws it anew.
+        let _ = SHOWN.set(self.bar.clone());
         self.bar.enable_steady_tick(TICK);
     }
 
@@ -108,7 +125,7 @@ mod tests {
         );
         assert_eq!(
             terminal.bar.message(),
-            "2.0 KiB in the store's form, 1 archives"
+            "2.0 KiB in the store's form, 1 archive"
         );
         terminal.end();
         assert!(terminal.bar.is_finished());
