@@ -23,12 +23,12 @@ pub struct Args {
     source: SourceArgs,
 
     /// Delete this backup: its id, shortcut or name
-    #[arg(short = 'b', long, group = "what", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(short = 'b', long, group = "what", value_parser = values::not_empty)]
     backup_id: Option<String>,
 
     /// Delete what the policy no longer wants: REDUNDANCY n, or RECOVERY WINDOW
     /// OF n DAYS, WEEKS or MONTHS
-    #[arg(short = 'r', long, group = "what", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(short = 'r', long, group = "what", value_parser = values::not_empty)]
     retention_policy: Option<String>,
 
     /// Never have fewer backups than this
@@ -62,6 +62,10 @@ impl Tool for Args {
 
     fn store(&self) -> StoreConfig {
         self.common.store(&self.source.source_url)
+    }
+
+    fn server(&self) -> &str {
+        &self.source.server_name
     }
 
     async fn run(

@@ -46,6 +46,10 @@ impl Tool for Args {
         self.common.store(&self.source.source_url)
     }
 
+    fn server(&self) -> &str {
+        &self.source.server_name
+    }
+
     async fn run(
         self,
         _ctx: &Ctx,

@@ -177,7 +177,11 @@ impl Tool for Args {
             .apply(self.common.store(&self.destination.destination_url))
     }
 
-    fn check(&self) -> Result<(), OpError> {
+    fn server(&self) -> &str {
+        &self.destination.server_name
+    }
+
+    fn check(&self, _env: &Env) -> Result<(), OpError> {
         let general = |text: &str| Err(OpError::new(OpErrorKind::General, text));
         if self.wants_snapshots() && self.compression.codec().info().name != "none" {
             return general(

@@ -45,6 +45,10 @@ impl Tool for Args {
         self.common.store(&self.destination.destination_url)
     }
 
+    fn server(&self) -> &str {
+        &self.destination.server_name
+    }
+
     async fn run(
         self,
         _ctx: &Ctx,

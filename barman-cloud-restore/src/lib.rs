@@ -9,7 +9,7 @@ use clap::{ArgAction, Parser};
 use cloud_core::cli::args::{CommonArgs, SnapshotPlaceArgs, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::restore::{self, RecoveryTarget, RestoreRequest};
-use cloud_core::ops::{Ctx, OpError};
+use cloud_core::ops::{Ctx, Env, OpError};
 use cloud_core::store::{ObjectStore, StoreConfig};
 
 /// Runs the tool with the arguments of the process.
@@ -84,6 +84,14 @@ impl Tool for Args {
 
     fn store(&self) -> StoreConfig {
         self.common.store(&self.source.source_url)
+    }
+
+    fn server(&self) -> &str {
+        &self.source.server_name
+    }
+
+    fn check(&self, _env: &Env) -> Result<(), OpError> {
+        restore::check_rules(&self.tablespace)
     }
 
     async fn run(

@@ -123,14 +123,15 @@ impl Tool for Args {
         }
     }
 
-    fn check(&self) -> Result<(), OpError> {
+    fn server(&self) -> &str {
+        &self.destination.server_name
+    }
+
+    fn check(&self, env: &Env) -> Result<(), OpError> {
         let usage = |text: String| OpError::new(OpErrorKind::Usage, text);
-        if Self::hook(&Env::of_process()) {
-            return Err(cli::not_built(
-                "running as a hook script of a Barman server",
-            ));
-        }
         match &self.wal_path {
+            // A hook script is told the path by the environment.
+            _ if Self::hook(env) => Ok(()),
             Some(path) => match wal_name(&path.to_string_lossy()) {
                 Ok(_) => Ok(()),
                 Err(line) => Err(usage(line.to_string())),
@@ -147,6 +148,11 @@ impl Tool for Args {
         store: Arc<dyn ObjectStore>,
         path: String,
     ) -> Result<(), OpError> {
+        if Self::hook(&ctx.env) {
+            return Err(cli::not_built(
+                "running as a hook script of a Barman server",
+            ));
+        }
         let request = WalArchiveRequest {
             path,
             server: self.destination.server_name,

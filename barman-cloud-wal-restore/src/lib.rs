@@ -9,7 +9,7 @@ use clap::Parser;
 use cloud_core::cli::args::{CommonArgs, SourceArgs, wal_name};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::wal_restore::{self, WalRestoreRequest};
-use cloud_core::ops::{Ctx, OpError, OpErrorKind};
+use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
 use cloud_core::store::{ObjectStore, StoreConfig, printable};
 
 /// Runs the tool with the arguments of the process.
@@ -77,7 +77,11 @@ impl Tool for Args {
         self.common.store(&self.source.source_url)
     }
 
-    fn check(&self) -> Result<(), OpError> {
+    fn server(&self) -> &str {
+        &self.source.server_name
+    }
+
+    fn check(&self, _env: &Env) -> Result<(), OpError> {
         match wal_name(&self.wal_name) {
             Ok(_) => Ok(()),
             Err(line) => Err(OpError::new(OpErrorKind::Usage, line.to_string())),

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::argparse::Refusal;
 use self::args::CommonArgs;
 use self::signals::{EndBy, Signals};
+use crate::catalogue::layout::Layout;
 use crate::ops::{Ctx, Env, OpError, OpErrorKind};
 use crate::store::{self, BucketState, ObjectStore, OpenError, Retry, RetryPolicy, StoreConfig};
 
@@ -46,8 +47,12 @@ pub trait Tool: clap::Parser + Send + Sync + 'static {
     /// The store that the arguments name.
     fn store(&self) -> StoreConfig;
 
+    /// The name of the server, as typed.
+    fn server(&self) -> &str;
+
     /// Checks what options mean together. Touches neither disk nor network.
-    fn check(&self) -> Result<(), OpError> {
+    fn check(&self, env: &Env) -> Result<(), OpError> {
+        let _ = env;
         Ok(())
     }
 
@@ -121,7 +126,9 @@ fn refuse(refusal: &Refusal) -> ExitCode {
 }
 
 fn execute<T: Tool>(tool: T) -> Result<(), OpError> {
-    tool.check()?;
+    Layout::new("", tool.server())
+        .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
+    tool.check(&Env::of_process())?;
     let mut runtime = if T::HABITS.long {
         tokio::runtime::Builder::new_multi_thread()
     } else {

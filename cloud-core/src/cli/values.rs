@@ -87,6 +87,14 @@ pub fn compression_level(text: &str) -> Result<Level, String> {
     }
 }
 
+/// A text of at least one character.
+pub fn not_empty(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() {
+        return Err("it must not be empty");
+    }
+    Ok(text.to_owned())
+}
+
 /// A name for a base backup, one that cannot be taken for an id or a shortcut.
 pub fn backup_name(text: &str) -> Result<String, String> {
     check_backup_name(text).map_err(|error| error.to_string())?;
@@ -172,6 +180,7 @@ mod tests {
             &["0", "-7", "99999999999999999999"],
             &["", "-", "a", "1.5"],
         );
+        takes(not_empty, &["x", " "], &[""]);
         takes(failure_code, &["1", "255"], &["0", "256", "-1", "x"]);
         takes(
             compression_level,

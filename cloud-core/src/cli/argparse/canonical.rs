@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::options::{Found, Options, Takes};
+use super::options::{Found, Options, Takes, option_name};
 
 /// A command line in which every option stands by itself.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,11 +32,10 @@ impl Canonical {
 
     /// Where the option that begins `text` was typed first.
     pub(super) fn place_of(&self, text: &str) -> Option<usize> {
-        let name = |word: &str| word.split([' ', '=']).next().unwrap_or_default().to_owned();
-        let wanted = name(text);
+        let wanted = option_name(text);
         self.options
             .iter()
-            .position(|word| name(&word.to_string_lossy()) == wanted)
+            .position(|word| option_name(&word.to_string_lossy()) == wanted)
     }
 
     pub(super) fn unknown_text(&self) -> String {

@@ -110,7 +110,7 @@ impl Options {
     /// How argparse names the argument that clap names `text`: an option by all
     /// of its spellings, a positional by its name.
     pub(super) fn display(&self, text: &str) -> String {
-        let name = text.split([' ', '=']).next().unwrap_or(text);
+        let name = option_name(text);
         match self.long(name) {
             Found::Option(number) => self.all[number].display.clone(),
             Found::Ambiguous(_) | Found::Nothing => {
@@ -118,6 +118,12 @@ impl Options {
             }
         }
     }
+}
+
+/// The option in what clap says of it: `--jobs <JOBS>`, `--verbose...`.
+pub(super) fn option_name(text: &str) -> &str {
+    let name = text.split([' ', '=']).next().unwrap_or(text);
+    name.strip_suffix("...").unwrap_or(name)
 }
 
 fn takes(arg: &Arg) -> Takes {

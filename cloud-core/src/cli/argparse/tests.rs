@@ -190,7 +190,14 @@ fn complaints_are_usage_and_one_line() {
             "-z -j d s",
             "argument -j/--bzip2: not allowed with argument -z/--gzip",
         ),
-        ("-v -q d s", "not allowed with argument"),
+        (
+            "-v -q d s",
+            "argument -q/--quiet: not allowed with argument -v/--verbose",
+        ),
+        (
+            "-qv d s",
+            "argument -v/--verbose: not allowed with argument -q/--quiet",
+        ),
         ("--tags a,1 -z --tag b,2 d s", "not allowed with argument"),
         (
             "--re x d s --retention-h 3",

@@ -13,6 +13,7 @@ mod unpack;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use self::plan::check_rules;
 use super::{Ctx, OpError};
 use crate::report::Work;
 use crate::store::ObjectStore;

@@ -135,14 +135,28 @@ fn locations(tablespaces: &[Tablespace], rules: &[String]) -> Result<Vec<PathBuf
                     "there is no tablespace `{name}` in this backup: its rule is not used"
                 );
             }
-            (None, None) => {
-                let message = format!("Invalid tablespace relocation rule '{rule}'");
-                return Err(OpError::new(OpErrorKind::Usage, message)
-                    .with_hint("The valid syntax for a relocation rule is NAME:LOCATION"));
-            }
+            (None, None) => return Err(invalid_rule(rule)),
         }
     }
     Ok(targets)
+}
+
+/// Looks at relocation rules before it is known which tablespaces there are.
+///
+/// # Errors
+///
+/// `Usage` for a rule that can fit none.
+pub fn check_rules(rules: &[String]) -> Result<(), OpError> {
+    match rules.iter().find(|rule| !rule.contains(':')) {
+        Some(rule) => Err(invalid_rule(rule)),
+        None => Ok(()),
+    }
+}
+
+fn invalid_rule(rule: &str) -> OpError {
+    let message = format!("Invalid tablespace relocation rule '{rule}'");
+    OpError::new(OpErrorKind::Usage, message)
+        .with_hint("The valid syntax for a relocation rule is NAME:LOCATION")
 }
 
 /// The absolute path, with links resolved as far as it exists.
@@ -239,5 +253,8 @@ mod tests {
         let error = moved(&["fast"]).unwrap_err();
         assert_eq!(error.kind, OpErrorKind::Usage);
         assert_eq!(error.message, "Invalid tablespace relocation rule 'fast'");
+        let rules = ["a:/x".to_owned(), "fast".to_owned()];
+        assert_eq!(check_rules(&rules).unwrap_err().message, error.message);
+        assert!(check_rules(&rules[..1]).is_ok());
     }
 }
