@@ -243,7 +243,7 @@ fn the_wal_tools_end_by_the_signal() {
     let path = workspace.file(name, "");
     let segment = fs::OpenOptions::new().write(true).open(&path).unwrap();
     segment.set_len(1 << 30).unwrap();
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let tool = workspace
             .tool("barman-cloud-wal-archive")
             .args([

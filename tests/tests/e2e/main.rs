@@ -1,6 +1,7 @@
 //! All end-to-end tests in one executable, because linking is slow.
 
 mod bad_input;
+mod command_lines;
 mod golden;
 mod harness;
 mod help;
