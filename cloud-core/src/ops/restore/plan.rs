@@ -121,10 +121,17 @@ fn locations(tablespaces: &[Tablespace], rules: &[String]) -> Result<Vec<PathBuf
     for rule in rules {
         // Names may hold a colon, so the known ones are tried before the rule
         // is cut at its first one.
-        let named = tablespaces.iter().position(|tablespace| {
+        let fits = |(_, tablespace): &(usize, &Tablespace)| {
             rule.strip_prefix(&tablespace.name)
                 .is_some_and(|rest| rest.starts_with(':'))
-        });
+        };
+        // Of `a` and `a:b` a rule for `a:b` fits both.
+        let named = tablespaces
+            .iter()
+            .enumerate()
+            .filter(fits)
+            .max_by_key(|(_, tablespace)| tablespace.name.len())
+            .map(|(index, _)| index);
         match (named, rule.split_once(':')) {
             (Some(index), _) => {
                 let location = &rule[tablespaces[index].name.len() + 1..];
@@ -220,8 +227,8 @@ mod tests {
         };
         vec![
             tablespace("fast", 1),
-            tablespace("a:b", 2),
-            tablespace("a", 3),
+            tablespace("a", 2),
+            tablespace("a:b", 3),
         ]
     }
 
@@ -243,9 +250,9 @@ mod tests {
         );
         assert_eq!(
             moved(&["a:b:/x", "other:/y"]).unwrap(),
-            ["/old/1", "/x", "/old/3"]
+            ["/old/1", "/old/2", "/x"]
         );
-        assert_eq!(moved(&["a:/x"]).unwrap(), ["/old/1", "/old/2", "/x"]);
+        assert_eq!(moved(&["a:/x"]).unwrap(), ["/old/1", "/x", "/old/3"]);
     }
 
     #[test]
