@@ -209,7 +209,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "krbsrvname",
     "scram_client_key",
     "scram_server_key",
-    "requiressl",
     "sslcompression",
     "sslsni",
     "ssl_max_protocol_version",
@@ -217,7 +216,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "max_protocol_version",
     "min_protocol_version",
     "sslkeylogfile",
-    "requirepeer",
 ];
 
 /// Options that have an effect.
@@ -253,6 +251,8 @@ const WITH_EFFECT: &[&str] = &[
     "keepalives_interval",
     "keepalives_count",
     "tcp_user_timeout",
+    "requirepeer",
+    "requiressl",
     "replication",
 ];
 
@@ -419,6 +419,8 @@ fn refuse_unsupported(values: &Values) -> Result<(), ConnInfoError> {
         "sslcrl",
         "sslcrldir",
         "require_auth",
+        "requirepeer",
+        "requiressl",
         "replication",
     ] {
         if set(name) {

@@ -157,6 +157,10 @@ fn malformed_and_unsupported_options_are_named() {
         ),
         ("sslcrl=x host=h", Some("sslcrl is not supported")),
         (
+            "requirepeer=root host=h",
+            Some("requirepeer is not supported"),
+        ),
+        (
             "require_auth=scram-sha-256 host=h",
             Some("require_auth is not supported"),
         ),
