@@ -69,12 +69,13 @@ impl Session {
             return Err(PgError::Privileges(vec!["superuser".into()]));
         }
         let (start, stop, _) = self.functions();
-        let (start, stops) = if self.version() >= 150_000 {
-            (format!("{start}(text,bool)"), vec![format!("{stop}(bool)")])
+        // Those that will be called: the exclusive forms of old servers are no help.
+        let (start, stop) = if self.version() >= 150_000 {
+            (format!("{start}(text,bool)"), format!("{stop}(bool)"))
         } else {
             (
                 format!("{start}(text,bool,bool)"),
-                vec![format!("{stop}()"), format!("{stop}(bool,bool)")],
+                format!("{stop}(bool,bool)"),
             )
         };
         let may = |function: &str| {
@@ -92,16 +93,12 @@ impl Session {
         )];
         for function in [
             start.as_str(),
+            stop.as_str(),
             "pg_switch_wal()",
             "pg_create_restore_point(text)",
         ] {
             wanted.push((format!("EXECUTE on {function}"), may(function)));
         }
-        let any_stop: Vec<String> = stops.iter().map(|function| may(function)).collect();
-        wanted.push((
-            format!("EXECUTE on {}", stops[stops.len() - 1]),
-            any_stop.join(" OR "),
-        ));
         let mut missing = Vec::new();
         for (name, condition) in wanted {
             if self
@@ -127,13 +124,15 @@ impl Session {
         } else {
             ", false"
         };
-        let label = label.replace('\'', "''");
+        let label = literal(label);
         let query = format!(
-            "SELECT b.lsn, (SELECT timeline_id FROM pg_control_checkpoint()), {NOW} \
-             FROM {start}('{label}', {fast}{concurrent}) AS b(lsn)"
+            "SELECT b.lsn, (SELECT timeline_id FROM pg_control_checkpoint()), {NOW}, \
+             pg_backend_pid() FROM {start}({label}, {fast}{concurrent}) AS b(lsn)"
         );
         let row = self.row(start, &query).await?;
-        let [lsn, timeline, at, offset] = columns(start, row)?;
+        let [lsn, timeline, at, offset, backend] = columns(start, row)?;
+        // Better known now than after the copy.
+        self.check_backend(&backend)?;
         Ok(BackupStart {
             lsn: position(start, &lsn)?,
             timeline: TimelineId(number(start, &timeline)?),
@@ -168,13 +167,14 @@ impl Session {
         if self.value("recovery", "SELECT pg_is_in_recovery()").await? == "t" {
             return Ok(false);
         }
-        let (switch, point) = match self.version() {
-            100_000.. => ("pg_switch_wal", "pg_create_restore_point"),
-            _ => ("pg_switch_xlog", "pg_create_restore_point"),
+        let point = "pg_create_restore_point";
+        let switch = match self.version() {
+            100_000.. => "pg_switch_wal",
+            _ => "pg_switch_xlog",
         };
         self.run(switch, &format!("SELECT {switch}()")).await?;
-        let name = restore_point.replace('\'', "''");
-        match self.run(point, &format!("SELECT {point}('{name}')")).await {
+        let name = literal(restore_point);
+        match self.run(point, &format!("SELECT {point}({name})")).await {
             Ok(()) => Ok(true),
             Err(error) => {
                 tracing::debug!("the restore point was not created: {error}");
@@ -182,6 +182,11 @@ impl Session {
             }
         }
     }
+}
+
+/// The text as a constant of SQL, however the server reads backslashes.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 fn columns<const N: usize>(what: &str, row: Row) -> Result<[String; N], PgError> {

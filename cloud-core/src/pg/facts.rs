@@ -34,6 +34,25 @@ pub struct ServerFacts {
     pub in_recovery: bool,
     /// `archive_mode`.
     pub archive_mode: Option<String>,
+    /// `archive_command`; empty where there is none.
+    pub archive_command: Option<String>,
+    /// `archive_library`, from version 15; empty where there is none.
+    pub archive_library: Option<String>,
+}
+
+impl ServerFacts {
+    /// Whether the server keeps finished WAL for an archive that nothing ships
+    /// it to: the stop of a backup would wait for ever.
+    pub fn archives_nowhere(&self) -> bool {
+        let archives = match self.archive_mode.as_deref() {
+            Some("always") => true,
+            Some("on") => !self.in_recovery,
+            _ => false,
+        };
+        let empty = |setting: &Option<String>| setting.as_deref().is_none_or(str::is_empty);
+        // A command that the role may not see is not an empty one.
+        archives && self.archive_command.as_deref() == Some("") && empty(&self.archive_library)
+    }
 }
 
 /// A tablespace with a location.
@@ -85,6 +104,11 @@ impl Session {
                 .and_then(|size| size.parse().ok()),
             in_recovery: self.value("recovery", recovery).await? == "t",
             archive_mode: setting("archive_mode").await,
+            archive_command: setting("archive_command").await,
+            archive_library: match self.version() {
+                150_000.. => setting("archive_library").await,
+                _ => None,
+            },
         })
     }
 
@@ -134,4 +158,45 @@ pub(super) fn number<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, 
     text.parse().map_err(|_| PgError::Unexpected {
         what: what.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_archives_without_a_command_is_found() {
+        let facts =
+            |mode: &str, in_recovery, command: Option<&str>, library: Option<&str>| ServerFacts {
+                system_identifier: None,
+                data_directory: None,
+                version: 150_000,
+                wal_segment_size: 16 << 20,
+                config_file: None,
+                hba_file: None,
+                ident_file: None,
+                included_files: Vec::new(),
+                tablespaces: Vec::new(),
+                data_checksums: None,
+                summarize_wal: None,
+                cluster_size: None,
+                in_recovery,
+                archive_mode: Some(mode.to_owned()),
+                archive_command: command.map(str::to_owned),
+                archive_library: library.map(str::to_owned),
+            };
+        for (mode, standby, command, library, expected) in [
+            ("on", false, Some(""), Some(""), true),
+            ("on", false, Some(""), None, true),
+            ("on", true, Some(""), Some(""), false),
+            ("always", true, Some(""), Some(""), true),
+            ("off", false, Some(""), Some(""), false),
+            ("on", false, Some("cp"), Some(""), false),
+            ("on", false, Some(""), Some("basic_archive"), false),
+            ("on", false, None, None, false),
+        ] {
+            let facts = facts(mode, standby, command, library);
+            assert_eq!(facts.archives_nowhere(), expected, "{facts:?}");
+        }
+    }
 }

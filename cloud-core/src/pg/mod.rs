@@ -2,6 +2,7 @@
 
 mod backup_mode;
 mod conninfo;
+mod dial;
 mod facts;
 mod session;
 mod tls;

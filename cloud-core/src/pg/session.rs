@@ -1,17 +1,12 @@
 //! One session with the server, from the connection to its end.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_postgres::config::{self, SslNegotiation};
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::conninfo::{
-    ChannelBinding, ConnInfo, ConnInfoError, Host, Place, SessionAttrs, SslMode,
-};
-use super::tls;
+use super::conninfo::{ConnInfo, ConnInfoError, SessionAttrs};
+use super::dial::{self, Opened, Refusal, Target, one_line, server_words};
 
 /// What went wrong with the server.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +34,13 @@ pub enum PgError {
         /// Which command.
         what: String,
     },
+    /// A name in the answer is not UTF-8: it comes from a database whose encoding
+    /// is SQL_ASCII.
+    #[error("{what}: the answer of the server holds a name that is not valid UTF-8")]
+    NotUtf8 {
+        /// Which command.
+        what: String,
+    },
     /// The role may not do what a backup needs.
     #[error("missing required privileges: {}", .0.join(", "))]
     Privileges(Vec<String>),
@@ -59,14 +61,6 @@ pub struct Session {
 /// Oldest server that is worked with, as `server_version_num`.
 pub(super) const OLDEST: u32 = 90_600;
 
-/// A connection, as it was opened.
-struct Opened {
-    client: Client,
-    closed: watch::Receiver<bool>,
-    /// `server_version`, as the server announced it.
-    version: Option<String>,
-}
-
 /// `server_version_num` of a `server_version`: `15.20 (Debian 15.20-0)`,
 /// `18beta1`, `9.6.24`.
 fn version_number(text: &str) -> u32 {
@@ -83,24 +77,63 @@ fn version_number(text: &str) -> u32 {
     }
 }
 
+/// Settings that end a session or a statement after some time, and the oldest
+/// server (`server_version_num`) that has them.
+const TIME_LIMITS: [(&str, u32); 5] = [
+    ("statement_timeout", 0),
+    ("lock_timeout", 0),
+    ("idle_in_transaction_session_timeout", 0),
+    ("idle_session_timeout", 140_000),
+    ("transaction_timeout", 170_000),
+];
+
+/// Whether command-line options of the server (`-c name=value`, `--name=value`)
+/// set `name`. In the long form the server takes dashes for underscores.
+fn sets(options: &str, name: &str) -> bool {
+    let options = options.replace('-', "_");
+    let words = options.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .map(|word| word.trim_start_matches('_'))
+        .any(|word| word == name || word.strip_prefix('c') == Some(name))
+}
+
 /// One row of a result, as text.
 pub(super) type Row = Vec<Option<String>>;
 
 impl Session {
     /// Connects to the first server that accepts.
+    ///
+    /// Each address has the whole connect timeout. The connection is driven by
+    /// a task of the current runtime.
     pub async fn connect(info: &ConnInfo) -> Result<Self, PgError> {
         let passes: &[SessionAttrs] = match info.session_attrs {
             SessionAttrs::PreferStandby => &[SessionAttrs::Standby, SessionAttrs::Any],
             ref one => std::slice::from_ref(one),
         };
         let mut errors: Vec<String> = Vec::new();
-        for attrs in passes {
+        let mut note = |error: String| {
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        };
+        'passes: for attrs in passes {
             for host in &info.hosts {
-                match Self::connect_to(info, host, *attrs).await {
-                    Ok(session) => return Ok(session),
-                    Err(PgError::Connect(error)) if !errors.contains(&error) => errors.push(error),
-                    Err(PgError::Connect(_)) => {}
-                    Err(other) => return Err(other),
+                let targets = match dial::addresses(info, host).await {
+                    Ok(targets) => targets,
+                    Err(error) => {
+                        note(error);
+                        continue;
+                    }
+                };
+                for target in &targets {
+                    match Self::connect_to(info, target, *attrs).await {
+                        Ok(session) => return Ok(session),
+                        Err(Refusal::TryNext(error)) => note(error),
+                        Err(Refusal::Final(error)) => {
+                            note(error);
+                            break 'passes;
+                        }
+                    }
                 }
             }
         }
@@ -109,32 +142,23 @@ impl Session {
 
     async fn connect_to(
         info: &ConnInfo,
-        host: &Host,
+        target: &Target<'_>,
         attrs: SessionAttrs,
-    ) -> Result<Self, PgError> {
+    ) -> Result<Self, Refusal> {
         let connecting = async {
-            let opened = open(info, host).await?;
-            Self::begin(info, opened).await
+            let opened = dial::open(info, target).await?;
+            let failed = |error: PgError| Refusal::Final(target.failed(&error.to_string()));
+            let session = Self::begin(info, opened).await.map_err(failed)?;
+            match session.unwanted(attrs).await.map_err(failed)? {
+                None => Ok(session),
+                Some(why) => Err(Refusal::TryNext(target.failed(why))),
+            }
         };
-        let failed =
-            |why: &str| PgError::Connect(format!("connection to {} failed: {why}", where_to(host)));
-        let connected = match info.connect_timeout {
+        match info.connect_timeout {
             None => connecting.await,
-            Some(limit) => match tokio::time::timeout(limit, connecting).await {
-                Ok(connected) => connected,
-                Err(_) => return Err(failed("timeout expired")),
-            },
-        };
-        let session = connected.map_err(|error| match error {
-            PgError::Connect(why) => failed(&why),
-            other => other,
-        })?;
-        if session.is_wanted(attrs).await? {
-            Ok(session)
-        } else {
-            Err(failed(
-                "the session is not of the kind that target_session_attrs asks for",
-            ))
+            Some(limit) => tokio::time::timeout(limit, connecting)
+                .await
+                .unwrap_or_else(|_| Err(Refusal::TryNext(target.failed("timeout expired")))),
         }
     }
 
@@ -180,19 +204,10 @@ impl Session {
         // A limit meant for queries of an application would end a backup whose
         // start waits for a checkpoint and whose stop waits for the archive.
         let options = info.options.as_deref().unwrap_or_default();
-        for name in [
-            "statement_timeout",
-            "lock_timeout",
-            "idle_in_transaction_session_timeout",
-        ] {
-            if !options.contains(name) {
+        for (name, since) in TIME_LIMITS {
+            if session.version >= since && !sets(options, name) {
                 session.run(name, &format!("SET {name} TO 0")).await?;
             }
-        }
-        if session.version >= 140_000 && !options.contains("idle_session_timeout") {
-            session
-                .run("idle_session_timeout", "SET idle_session_timeout TO 0")
-                .await?;
         }
         session.backend = session
             .value("backend pid", "SELECT pg_backend_pid()")
@@ -200,15 +215,28 @@ impl Session {
         Ok(session)
     }
 
-    async fn is_wanted(&self, attrs: SessionAttrs) -> Result<bool, PgError> {
-        let recovery = async || self.value("recovery", "SELECT pg_is_in_recovery()").await;
-        let read_only = async || self.value("read only", "SHOW transaction_read_only").await;
+    /// Why the session is not of the kind that was asked for.
+    async fn unwanted(&self, attrs: SessionAttrs) -> Result<Option<&'static str>, PgError> {
+        let standby = async || {
+            let value = self.value("recovery", "SELECT pg_is_in_recovery()").await;
+            Ok::<_, PgError>(value? == "t")
+        };
+        let read_only = async || {
+            let value = self.value("read only", "SHOW transaction_read_only").await;
+            Ok::<_, PgError>(value? == "on")
+        };
         Ok(match attrs {
-            SessionAttrs::Any | SessionAttrs::PreferStandby => true,
-            SessionAttrs::Primary => recovery().await? == "f",
-            SessionAttrs::Standby => recovery().await? == "t",
-            SessionAttrs::ReadWrite => recovery().await? == "f" && read_only().await? == "off",
-            SessionAttrs::ReadOnly => recovery().await? == "t" || read_only().await? == "on",
+            SessionAttrs::Any | SessionAttrs::PreferStandby => None,
+            SessionAttrs::Primary => standby().await?.then_some("server is in hot standby mode"),
+            SessionAttrs::Standby => {
+                (!standby().await?).then_some("server is not in hot standby mode")
+            }
+            SessionAttrs::ReadWrite => {
+                (standby().await? || read_only().await?).then_some("session is read-only")
+            }
+            SessionAttrs::ReadOnly => {
+                (!standby().await? && !read_only().await?).then_some("session is not read-only")
+            }
         })
     }
 
@@ -249,7 +277,12 @@ impl Session {
     /// Whether the server process is still the one that answered first.
     pub(super) async fn same_backend(&self) -> Result<(), PgError> {
         let now = self.value("backend pid", "SELECT pg_backend_pid()").await?;
-        if now == self.backend {
+        self.check_backend(&now)
+    }
+
+    /// Whether the process that answered is the one that answered first.
+    pub(super) fn check_backend(&self, pid: &str) -> Result<(), PgError> {
+        if pid == self.backend {
             return Ok(());
         }
         Err(PgError::Refused {
@@ -301,7 +334,7 @@ impl Session {
             None if self.client.is_closed() || error.is_closed() => PgError::Lost,
             None => PgError::Refused {
                 what: format!("{what} command"),
-                message: cause(&error),
+                message: server_words(&error),
             },
         })?;
         let mut rows = Vec::new();
@@ -309,179 +342,16 @@ impl Session {
             if let SimpleQueryMessage::Row(row) = message {
                 let mut values = Vec::with_capacity(row.len());
                 for index in 0..row.len() {
-                    let unexpected = |_| PgError::Unexpected {
-                        what: format!("{what} command (is the text UTF-8?)"),
+                    let not_utf8 = |_| PgError::NotUtf8 {
+                        what: format!("{what} command"),
                     };
-                    values.push(row.try_get(index).map_err(unexpected)?.map(str::to_owned));
+                    values.push(row.try_get(index).map_err(not_utf8)?.map(str::to_owned));
                 }
                 rows.push(values);
             }
         }
         Ok(rows)
     }
-}
-
-fn where_to(host: &Host) -> String {
-    match &host.place {
-        Place::Socket(directory) => {
-            format!(
-                "server on socket \"{}/.s.PGSQL.{}\"",
-                directory.display(),
-                host.port
-            )
-        }
-        Place::Tcp { name, addr } => {
-            let addr = addr.filter(|addr| addr.to_string() != *name);
-            let addr = addr.map(|addr| format!(" ({addr})")).unwrap_or_default();
-            format!("server at \"{name}\"{addr}, port {}", host.port)
-        }
-    }
-}
-
-/// Opens a connection, with or without TLS as the mode says, and drives it.
-async fn open(info: &ConnInfo, host: &Host) -> Result<Opened, PgError> {
-    if matches!(host.place, Place::Socket(_)) {
-        return plain(&configure(info, host)).await;
-    }
-    let mode = info.ssl.mode;
-    match mode {
-        SslMode::Disable => plain(&configure(info, host)).await,
-        // Without first; with, if the server insists.
-        SslMode::Allow => match plain(&configure(info, host)).await {
-            Err(PgError::Connect(refusal)) if refusal.contains("FATAL") => {
-                let encrypted = encrypted(info, host).await;
-                encrypted.map_err(|_| PgError::Connect(refusal))
-            }
-            other => other,
-        },
-        // With first; without, if the server has no TLS or refuses it.
-        SslMode::Prefer => match encrypted(info, host).await {
-            Err(PgError::Connect(refusal)) => match plain(&configure(info, host)).await {
-                Err(PgError::Connect(_)) => Err(PgError::Connect(refusal)),
-                other => other,
-            },
-            other => other,
-        },
-        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => encrypted(info, host).await,
-    }
-}
-
-async fn plain(config: &Config) -> Result<Opened, PgError> {
-    let mut config = config.clone();
-    config.ssl_mode(config::SslMode::Disable);
-    let (client, connection) = config.connect(NoTls).await.map_err(refused)?;
-    let version = connection.parameter("server_version").map(str::to_owned);
-    Ok(Opened {
-        client,
-        closed: drive(connection),
-        version,
-    })
-}
-
-async fn encrypted(info: &ConnInfo, host: &Host) -> Result<Opened, PgError> {
-    let mut config = configure(info, host);
-    config.ssl_mode(config::SslMode::Require);
-    if info.ssl.direct {
-        config.ssl_negotiation(SslNegotiation::Direct);
-    }
-    let tls = MakeRustlsConnect::new(tls::config(&info.ssl)?);
-    let (client, connection) = config.connect(tls).await.map_err(refused)?;
-    let version = connection.parameter("server_version").map(str::to_owned);
-    Ok(Opened {
-        client,
-        closed: drive(connection),
-        version,
-    })
-}
-
-/// Moves the connection's bytes until it ends.
-fn drive<F>(connection: F) -> watch::Receiver<bool>
-where
-    F: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
-{
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!("the connection to PostgreSQL ended: {}", cause(&error));
-        }
-        let _ = sender.send(true);
-    });
-    receiver
-}
-
-fn configure(info: &ConnInfo, host: &Host) -> Config {
-    let mut config = Config::new();
-    config.user(&info.user).dbname(&info.dbname).port(host.port);
-    match &host.place {
-        Place::Socket(directory) => {
-            config.host_path(directory);
-        }
-        Place::Tcp { name, addr } => {
-            config.host(name);
-            if let Some(addr) = addr {
-                config.hostaddr(*addr);
-            }
-        }
-    }
-    if let Some(password) = &host.password {
-        config.password(&password.0);
-    }
-    if let Some(options) = &info.options {
-        config.options(options);
-    }
-    if let Some(name) = &info.application_name {
-        config.application_name(name);
-    }
-    match info.keepalives {
-        None => {
-            config.keepalives(false);
-        }
-        Some(keepalives) => {
-            config
-                .keepalives(true)
-                .keepalives_idle(keepalives.idle)
-                .keepalives_interval(keepalives.interval)
-                .keepalives_retries(keepalives.count);
-        }
-    }
-    if let Some(limit) = info.user_timeout {
-        config.tcp_user_timeout(limit);
-    }
-    config.channel_binding(match info.channel_binding {
-        ChannelBinding::Disable => config::ChannelBinding::Disable,
-        ChannelBinding::Prefer => config::ChannelBinding::Prefer,
-        ChannelBinding::Require => config::ChannelBinding::Require,
-    });
-    config
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is used as a function for map_err"
-)]
-fn refused(error: tokio_postgres::Error) -> PgError {
-    match error.as_db_error() {
-        Some(refusal) => PgError::Connect(format!(
-            "{}:  {}",
-            refusal.severity(),
-            one_line(refusal.message())
-        )),
-        None => PgError::Connect(cause(&error)),
-    }
-}
-
-/// The innermost cause, in the words of the operating system.
-fn cause(error: &tokio_postgres::Error) -> String {
-    let mut inner = error.source();
-    while let Some(next) = inner.and_then(std::error::Error::source) {
-        inner = Some(next);
-    }
-    let text = inner.map_or_else(|| error.to_string(), ToString::to_string);
-    one_line(text.split(" (os error").next().unwrap_or(&text))
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -501,6 +371,21 @@ mod tests {
             ("", 0),
         ] {
             assert_eq!(version_number(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_setting_among_the_options_is_found_by_its_whole_name() {
+        for (options, expected) in [
+            ("", false),
+            ("-c lock_timeout=1s", true),
+            ("-clock_timeout=1s", true),
+            ("--lock-timeout=1s", true),
+            ("-c work_mem=1MB -c  lock_timeout=0", true),
+            ("-c deadlock_timeout=1s", false),
+            ("-c lock_timeouts=1s", false),
+        ] {
+            assert_eq!(sets(options, "lock_timeout"), expected, "{options}");
         }
     }
 }

@@ -1,76 +1,81 @@
 //! The service file and the password file.
 
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{ConnInfoError, Place, SOCKET_DIRECTORIES, Secret, Surroundings};
+use super::gather::{Surroundings, Values, is_known};
+use super::hosts::SOCKET_DIRECTORIES;
+use super::{ConnInfoError, Place, Secret};
 
-/// The settings of a service: the user's file first, then the system's.
+/// The settings of a service: the user's file first, then the system's. A file
+/// that is not there is passed over.
 pub(super) fn service(
     name: &str,
     file: Option<PathBuf>,
     around: &Surroundings,
-) -> Result<Vec<(String, String)>, ConnInfoError> {
-    let asked = file.or_else(|| around.var.var("PGSERVICEFILE").map(PathBuf::from));
-    let mut files: Vec<(PathBuf, bool)> = Vec::new();
-    match asked {
-        Some(path) => files.push((path, true)),
-        None => files.extend(
-            around
-                .home
-                .as_ref()
-                .map(|home| (home.join(".pg_service.conf"), false)),
-        ),
-    }
-    let system = around.var.var("PGSYSCONFDIR").map(PathBuf::from);
+) -> Result<Values, ConnInfoError> {
+    let usual = || Some(around.home.as_ref()?.join(".pg_service.conf"));
+    let system = around.path("PGSYSCONFDIR");
     let system = system.unwrap_or_else(|| "/etc/postgresql-common".into());
-    files.push((system.join("pg_service.conf"), false));
-    for (path, asked) in files {
-        let text = match std::fs::read_to_string(&path) {
+    let files = file.or_else(usual).into_iter();
+    for path in files.chain([system.join("pg_service.conf")]) {
+        let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(_) if !asked => continue,
+            Err(error) if is_absent(&error) => continue,
             Err(error) => {
-                let path = path.display().to_string();
                 return Err(ConnInfoError::File {
-                    what: "the service file",
-                    path,
+                    what: "service file",
+                    path: path.display().to_string(),
                     why: error.to_string(),
                 });
             }
         };
-        if let Some(settings) = section(&text, name) {
+        let found = section(&String::from_utf8_lossy(&text), name);
+        let found = found.map_err(|line| ConnInfoError::ServiceSyntax {
+            path: path.display().to_string(),
+            line,
+        })?;
+        if let Some(settings) = found {
             return Ok(settings);
         }
     }
     Err(ConnInfoError::NoService(name.to_owned()))
 }
 
-fn section(text: &str, name: &str) -> Option<Vec<(String, String)>> {
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let mut inside = false;
-    let mut found = None;
-    for line in lines {
-        if let Some(title) = line
-            .strip_prefix('[')
-            .and_then(|line| line.strip_suffix(']'))
-        {
+pub(in crate::pg) fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// The settings below `[name]`; `Err` is the number of a bad line among them.
+/// Of a setting given twice the first counts.
+fn section(text: &str, name: &str) -> Result<Option<Values>, usize> {
+    let mut found: Option<Values> = None;
+    for (index, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(title) = line.strip_prefix('[') {
             if found.is_some() {
                 break;
             }
-            inside = title == name;
-            if inside {
-                found = Some(Vec::new());
-            }
-        } else if let (true, Some((key, value))) = (inside, line.split_once('=')) {
+            let title = title.split(']').next().unwrap_or(title);
+            found = (title == name).then(Values::new);
+        } else if let Some(found) = &mut found {
+            let setting = line.split_once('=');
+            let setting = setting.map(|(key, value)| (key.trim(), value.trim()));
+            // Neither another service nor its file can be named here.
+            let known = |key: &str| is_known(key) && !matches!(key, "service" | "servicefile");
+            let (key, value) = setting.filter(|(key, _)| known(key)).ok_or(index + 1)?;
             found
-                .get_or_insert_default()
-                .push((key.trim().to_owned(), value.trim().to_owned()));
+                .entry(key.to_owned())
+                .or_insert_with(|| value.to_owned());
         }
     }
-    found
+    Ok(found)
 }
 
 /// The password of the first line of the password file that fits.
@@ -86,21 +91,28 @@ pub(super) fn password(
     let path = file.map(Path::to_owned).or(usual)?;
     let meta = std::fs::metadata(&path).ok()?;
     if !meta.is_file() {
-        tracing::warn!(
-            "the password file \"{}\" is not a plain file",
-            path.display()
-        );
+        tracing::warn!("password file \"{}\" is not a plain file", path.display());
         return None;
     }
     if meta.permissions().mode() & 0o077 != 0 {
         tracing::warn!(
-            "the password file \"{}\" has group or world access and is not used; permissions \
-             should be u=rw (0600) or less",
+            "password file \"{}\" has group or world access and is not used; permissions should be \
+             u=rw (0600) or less",
             path.display()
         );
         return None;
     }
-    let text = std::fs::read_to_string(&path).ok()?;
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            tracing::warn!(
+                "could not read password file \"{}\": {error}",
+                path.display()
+            );
+            return None;
+        }
+    };
+    let text = String::from_utf8_lossy(&text);
     let hosts = match place {
         Place::Socket(directory) => {
             let mut names = vec![directory.display().to_string()];
@@ -112,11 +124,8 @@ pub(super) fn password(
             }
             names
         }
-        Place::Tcp { name, addr } => {
-            let mut names = vec![name.clone()];
-            names.extend(addr.map(|addr| addr.to_string()));
-            names
-        }
+        // The address counts only where there is no name.
+        Place::Tcp { name, .. } => vec![name.clone()],
     };
     let port = port.to_string();
     text.lines()
@@ -158,6 +167,9 @@ fn fields(line: &str) -> Vec<Option<String>> {
             c => fields[last].push(c),
         }
         escaped = false;
+    }
+    if escaped && let Some(last) = fields.last_mut() {
+        last.push('\\');
     }
     fields
         .into_iter()

@@ -1,85 +1,102 @@
 //! Connection strings and URIs, read as libpq reads them.
+//!
+//! A message never quotes what may be a piece of a password: in a string with a
+//! blank too many that is what stands where a name should.
 
-use super::{ConnInfoError, Values};
+use super::ConnInfoError;
+use super::gather::Values;
 
 /// Whether the text is a URI rather than a list of keys and values.
 pub(super) fn is_uri(text: &str) -> bool {
     text.starts_with("postgresql://") || text.starts_with("postgres://")
 }
 
+/// What C calls white space: libpq leaves other blanks in a value.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t'..='\r')
+}
+
 /// `key = value` pairs: values may be quoted, a backslash takes the next
 /// character as it is, blanks may stand around `=`.
 pub(super) fn key_values(text: &str) -> Result<Values, ConnInfoError> {
     let mut values = Values::new();
-    let mut rest = text.trim_start();
+    let mut before = "";
+    let mut rest = text.trim_start_matches(is_space);
     while !rest.is_empty() {
         let end = rest
-            .find(|c: char| c == '=' || c.is_whitespace())
+            .find(|c: char| c == '=' || is_space(c))
             .unwrap_or(rest.len());
         let name = &rest[..end];
-        rest = rest[end..]
-            .trim_start()
-            .strip_prefix('=')
-            .ok_or_else(|| malformed(&format!("missing \"=\" after \"{}\"", shorten(name))))?
-            .trim_start();
-        let (value, after) = value(rest)?;
+        let after = rest[end..].trim_start_matches(is_space).strip_prefix('=');
+        let Some(after) = after else {
+            let place = if before.is_empty() {
+                format!("\"{}\"", shorten(name))
+            } else {
+                format!("the word behind the value of \"{}\"", shorten(before))
+            };
+            return Err(malformed(&format!(
+                "missing \"=\" after {place} in connection info string"
+            )));
+        };
+        let (value, after) = value(after.trim_start_matches(is_space))?;
         values.insert(name.to_owned(), value);
-        rest = after.trim_start();
+        before = name;
+        rest = after.trim_start_matches(is_space);
     }
     Ok(values)
 }
 
 fn value(text: &str) -> Result<(String, &str), ConnInfoError> {
     let quoted = text.strip_prefix('\'');
-    let mut value = String::new();
-    let mut chars = quoted.unwrap_or(text).char_indices();
     let base = quoted.unwrap_or(text);
+    let mut value = String::new();
+    let mut chars = base.char_indices();
     while let Some((at, c)) = chars.next() {
         match c {
             '\\' => value.extend(chars.next().map(|(_, c)| c)),
             '\'' if quoted.is_some() => return Ok((value, &base[at + 1..])),
-            c if c.is_whitespace() && quoted.is_none() => return Ok((value, &base[at..])),
+            c if is_space(c) && quoted.is_none() => return Ok((value, &base[at..])),
             c => value.push(c),
         }
     }
     if quoted.is_some() {
-        return Err(malformed("unterminated quoted string"));
+        return Err(malformed(
+            "unterminated quoted string in connection info string",
+        ));
     }
     Ok((value, ""))
 }
 
 /// `postgresql://[user[:password]@][host[:port][,…]][/dbname][?key=value&…]`
+///
+/// The parts are found in the order in which libpq looks for them, so that a
+/// password may hold `?` as it is, and a parameter `@`.
 pub(super) fn uri(text: &str) -> Result<Values, ConnInfoError> {
     let mut values = Values::new();
-    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
-    let (rest, parameters) = match rest.split_once('?') {
-        Some((rest, parameters)) => (rest, Some(parameters)),
-        None => (rest, None),
-    };
-    let (authority, dbname) = match rest.split_once('/') {
-        Some((authority, dbname)) => (authority, Some(dbname)),
-        None => (rest, None),
-    };
-    let (userinfo, hosts) = match authority.rsplit_once('@') {
-        Some((userinfo, hosts)) => (Some(userinfo), hosts),
-        None => (None, authority),
-    };
     let set = |values: &mut Values, name: &str, value: String| {
         if !value.is_empty() {
             values.insert(name.to_owned(), value);
         }
     };
-    if let Some(userinfo) = userinfo {
-        let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    let mut rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    let end = rest.find(['@', '/']).unwrap_or(rest.len());
+    if let Some(after) = rest[end..].strip_prefix('@') {
+        let (user, password) = rest[..end].split_once(':').unwrap_or((&rest[..end], ""));
         set(&mut values, "user", decode(user)?);
         set(&mut values, "password", decode(password)?);
+        rest = after;
     }
     let mut names = Vec::new();
     let mut ports = Vec::new();
-    for host in hosts.split(',') {
-        let (name, port) = host_and_port(host)?;
+    loop {
+        let (name, port, after) = host_and_port(rest)?;
         names.push(decode(name)?);
         ports.push(decode(port)?);
+        rest = after;
+        match rest.strip_prefix(',') {
+            Some(next) => rest = next,
+            None => break,
+        }
     }
     if names.iter().any(|name| !name.is_empty()) {
         set(&mut values, "host", names.join(","));
@@ -87,19 +104,18 @@ pub(super) fn uri(text: &str) -> Result<Values, ConnInfoError> {
     if ports.iter().any(|port| !port.is_empty()) {
         set(&mut values, "port", ports.join(","));
     }
-    set(&mut values, "dbname", decode(dbname.unwrap_or(""))?);
-    for parameter in parameters
-        .into_iter()
-        .flat_map(|list| list.split('&'))
-        .filter(|p| !p.is_empty())
-    {
-        let (name, value) = parameter.split_once('=').ok_or_else(|| {
-            malformed(&format!(
-                "missing key/value separator \"=\" in URI query parameter: \"{}\"",
-                shorten(parameter)
-            ))
-        })?;
+    let (dbname, list) = rest.split_once('?').unwrap_or((rest, ""));
+    set(
+        &mut values,
+        "dbname",
+        decode(dbname.strip_prefix('/').unwrap_or(dbname))?,
+    );
+    for parameter in list.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter
+            .split_once('=')
+            .ok_or_else(|| malformed("missing key/value separator \"=\" in URI query parameter"))?;
         match (decode(name)?.as_str(), decode(value)?) {
+            // What drivers for Java call it.
             ("ssl", value) if value == "true" => {
                 values.insert("sslmode".to_owned(), "require".to_owned());
             }
@@ -111,21 +127,29 @@ pub(super) fn uri(text: &str) -> Result<Values, ConnInfoError> {
     Ok(values)
 }
 
-fn host_and_port(text: &str) -> Result<(&str, &str), ConnInfoError> {
-    if let Some(rest) = text.strip_prefix('[') {
-        let (address, rest) = rest
-            .split_once(']')
-            .ok_or_else(|| malformed("an IPv6 address has no closing bracket"))?;
+/// The first host of a list, its port, and what comes after both.
+fn host_and_port(text: &str) -> Result<(&str, &str, &str), ConnInfoError> {
+    let (host, rest) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']').ok_or_else(|| {
+            malformed(
+                "end of string reached when looking for matching \"]\" in IPv6 host address in URI",
+            )
+        })?;
         if address.is_empty() {
             return Err(malformed("IPv6 host address may not be empty in URI"));
         }
-        return match rest.strip_prefix(':') {
-            Some(port) => Ok((address, port)),
-            None if rest.is_empty() => Ok((address, "")),
-            None => Err(malformed("unexpected text after an IPv6 address")),
-        };
-    }
-    Ok(text.split_once(':').unwrap_or((text, "")))
+        if !(rest.is_empty() || rest.starts_with([':', '/', '?', ','])) {
+            return Err(malformed("unexpected text after an IPv6 address in URI"));
+        }
+        (address, rest)
+    } else {
+        text.split_at(text.find([':', '/', '?', ',']).unwrap_or(text.len()))
+    };
+    let Some(rest) = rest.strip_prefix(':') else {
+        return Ok((host, "", rest));
+    };
+    let (port, rest) = rest.split_at(rest.find(['/', '?', ',']).unwrap_or(rest.len()));
+    Ok((host, port, rest))
 }
 
 /// Undoes percent-encoding.
@@ -156,7 +180,6 @@ fn malformed(why: &str) -> ConnInfoError {
     ConnInfoError::Malformed(why.to_owned())
 }
 
-/// What is quoted in a message may be a part of a password.
 fn shorten(text: &str) -> String {
     text.chars().take(20).filter(|c| !c.is_control()).collect()
 }

@@ -1,4 +1,6 @@
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::Path;
 
 use super::*;
 
@@ -22,7 +24,7 @@ fn vars(list: &[(&str, &str)]) -> Vars {
 fn read_in(dbname: &str, vars: &Vars, home: Option<&Path>) -> Result<ConnInfo, ConnInfoError> {
     let around = Surroundings {
         var: vars,
-        os_user: "osuser".into(),
+        os_user: Some("osuser".into()),
         home: home.map(Path::to_owned),
     };
     ConnInfo::read(
@@ -93,6 +95,13 @@ fn strings_and_uris_say_where_the_server_is() {
             "d",
         ),
         ("postgresql://h", &["h:5432"], "osuser", "osuser"),
+        ("postgresql://h?user=x", &["h:5432"], "x", "x"),
+        (
+            "postgresql://a,[::1]:2,c:3/?dbname=e",
+            &["a:5432", "::1:2", "c:3"],
+            "osuser",
+            "e",
+        ),
         ("plain", &["/var/run/postgresql:5432"], "osuser", "plain"),
     ] {
         let info = read(text).unwrap();
@@ -107,6 +116,12 @@ fn strings_and_uris_say_where_the_server_is() {
     }
     let password = &read("postgres://u:p%40ss@h/d").unwrap().hosts[0].password;
     assert_eq!(password, &Some(Secret("p@ss".into())));
+    let password = &read("postgres://u:a?b%3A@h/d?application_name=x@y").unwrap();
+    assert_eq!(password.hosts[0].password, Some(Secret("a?b:".into())));
+    assert_eq!(password.application_name.as_deref(), Some("x@y"));
+    // A blank that C does not know is a character like others.
+    let password = &read("password=a\u{a0}b host=h").unwrap().hosts[0].password;
+    assert_eq!(password, &Some(Secret("a\u{a0}b".into())));
 }
 
 #[test]
@@ -119,14 +134,14 @@ fn single_options_are_taken_as_they_are() {
     };
     let around = Surroundings {
         var: &Vars::default(),
-        os_user: String::new(),
+        os_user: None,
         home: None,
     };
     let info = ConnInfo::read(&options, &around).unwrap();
     assert_eq!((info.user.as_str(), info.dbname.as_str()), ("a b\\", "d e"));
     assert_eq!(places(&info), ["h'x:5"]);
     let alone = Options {
-        dbname: Some("dbname=x host=y".into()),
+        dbname: Some("dbname=x host=y user=z".into()),
         ..options
     };
     let info = ConnInfo::read(&alone, &around).unwrap();
@@ -139,62 +154,154 @@ fn single_options_are_taken_as_they_are() {
 #[test]
 fn malformed_and_unsupported_options_are_named() {
     for (text, message) in [
-        ("host", None),
-        ("host=h x", Some("missing \"=\" after \"x\"")),
-        ("host='h", Some("unterminated quoted string")),
-        ("nonsense=1", Some("invalid connection option \"nonsense\"")),
-        ("port=x host=h", Some("invalid port value: \"x\"")),
-        ("port=0 host=h", Some("invalid port value")),
-        ("port=70000 host=h", Some("invalid port value")),
-        ("host=a,b port=1,2,3", Some("different lengths")),
         (
-            "sslmode=maybe host=h",
-            Some("invalid sslmode value: \"maybe\""),
+            "host=h x",
+            "missing \"=\" after the word behind the value of \"host\"",
         ),
+        ("x y=", "missing \"=\" after \"x\""),
+        ("host='h=", "unterminated quoted string"),
+        ("nonsense=1", "invalid connection option \"nonsense\""),
+        ("=1", "invalid connection option \"\""),
+        (
+            "port=x host=h",
+            "invalid integer value for connection option \"port\"",
+        ),
+        ("port=0 host=h", "invalid integer value"),
+        ("port=70000 host=h", "invalid integer value"),
+        (
+            "host=a,b port=1,2,3",
+            "could not match 3 port numbers to 2 hosts",
+        ),
+        (
+            "host=a,b hostaddr=::1",
+            "could not match 2 host names to 1 hostaddr values",
+        ),
+        ("sslmode=maybe host=h", "invalid sslmode value: \"maybe\""),
+        ("sslsni=2", "invalid sslsni value"),
         (
             "gssencmode=require host=h",
-            Some("gssencmode=require is not supported"),
+            "gssencmode=require is not supported",
         ),
-        ("sslcrl=x host=h", Some("sslcrl is not supported")),
+        ("gssencmode=no", "invalid gssencmode value"),
+        ("sslcrl=x host=h", "sslcrl is not supported"),
+        ("sslpassword=x", "sslpassword is not supported"),
         (
-            "requirepeer=root host=h",
-            Some("requirepeer is not supported"),
+            "sslcertmode=require",
+            "sslcertmode=require is not supported",
         ),
         (
             "require_auth=scram-sha-256 host=h",
-            Some("require_auth is not supported"),
+            "require_auth is not supported",
         ),
-        ("hostaddr=h", Some("invalid hostaddr value")),
+        ("replication=database", "replication is not supported"),
+        ("host=@abstract", "abstract socket is not supported"),
+        ("hostaddr=h", "invalid hostaddr value"),
+        ("connect_timeout=x host=h", "option \"connect_timeout\""),
+        ("keepalives_idle=99999999999", "option \"keepalives_idle\""),
+        ("channel_binding=maybe", "invalid channel_binding value"),
         (
-            "connect_timeout=x host=h",
-            Some("invalid connect_timeout value"),
+            "target_session_attrs=x",
+            "invalid target_session_attrs value",
         ),
-        ("sslrootcert=system sslmode=require host=h", None),
+        ("load_balance_hosts=x", "invalid load_balance_hosts value"),
         (
-            "sslrootcert=system sslmode=prefer host=h",
-            Some("weak sslmode"),
+            "sslrootcert=system sslmode=require",
+            "weak sslmode \"require\" may not be used with sslrootcert=system",
         ),
-        ("sslmode=verify-full host=h", Some("root certificate file")),
-        ("postgresql://[::1/d", Some("closing bracket")),
-        ("postgresql://h/%zz", Some("percent-encoded")),
-        ("postgresql://h/d?x", Some("separator")),
         (
-            "postgresql://h/d?x=1",
-            Some("invalid connection option \"x\""),
+            "sslnegotiation=direct sslmode=prefer",
+            "weak sslmode \"prefer\" may not be used with sslnegotiation=direct",
         ),
+        (
+            "ssl_min_protocol_version=SSLv3",
+            "invalid ssl_min_protocol_version value",
+        ),
+        (
+            "ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
+            "invalid SSL protocol version range",
+        ),
+        (
+            "ssl_min_protocol_version=TLSv1 ssl_max_protocol_version=TLSv1.1",
+            "below TLSv1.2 is not supported",
+        ),
+        ("postgresql://[::1/d", "matching \"]\""),
+        ("postgresql://[]/d", "may not be empty"),
+        ("postgresql://[::1]x/d", "after an IPv6 address"),
+        ("postgresql://h/%zz", "percent-encoded"),
+        ("postgresql://h/a%00", "forbidden value %00"),
+        ("postgresql://h/%ff", "not UTF-8"),
+        ("postgresql://h/d?x", "separator"),
+        ("postgresql://h/d?x=1", "invalid connection option \"x\""),
         (
             "service=nope host=h",
-            Some("definition of service \"nope\" not found"),
+            "definition of service \"nope\" not found",
         ),
     ] {
-        let result = read(text);
-        match message {
-            None => assert!(result.is_ok(), "{text}: {result:?}"),
-            Some(message) => {
-                let error = result.expect_err(text).to_string();
-                assert!(error.contains(message), "{text}: {error}");
-            }
-        }
+        let error = read(text).expect_err(text).to_string();
+        assert!(error.contains(message), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_changes_nothing_here_is_accepted() {
+    for text in [
+        "client_encoding=LATIN1 fallback_application_name=x krbsrvname=p gssencmode=prefer",
+        "sslcompression=1 gsslib=gssapi gssdelegation=0 max_protocol_version=latest",
+        "sslcrl='' require_auth=''",
+    ] {
+        assert!(read(text).is_ok(), "{text}: {:?}", read(text));
+    }
+}
+
+#[test]
+fn what_is_asked_of_tls_is_read() {
+    let home = Path::new("/h");
+    let ssl = |text: &str| read_in(text, &Vars::default(), Some(home)).unwrap().ssl;
+    for (text, mode) in [
+        ("", SslMode::Prefer),
+        ("sslmode=allow", SslMode::Allow),
+        ("sslmode=verify-ca", SslMode::VerifyCa),
+        ("requiressl=1", SslMode::Require),
+        ("requiressl=0", SslMode::Prefer),
+        ("requiressl=1 sslmode=verify-full", SslMode::VerifyFull),
+        ("sslrootcert=system", SslMode::VerifyFull),
+        ("sslnegotiation=direct", SslMode::Require),
+        ("postgresql://h/d?ssl=true", SslMode::Require),
+    ] {
+        assert_eq!(ssl(text).mode, mode, "{text}");
+    }
+    for (text, versions) in [
+        ("", TlsVersions::Both),
+        ("ssl_min_protocol_version=TLSv1", TlsVersions::Both),
+        ("ssl_min_protocol_version=tlsv1.3", TlsVersions::Only13),
+        ("ssl_max_protocol_version=TLSv1.2", TlsVersions::Only12),
+    ] {
+        assert_eq!(ssl(text).versions, versions, "{text}");
+    }
+    let usual = ssl("");
+    assert_eq!(usual.root, Root::File("/h/.postgresql/root.crt".into()));
+    let pair = |cert: &str, key: &str| Some((PathBuf::from(cert), PathBuf::from(key)));
+    let (crt, key) = (
+        "/h/.postgresql/postgresql.crt",
+        "/h/.postgresql/postgresql.key",
+    );
+    assert_eq!(usual.client, pair(crt, key));
+    assert_eq!(ssl("sslkey=/k").client, pair(crt, "/k"));
+    assert_eq!(ssl("sslcertmode=disable sslcert=/c sslkey=/k").client, None);
+    assert_eq!(ssl("sslrootcert=system").root, Root::System);
+    assert!(usual.sni && !ssl("sslsni=0").sni);
+}
+
+#[test]
+fn messages_hold_no_piece_of_a_password() {
+    for text in [
+        "user=u password=hunter2 hunter2",
+        "password=x hunter2",
+        "postgresql://u:hunter2/tail@h/d",
+        "postgresql://h/d?password=x&hunter2",
+    ] {
+        let error = read(text).expect_err(text).to_string();
+        assert!(!error.contains("hunter2"), "{text}: {error}");
     }
 }
 
@@ -228,6 +335,79 @@ fn the_string_goes_before_the_service_and_the_service_before_the_environment() {
     );
 }
 
+#[test]
+fn a_service_is_looked_for_in_the_user_s_file_and_then_in_the_system_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let system = dir.path().join("system");
+    std::fs::create_dir(&system).unwrap();
+    let path = |path: PathBuf| path.into_os_string().into_string().unwrap();
+    std::fs::write(
+        system.join("pg_service.conf"),
+        "[far]\nhost=far\n[near]\nhost=no\n",
+    )
+    .unwrap();
+    let own = dir.path().join("own");
+    let text = "[near]\nhost=near\nhost=second\n[bad]\nhost=x\nnonsense=1\n[nested]\nservice=near\n\
+                [ldap]\nldap://x\n";
+    std::fs::write(&own, text).unwrap();
+    let (own, system) = (path(own), path(system));
+    let found = |service: &str, file: &str| {
+        let vars = vars(&[
+            ("PGSERVICE", service),
+            ("PGSERVICEFILE", file),
+            ("PGSYSCONFDIR", &system),
+        ]);
+        match read_in("user=u", &vars, None) {
+            Ok(info) => places(&info).remove(0),
+            Err(error) => error.to_string(),
+        }
+    };
+    for (service, expected) in [
+        ("near", "near:5432".to_owned()),
+        ("far", "far:5432".to_owned()),
+        (
+            "none",
+            "definition of service \"none\" not found".to_owned(),
+        ),
+        (
+            "bad",
+            format!("syntax error in service file \"{own}\", line 6"),
+        ),
+        (
+            "nested",
+            format!("syntax error in service file \"{own}\", line 8"),
+        ),
+        (
+            "ldap",
+            format!("syntax error in service file \"{own}\", line 10"),
+        ),
+    ] {
+        assert_eq!(found(service, &own), expected, "{service}");
+    }
+    assert_eq!(found("near", "/no/such/file"), "no:5432");
+}
+
+#[test]
+fn a_user_without_a_name_must_give_one() {
+    let around = Surroundings {
+        var: &Vars::default(),
+        os_user: None,
+        home: None,
+    };
+    let nameless = ConnInfo::read(&Options::default(), &around).unwrap_err();
+    assert!(
+        nameless
+            .to_string()
+            .starts_with("could not look up local user ID")
+    );
+    let named = Options {
+        user: Some("u".into()),
+        host: Some(String::new()),
+        ..Options::default()
+    };
+    assert_eq!(ConnInfo::read(&named, &around).unwrap().user, "u");
+}
+
 fn write_pgpass(home: &Path, text: &str, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     let path = home.join(".pgpass");
@@ -238,7 +418,7 @@ fn write_pgpass(home: &Path, text: &str, mode: u32) {
 #[test]
 fn the_first_fitting_line_of_the_password_file_is_used() {
     let home = tempfile::tempdir().unwrap();
-    let text = "# note\nh:1:d:u:one\nh:*:d:u:t\\:w\\\\o:rest\n*:*:*:v:three\nlocalhost:*:*:*:sock\n/run/pg:*:*:*:dir\n";
+    let text = "# note\nh:1:d:u:one\nh:*:d:u:t\\:w\\\\o:rest\n*:*:*:v:three\nlocalhost:*:*:*:sock\n/run/pg:*:*:*:dir\n127.0.0.1:*:*:u:address\n";
     write_pgpass(home.path(), text, 0o600);
     let password = |text: &str| {
         let info = read_in(text, &Vars::default(), Some(home.path())).unwrap();
@@ -249,6 +429,9 @@ fn the_first_fitting_line_of_the_password_file_is_used() {
         ("host=h port=2 dbname=d user=u", Some("t:w\\o")),
         ("host=x port=2 dbname=d user=v", Some("three")),
         ("host=x dbname=d user=u", None),
+        // The address counts where there is no name.
+        ("host=x hostaddr=127.0.0.1 user=u", None),
+        ("hostaddr=127.0.0.1 user=u", Some("address")),
         ("host=/var/run/postgresql user=u", Some("sock")),
         ("host=/run/pg user=u", Some("dir")),
         (
