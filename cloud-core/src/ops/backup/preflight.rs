@@ -180,6 +180,12 @@ fn warn(facts: &ServerFacts, pgdata: &Path) {
              only with the WAL written while it is taken, which must be kept by other means"
         );
     }
+    if facts.archives_nowhere() {
+        tracing::warn!(
+            "archive_mode is on, but archive_command is empty: the end of the backup waits until \
+             the server can archive its WAL"
+        );
+    }
     let outside: Vec<&String> = facts
         .included_files
         .iter()
