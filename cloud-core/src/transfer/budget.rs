@@ -37,6 +37,29 @@ impl Budget {
         }
     }
 
+    /// Asks the system now for the buffers of `part_size` bytes that the budget
+    /// has room for, but no more than `expected` bytes will fill.
+    ///
+    /// So the memory of a backup is that of its first second. A container that
+    /// is too small for it shows at once and not after hours, when the store
+    /// happens to be slow.
+    pub fn claim(&self, part_size: u64, expected: u64) {
+        let Ok(capacity) = usize::try_from(part_size) else {
+            return;
+        };
+        let room = self.total / part_size.max(1);
+        let wanted = room.min(expected.div_ceil(part_size.max(1)));
+        let claimed = (0..wanted).map(|_| {
+            let mut buffer = Vec::with_capacity(capacity);
+            // Only memory that was written to is really there.
+            buffer.resize(capacity, 0);
+            buffer.clear();
+            buffer
+        });
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        *free = claimed.collect();
+    }
+
     /// The whole budget in bytes.
     pub fn total(&self) -> u64 {
         self.total
@@ -72,7 +95,8 @@ impl Budget {
         let reused = {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             free.iter()
-                .position(|buffer| buffer.capacity() == capacity)
+                // The one used last is the likeliest to be in the caches.
+                .rposition(|buffer| buffer.capacity() == capacity)
                 .map(|found| free.swap_remove(found))
                 .or_else(|| {
                     // Buffers of another size would add to the budget.
@@ -195,6 +219,36 @@ mod tests {
         cancel.cancel();
         assert!(waiting.await.unwrap());
         drop(held);
+    }
+
+    #[tokio::test]
+    async fn claimed_buffers_are_the_ones_that_are_used() {
+        let addresses = |budget: &Budget| -> Vec<*const u8> {
+            let free = budget.free.lock().unwrap();
+            free.iter().map(Vec::as_ptr).collect()
+        };
+        let budget = Budget::new(3 * UNIT);
+        budget.claim(UNIT, u64::MAX);
+        let claimed = addresses(&budget);
+        assert_eq!(claimed.len(), 3);
+        let runtime = Handle::current();
+        let work = budget.clone();
+        tokio::task::spawn_blocking(move || {
+            let buffers: Vec<_> = (0..3)
+                .filter_map(|_| work.take(UNIT, &runtime, &CancellationToken::new()))
+                .collect();
+            assert_eq!(buffers.len(), 3);
+        })
+        .await
+        .unwrap();
+        let mut used = addresses(&budget);
+        used.sort_unstable();
+        let mut claimed = claimed;
+        claimed.sort_unstable();
+        assert_eq!(used, claimed);
+
+        budget.claim(UNIT, UNIT + 1);
+        assert_eq!(addresses(&budget).len(), 2, "no more than will be filled");
     }
 
     #[tokio::test]

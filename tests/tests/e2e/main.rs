@@ -1,5 +1,6 @@
 //! All end-to-end tests in one executable, because linking is slow.
 
+mod backup_options;
 mod bad_input;
 mod command_lines;
 mod golden;

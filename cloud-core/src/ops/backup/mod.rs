@@ -78,6 +78,10 @@ pub async fn run(
     let store = limited(store, request.max_bandwidth);
     let id = preflight::free_id(ctx, store.as_ref(), &layout).await?;
 
+    // Before anything is written, since it may fail where memory is scarce.
+    let budget = Budget::new(plan.budget);
+    budget.claim(plan.part_size, facts.cluster_size.unwrap_or(u64::MAX));
+
     let mut record = Record::new(&store, &layout, &id, &request, &facts);
     tracing::info!("Starting backup '{id}'");
     ctx.reporter.begin(Work::Backup, facts.cluster_size);
@@ -88,6 +92,7 @@ pub async fn run(
         id: &id,
         request: &request,
         plan,
+        budget,
     };
     let result = taking.run(&session, sources, &mut record).await;
     ctx.reporter.end();
@@ -130,6 +135,7 @@ struct Taking<'a> {
     id: &'a BackupId,
     request: &'a BackupRequest,
     plan: PartPlan,
+    budget: Budget,
 }
 
 impl Taking<'_> {
@@ -173,7 +179,7 @@ impl Taking<'_> {
                 level: Level::Number(self.request.codec.info().backup_level),
                 plan: self.plan,
                 limits: self.store.info().limits,
-                budget: Budget::new(self.plan.budget),
+                budget: self.budget.clone(),
                 cancel: cancel.clone(),
             },
             uploader: uploader.clone(),
