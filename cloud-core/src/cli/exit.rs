@@ -40,19 +40,14 @@ fn code_for(kind: OpErrorKind, unreachable: u8, end_by: EndBy) -> u8 {
 /// The line of a failure. Where the tool answers in its own words they stand
 /// alone.
 fn line(words: &str, error: &OpError) -> String {
-    let text = match error.kind {
-        OpErrorKind::Failed | OpErrorKind::Usage | OpErrorKind::Interrupted => {
-            error.message.clone()
-        }
-        OpErrorKind::General | OpErrorKind::Unreachable | OpErrorKind::NoRetry => {
-            let told = error.message.starts_with("Can't connect to cloud provider")
-                || error.message.starts_with("Failure downloading WAL");
-            if told {
-                error.message.clone()
-            } else {
-                format!("Barman cloud {words} exception: {}", error.message)
-            }
-        }
+    let stands_alone = match error.kind {
+        OpErrorKind::Failed | OpErrorKind::Usage | OpErrorKind::Interrupted => true,
+        OpErrorKind::General | OpErrorKind::Unreachable | OpErrorKind::NoRetry => error.own_words,
+    };
+    let text = if stands_alone {
+        error.message.clone()
+    } else {
+        format!("Barman cloud {words} exception: {}", error.message)
     };
     // A message of several lines would look like several messages.
     let text = text.replace(['\r', '\n'], " ");
@@ -113,7 +108,8 @@ mod tests {
             "Barman cloud restore exception: no more"
         );
         let told = "Can't connect to cloud provider: refused";
-        assert_eq!(line_of(OpErrorKind::Unreachable, told), told);
+        let error = OpError::new(OpErrorKind::Unreachable, told);
+        assert_eq!(line("restore", &error.in_own_words()), told);
         let hinted = OpError::new(OpErrorKind::Usage, "no").with_hint("try yes");
         assert_eq!(line("restore", &hinted), "no\nHINT: try yes");
     }

@@ -28,7 +28,10 @@ use self::args::CommonArgs;
 use self::signals::{EndBy, Signals};
 use crate::catalogue::layout::Layout;
 use crate::ops::{Ctx, Env, OpError, OpErrorKind};
-use crate::store::{self, BucketState, ObjectStore, OpenError, Retry, RetryPolicy, StoreConfig};
+use crate::store::{
+    self, BucketState, ObjectStore, OpenError, Opened, Retry, RetryPolicy, StoreConfig, StoreError,
+    StoreErrorKind,
+};
 
 /// How long threads that are still busy at the end are waited for.
 const LAST_THREADS: Duration = Duration::from_secs(1);
@@ -159,7 +162,7 @@ async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), O
     let common = tool.common();
     if common.test {
         return tokio::select! {
-            tested = test::<T>(opened.store.as_ref()) => tested,
+            tested = test::<T>(&opened) => tested,
             () = cancel.cancelled() => Err(interrupted::<T>()),
         };
     }
@@ -186,27 +189,41 @@ fn interrupted<T: Tool>() -> OpError {
 }
 
 /// `--test`: can the store be reached, and is the bucket there?
-async fn test<T: Tool>(store: &dyn ObjectStore) -> Result<(), OpError> {
-    match store.probe().await {
+async fn test<T: Tool>(opened: &Opened) -> Result<(), OpError> {
+    let bucket = &opened.bucket;
+    match opened.store.probe().await {
         Ok(BucketState::Exists) => {
-            tracing::info!("{} can be reached", store.info().location);
+            tracing::info!("{} can be reached", opened.store.info().location);
             Ok(())
         }
         Ok(BucketState::Missing) if !T::HABITS.test_wants_bucket => Ok(()),
         Ok(BucketState::Missing) => {
-            let text = format!("Bucket {} does not exist", store.info().location);
+            let text = format!("Bucket {bucket} does not exist");
             Err(OpError::new(OpErrorKind::Failed, text))
         }
-        Err(error) => {
-            let OpError { kind, message, .. } = OpError::of_store(&error);
-            Err(match kind {
-                OpErrorKind::Unreachable => {
-                    OpError::new(kind, format!("Can't connect to cloud provider: {message}"))
-                }
-                _ => OpError::new(kind, message),
-            })
-        }
+        Err(error) => Err(unproved(bucket, &error)),
     }
+}
+
+/// Why a bucket could not be looked at.
+fn unproved(bucket: &str, error: &StoreError) -> OpError {
+    let OpError { kind, message, .. } = OpError::of_store(error);
+    if kind == OpErrorKind::Unreachable {
+        let text = format!("Can't connect to cloud provider: {message}");
+        return OpError::new(kind, text).in_own_words();
+    }
+    let text = match error.kind {
+        StoreErrorKind::PermissionDenied => format!(
+            "Permission denied when accessing bucket '{bucket}'. Verify that the configured \
+             credentials have sufficient permissions: {message}"
+        ),
+        StoreErrorKind::Invalid => format!(
+            "Bad request when accessing bucket '{bucket}'. This may indicate invalid or \
+             misconfigured credentials: {message}"
+        ),
+        _ => message,
+    };
+    OpError::new(kind, text)
 }
 
 /// What a tool of a later version answers.

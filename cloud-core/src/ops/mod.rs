@@ -78,6 +78,8 @@ pub struct OpError {
     /// An outcome that belongs to normal work, though the exit code tells it:
     /// worth a line at INFO, not at ERROR.
     pub expected: bool,
+    /// The message brings its own beginning: it stands alone whatever the kind.
+    pub own_words: bool,
 }
 
 /// An error with its causes, in one line. Causes that the text before already
@@ -135,6 +137,7 @@ impl OpError {
             message: message.into(),
             hint: None,
             expected: false,
+            own_words: false,
         }
     }
 
@@ -142,6 +145,13 @@ impl OpError {
     #[must_use]
     pub fn expected(mut self) -> Self {
         self.expected = true;
+        self
+    }
+
+    /// The same error, whose message stands alone whatever the kind.
+    #[must_use]
+    pub fn in_own_words(mut self) -> Self {
+        self.own_words = true;
         self
     }
 

@@ -46,6 +46,8 @@ pub struct StoreConfig {
 pub struct Opened {
     /// The store.
     pub store: Arc<dyn ObjectStore>,
+    /// The bucket, container or directory by its bare name, as messages have it.
+    pub bucket: String,
     /// The path, as `catalogue::layout` wants it.
     pub path: String,
 }
@@ -81,6 +83,7 @@ pub fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     };
     Ok(Opened {
         store: Arc::new(store),
+        bucket: url.bucket().into_owned(),
         path: url.path().to_owned(),
     })
 }
@@ -100,6 +103,7 @@ mod tests {
     fn a_directory_is_opened_without_looking_at_it() {
         let opened = open(&config("file:///no/such/directory")).unwrap();
         assert_eq!(opened.store.info().location, "file:///no/such/directory");
+        assert_eq!(opened.bucket, "/no/such/directory");
         assert_eq!(opened.path, "");
     }
 

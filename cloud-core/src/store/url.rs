@@ -3,6 +3,7 @@
 //! Each provider's form is the reference's, to the letter: nothing is decoded,
 //! and where slashes are kept or dropped decides which keys are found.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// The three clouds of `--cloud-provider`.
@@ -94,6 +95,15 @@ impl StoreUrl {
         match self {
             Self::S3 { path, .. } | Self::Azure { path, .. } | Self::Google { path, .. } => path,
             Self::Local { .. } => "",
+        }
+    }
+
+    /// Bare name of the bucket, container or directory.
+    pub fn bucket(&self) -> Cow<'_, str> {
+        match self {
+            Self::S3 { bucket, .. } | Self::Google { bucket, .. } => bucket.into(),
+            Self::Azure { container, .. } => container.into(),
+            Self::Local { root } => root.to_string_lossy(),
         }
     }
 }

@@ -50,9 +50,9 @@ impl Budget {
         let room = self.total / part_size.max(1);
         let wanted = room.min(expected.div_ceil(part_size.max(1)));
         let claimed = (0..wanted).map(|_| {
-            let mut buffer = Vec::with_capacity(capacity);
-            // Only memory that was written to is really there.
-            buffer.resize(capacity, 0);
+            // Only memory that was written to is really there, and zeros are
+            // not written.
+            let mut buffer = vec![1; capacity];
             buffer.clear();
             buffer
         });

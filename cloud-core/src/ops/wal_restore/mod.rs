@@ -39,7 +39,7 @@ use crate::catalogue::layout::Layout;
 use crate::codec::Codec;
 use crate::key::{Key, Prefix};
 use crate::pgdata::{CONTROL_NAME, read_control};
-use crate::store::{Depth, ObjectStore, StoreError, StoreErrorKind, list_all};
+use crate::store::{Depth, ObjectStore, StoreErrorKind, list_all};
 use crate::wal::fit::Fit;
 use crate::wal::{WalKind, WalName};
 
@@ -93,7 +93,7 @@ pub async fn run(
     request.destination = replaceable(&request.destination).map_err(|error| {
         let (key, path) = (layout.wal(&name, ""), request.destination.display());
         let message = format!("Failure downloading WAL {key} to {path}: {error}");
-        OpError::new(OpErrorKind::General, message)
+        OpError::new(OpErrorKind::General, message).in_own_words()
     })?;
     let restoring = Restoring {
         spool: open_spool(&store, &request, &name).await,
@@ -356,7 +356,7 @@ impl Restoring<'_> {
             Err(error) if error.kind.is_transient() => {
                 Err(Failure::Transient(OpError::of_store(&error)))
             }
-            Err(error) => Err(Failure::Final(not_absent(&error, chain(&error)))),
+            Err(error) => Err(Failure::Final(OpError::of_store(&error))),
         }
     }
 
@@ -384,24 +384,24 @@ impl Restoring<'_> {
 
     fn failure(&self, key: &Key, failure: FetchFailure) -> Failure {
         let destination = self.request.destination.display();
-        let text = |why: String| format!("Failure downloading WAL {key} to {destination}: {why}");
+        let told = |kind, why: String| {
+            let text = format!("Failure downloading WAL {key} to {destination}: {why}");
+            OpError::new(kind, text).in_own_words()
+        };
         match failure {
             FetchFailure::Store(error) => {
-                let message = text(chain(&error));
+                let told = told(OpError::of_store(&error).kind, chain(&error));
                 // Listed a moment ago: the next listing tells what happened.
                 let vanished = error.kind == StoreErrorKind::NotFound;
                 if error.kind.is_transient() || vanished {
-                    let kind = OpError::of_store(&error).kind;
-                    Failure::Transient(OpError::new(kind, message))
+                    Failure::Transient(told)
                 } else {
-                    Failure::Final(not_absent(&error, message))
+                    Failure::Final(told)
                 }
             }
-            FetchFailure::Damaged(why) => {
-                Failure::Damaged(OpError::new(OpErrorKind::General, text(why)))
-            }
+            FetchFailure::Damaged(why) => Failure::Damaged(told(OpErrorKind::General, why)),
             FetchFailure::Local(error) => {
-                Failure::Final(OpError::new(OpErrorKind::General, text(error.to_string())))
+                Failure::Final(told(OpErrorKind::General, error.to_string()))
             }
             FetchFailure::Stopped => Failure::Stopped,
         }
@@ -416,11 +416,6 @@ impl Restoring<'_> {
             WalKind::Segment | WalKind::Partial | WalKind::Backup => error,
         }
     }
-}
-
-/// A failure that must not be mistaken for absence.
-fn not_absent(error: &StoreError, message: String) -> OpError {
-    OpError::new(OpError::of_store(error).kind, message)
 }
 
 #[cfg(test)]
