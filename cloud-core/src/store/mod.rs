@@ -16,6 +16,7 @@ use futures_util::stream::BoxStream;
 use crate::key::{Key, Prefix};
 
 mod bandwidth;
+mod config;
 pub mod conformance;
 mod error;
 mod faulty;
@@ -23,17 +24,22 @@ mod local;
 mod memory;
 mod registry;
 mod retry;
+#[cfg(feature = "aws")]
+mod s3;
 mod sse_c;
 mod url;
 mod util;
 
 pub use bandwidth::Bandwidth;
+pub use config::StoreConfig;
 pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
 pub use faulty::{Fault, FaultyStore};
 pub use local::LocalStore;
 pub use memory::MemoryStore;
-pub use registry::{OpenError, Opened, StoreConfig, open};
+pub use registry::{OpenError, Opened, open};
 pub use retry::{Retry, RetryPolicy};
+#[cfg(feature = "aws")]
+pub use s3::S3Store;
 pub use sse_c::CustomerKey;
 pub use url::{InvalidUrl, Provider, StoreUrl, printable};
 pub use util::{DeleteAllReport, delete_all, exists, get_all, list_all};
@@ -107,9 +113,10 @@ pub trait MultipartUpload: fmt::Debug + Send + Sync {
     /// Sends one part.
     async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt>;
 
-    /// Makes the object of `parts`, which must be in the order of their numbers
-    /// and at least one, if only an empty one. Parts that are not named are
-    /// dropped. A receipt that is not the latest of its number is `Invalid`.
+    /// Makes the object of `parts`: all that were sent, in the order of their
+    /// numbers, and at least one, if only an empty one. (Some stores drop parts
+    /// that are not named, Ceph refuses to go on without them.) A receipt that
+    /// is not the latest of its number is `Invalid`.
     ///
     /// With [`PutMode::CreateOnly`] in the options of the upload the answer is
     /// `AlreadyExists` if the key exists by now; the parts are then still there

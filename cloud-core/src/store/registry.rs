@@ -2,44 +2,8 @@
 
 use std::sync::Arc;
 
-use super::url::{InvalidUrl, Provider, StoreUrl};
-use super::{LocalStore, ObjectStore, sse_c};
-
-/// Everything the command line says about stores. Options of another store
-/// than the one that is opened are ignored, as the reference ignores them.
-#[derive(Debug, Clone, Default)]
-pub struct StoreConfig {
-    /// The URL as typed.
-    pub url: String,
-    /// `--cloud-provider`
-    pub provider: Provider,
-    /// `--endpoint-url`
-    pub endpoint_url: Option<String>,
-    /// `--aws-profile`
-    pub aws_profile: Option<String>,
-    /// `--read-timeout`, in seconds
-    pub read_timeout: Option<i64>,
-    /// `--addressing-style`: `auto`, `virtual` or `path`
-    pub addressing_style: Option<String>,
-    /// `--encryption`: `AES256` or `aws:kms`
-    pub encryption: Option<String>,
-    /// `--sse-kms-key-id`
-    pub sse_kms_key_id: Option<String>,
-    /// `--sse-customer-key`, as typed
-    pub sse_customer_key: Option<String>,
-    /// `--azure-credential`
-    pub azure_credential: Option<String>,
-    /// `--encryption-scope`
-    pub encryption_scope: Option<String>,
-    /// `--max-block-size`, in bytes
-    pub max_block_size: Option<u64>,
-    /// `--max-concurrency`
-    pub max_concurrency: Option<u32>,
-    /// `--max-single-put-size`, in bytes
-    pub max_single_put_size: Option<u64>,
-    /// `--kms-key-name`
-    pub kms_key_name: Option<String>,
-}
+use super::url::{InvalidUrl, StoreUrl};
+use super::{LocalStore, ObjectStore, StoreConfig, sse_c};
 
 /// A store, and the path in it that the URL names.
 #[derive(Debug, Clone)]
@@ -69,20 +33,23 @@ pub enum OpenError {
 /// Opens the store. Touches neither the network nor the directory.
 pub fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     // A key is looked at before the URL, as the reference does.
-    sse_c::key(config).map_err(OpenError::Options)?;
+    let key = sse_c::key(config).map_err(OpenError::Options)?;
     let url = StoreUrl::parse(config.provider, &config.url)?;
     if config.sse_kms_key_id.is_some() && config.encryption.as_deref() != Some("aws:kms") {
         let why = "Encryption type must be \"aws:kms\" if SSE KMS Key ID is specified";
         return Err(OpenError::Options(why.into()));
     }
-    let store = match &url {
-        StoreUrl::Local { root } => LocalStore::new(root.clone()),
+    let store: Arc<dyn ObjectStore> = match &url {
+        StoreUrl::Local { root } => Arc::new(LocalStore::new(root.clone())),
+        #[cfg(feature = "aws")]
+        StoreUrl::S3 { bucket, .. } => Arc::new(super::S3Store::new(config, bucket, key)),
+        #[cfg(not(feature = "aws"))]
         StoreUrl::S3 { .. } => return Err(OpenError::NotBuilt("S3")),
         StoreUrl::Azure { .. } => return Err(OpenError::NotBuilt("Azure Blob Storage")),
         StoreUrl::Google { .. } => return Err(OpenError::NotBuilt("Google Cloud Storage")),
     };
     Ok(Opened {
-        store: Arc::new(store),
+        store,
         bucket: url.bucket().into_owned(),
         path: url.path().to_owned(),
     })
@@ -119,10 +86,7 @@ mod tests {
             encryption: Some("aws:kms".into()),
             ..kms
         };
-        assert!(matches!(
-            open(&right).unwrap_err(),
-            OpenError::NotBuilt("S3")
-        ));
+        assert_eq!(open(&right).unwrap().store.info().location, "s3://b");
     }
 
     #[test]

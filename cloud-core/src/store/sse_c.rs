@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::registry::StoreConfig;
+use super::StoreConfig;
 
 /// A 256-bit key. Never printed.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,0 +1,170 @@
+//! Deleting many objects, each with a fate of its own.
+
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_smithy_types::base64;
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+use md5::{Digest, Md5};
+
+use super::error::{Failure, kind_of, one_line};
+use super::{DeleteReport, Inner, Result, StoreError, StoreErrorKind, StoreOp};
+use crate::key::Key;
+
+/// Requests under way at the same time where objects go one by one.
+const SINGLE: usize = 8;
+
+/// Sends `Content-MD5`, which all stores know, in place of the SDK's own
+/// checksum, which old ones do not.
+#[derive(Debug)]
+struct ContentMd5;
+
+#[aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint]
+impl Intercept for ContentMd5 {
+    fn name(&self) -> &'static str {
+        "ContentMd5"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request_mut();
+        if let Some(body) = request.body().bytes() {
+            let digest = base64::encode(Md5::digest(body));
+            let headers = request.headers_mut();
+            headers.remove("x-amz-checksum-crc32");
+            headers.remove("x-amz-sdk-checksum-algorithm");
+            headers.insert("content-md5", digest);
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    pub(super) async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
+        // XML has no way to write control characters.
+        let (bulk, single): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| {
+            !self.learned.one_by_one.is_set() && !key.as_str().contains(char::is_control)
+        });
+        let mut report = DeleteReport::default();
+        if !bulk.is_empty() {
+            match self.delete_objects(&bulk).await {
+                Ok(done) => report = done,
+                Err(failure) if failure.kind == StoreErrorKind::Unsupported => {
+                    let what = "does not know DeleteObjects: objects are deleted one by one";
+                    self.learned.one_by_one.learn(&self.info.location, what);
+                    self.delete_singly(&bulk, &mut report).await?;
+                }
+                Err(failure) => {
+                    let what = format!("{} and {} more", bulk[0], keys.len() - 1);
+                    return Err(self.error(StoreOp::Delete, what, failure));
+                }
+            }
+        }
+        self.delete_singly(&single, &mut report).await?;
+        Ok(report)
+    }
+
+    async fn delete_objects(&self, keys: &[&Key]) -> Result<DeleteReport, Failure> {
+        let identifier = |key: &&Key| ObjectIdentifier::builder().key(key.as_str()).build();
+        let invalid = |error: &dyn std::fmt::Display| {
+            Failure::new(StoreErrorKind::Invalid, error.to_string())
+        };
+        let objects: Result<Vec<_>, _> = keys.iter().map(identifier).collect();
+        let delete = Delete::builder()
+            .set_objects(Some(objects.map_err(|error| invalid(&error))?))
+            .build()
+            .map_err(|error| invalid(&error))?;
+        let output = self
+            .call(|connection| {
+                connection
+                    .client
+                    .delete_objects()
+                    .bucket(&self.bucket)
+                    .delete(delete.clone())
+                    .customize()
+                    .interceptor(ContentMd5)
+                    .send()
+            })
+            .await?;
+        Ok(self.fates(keys, &output))
+    }
+
+    fn fates(&self, keys: &[&Key], output: &DeleteObjectsOutput) -> DeleteReport {
+        let mut report = DeleteReport::default();
+        for key in keys {
+            let same = |name: Option<&str>| name == Some(key.as_str());
+            let refused = output.errors().iter().find(|error| same(error.key()));
+            let done = output.deleted().iter().any(|deleted| same(deleted.key()));
+            let failed = match refused {
+                Some(error) => {
+                    let code = error.code().unwrap_or_default();
+                    let message = one_line(error.message().unwrap_or_default());
+                    // The status stands for codes that have no class of their own.
+                    let status = if code == "AccessDenied" { 403 } else { 500 };
+                    match kind_of(code, status) {
+                        StoreErrorKind::NotFound => None,
+                        kind => Some((kind, format!("{code}: {message}"))),
+                    }
+                }
+                None if done => None,
+                None => Some((
+                    StoreErrorKind::Other,
+                    "the answer does not mention it".to_owned(),
+                )),
+            };
+            match failed {
+                None => report.deleted.push((*key).clone()),
+                Some((kind, why)) => {
+                    let error = self.refuse(StoreOp::Delete, key, kind, why);
+                    report.failed.push(((*key).clone(), error));
+                }
+            }
+        }
+        report
+    }
+
+    async fn delete_one(&self, key: &Key) -> (Key, Result<(), Failure>) {
+        let sent = self
+            .call(|connection| {
+                let request = connection.client.delete_object();
+                request.bucket(&self.bucket).key(key.as_str()).send()
+            })
+            .await;
+        (key.clone(), sent.map(|_| ()))
+    }
+
+    async fn delete_singly(&self, keys: &[&Key], report: &mut DeleteReport) -> Result<()> {
+        let requests: Vec<_> = keys
+            .iter()
+            .map(|key| self.delete_one(key).boxed())
+            .collect();
+        let mut answers = stream::iter(requests).buffer_unordered(SINGLE);
+        let mut unreachable: Option<StoreError> = None;
+        while let Some((key, answer)) = answers.next().await {
+            match answer {
+                Ok(()) => report.deleted.push(key),
+                Err(failure) if failure.kind == StoreErrorKind::NotFound => {
+                    report.deleted.push(key);
+                }
+                Err(failure) => {
+                    let transient = failure.kind.is_transient();
+                    let error = self.error(StoreOp::Delete, &key, failure);
+                    if transient {
+                        unreachable.get_or_insert(error);
+                    } else {
+                        report.failed.push((key, error));
+                    }
+                }
+            }
+        }
+        // The batch as a whole is tried again; deleting twice does no harm.
+        unreachable.map_or(Ok(()), Err)
+    }
+}

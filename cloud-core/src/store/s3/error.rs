@@ -1,0 +1,266 @@
+//! What S3's answers mean.
+//!
+//! The code in the body decides where there is one; answers to `HEAD` and those
+//! of some gateways have none, and then the status does.
+
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use crate::store::StoreErrorKind;
+
+/// A request that failed, before it has the words for what was being done.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) kind: StoreErrorKind,
+    /// One line, without secrets.
+    pub(super) text: String,
+    /// The code in the answer, empty if there was none.
+    pub(super) code: String,
+    /// The status of the answer, if there was one.
+    pub(super) status: Option<u16>,
+    /// The region the bucket is in, where the answer tells that it is another.
+    pub(super) region: Option<String>,
+}
+
+impl Failure {
+    /// A failure that no answer stands behind.
+    pub(super) fn new(kind: StoreErrorKind, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+            code: String::new(),
+            status: None,
+            region: None,
+        }
+    }
+
+    /// Whether the answer was about a header that the store does not know, and
+    /// that has one of these names.
+    pub(super) fn is_about(&self, names: &[&str]) -> bool {
+        let refused = matches!(self.status, Some(400 | 405 | 501));
+        let text = self.text.to_ascii_lowercase();
+        refused && (self.status == Some(501) || names.iter().any(|name| text.contains(name)))
+    }
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for Failure
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        if let Some(missing) = credentials(&error) {
+            return missing;
+        }
+        let kind = match &error {
+            SdkError::ServiceError(answer) => return answered(answer.err().meta(), answer.raw()),
+            SdkError::TimeoutError(_) => StoreErrorKind::Timeout,
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => StoreErrorKind::Timeout,
+            _ if timed_out(&error) => StoreErrorKind::Timeout,
+            SdkError::DispatchFailure(failure) if failure.is_user() => StoreErrorKind::Invalid,
+            // An answer that is cut or makes no sense is a connection gone bad.
+            SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => StoreErrorKind::Connect,
+            _ => StoreErrorKind::Invalid,
+        };
+        Self::new(kind, innermost(&error))
+    }
+}
+
+/// The innermost cause: what is around it says "dispatch failure" and the like.
+pub(super) fn innermost(error: &dyn Error) -> String {
+    let mut texts: Vec<String> = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        texts.push(inner.to_string());
+        cause = inner.source();
+    }
+    // The last two levels, of which one often only repeats the other.
+    let last = texts.pop().unwrap_or_default();
+    let before = texts.pop().unwrap_or_default();
+    let told = [
+        "dispatch failure",
+        "service error",
+        "client error",
+        "io error",
+        "error",
+    ];
+    let line = if before.contains(&last) {
+        before
+    } else if before.is_empty() || told.iter().any(|empty| before == *empty) {
+        last
+    } else {
+        format!("{before}: {last}")
+    };
+    one_line(&line)
+}
+
+pub(super) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a time limit is among the causes.
+pub(super) fn timed_out(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        let io = inner.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+/// A failure of the credentials, which the SDK hides among failures to send.
+fn credentials(error: &(dyn Error + 'static)) -> Option<Failure> {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        if let Some(failed) = inner.downcast_ref::<CredentialsError>() {
+            return Some(of_credentials(failed));
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+fn of_credentials(failed: &CredentialsError) -> Failure {
+    let kind = match failed {
+        CredentialsError::ProviderTimedOut(_) => StoreErrorKind::Timeout,
+        _ if timed_out(failed) => StoreErrorKind::Timeout,
+        _ => StoreErrorKind::Unauthenticated,
+    };
+    Failure::new(kind, innermost(failed))
+}
+
+fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Failure {
+    let status = raw.status().as_u16();
+    let code = meta.code().unwrap_or_default();
+    let message = meta.message().map(one_line).unwrap_or_default();
+    let said = match (code, message.as_str()) {
+        ("", "") => format!("the store answered with status {status}"),
+        ("", message) => format!("the store answered with status {status}: {message}"),
+        (code, "") => format!("{code} (status {status})"),
+        (code, message) => format!("{code}: {message} (status {status})"),
+    };
+    let hint = match code {
+        "RequestTimeTooSkewed" => "; the clock of this machine is wrong",
+        "ExpiredToken" | "TokenRefreshRequired" => "; renew the credentials",
+        _ => "",
+    };
+    Failure {
+        kind: kind_of(code, status),
+        text: format!("{said}{hint}"),
+        code: code.to_owned(),
+        status: Some(status),
+        region: elsewhere(code, status, raw),
+    }
+}
+
+/// The region that an answer sends the client to.
+fn elsewhere(code: &str, status: u16, raw: &HttpResponse) -> Option<String> {
+    let moved = matches!(status, 301 | 302 | 307 | 308)
+        || (status == 400
+            && matches!(
+                code,
+                "" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
+            ));
+    if !moved {
+        return None;
+    }
+    let header = raw.headers().get("x-amz-bucket-region").map(str::to_owned);
+    header.or_else(|| {
+        let body = std::str::from_utf8(raw.body().bytes()?).ok()?;
+        let (_, rest) = body.split_once("<Region>")?;
+        let (region, _) = rest.split_once("</Region>")?;
+        Some(region.to_owned())
+    })
+}
+
+/// The class of an answer.
+pub(super) fn kind_of(code: &str, status: u16) -> StoreErrorKind {
+    use StoreErrorKind as Kind;
+    match code {
+        "NoSuchKey" | "NoSuchUpload" | "NoSuchVersion" => return Kind::NotFound,
+        "NoSuchBucket" => return Kind::BucketMissing,
+        "PreconditionFailed" => return Kind::AlreadyExists,
+        "ConditionalRequestConflict" | "OperationAborted" => return Kind::Conflict,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "InvalidToken"
+        | "TokenRefreshRequired"
+        | "RequestTimeTooSkewed"
+        | "AuthorizationHeaderMalformed"
+        | "MissingSecurityHeader"
+        | "NotSignedUp" => return Kind::Unauthenticated,
+        "SlowDown"
+        | "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequests"
+        | "BandwidthLimitExceeded" => return Kind::RateLimited,
+        "RequestTimeout" => return Kind::Timeout,
+        // The bytes were damaged on their way: sending them again helps.
+        "BadDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch"
+        | "IncompleteBody" => return Kind::Connect,
+        "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" => return Kind::Full,
+        "NotImplemented" | "MethodNotAllowed" => return Kind::Unsupported,
+        _ => {}
+    }
+    match status {
+        401 => Kind::Unauthenticated,
+        403 => Kind::PermissionDenied,
+        404 => Kind::NotFound,
+        408 => Kind::Timeout,
+        405 | 501 => Kind::Unsupported,
+        409 => Kind::Conflict,
+        412 => Kind::AlreadyExists,
+        429 => Kind::RateLimited,
+        507 => Kind::Full,
+        500..=599 => Kind::ServerFault,
+        300..=499 => Kind::Invalid,
+        _ => Kind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use StoreErrorKind as Kind;
+
+    #[test]
+    fn each_answer_has_its_class() {
+        for (code, status, kind) in [
+            ("NoSuchKey", 404, Kind::NotFound),
+            ("", 404, Kind::NotFound),
+            ("NoSuchBucket", 404, Kind::BucketMissing),
+            ("NoSuchUpload", 404, Kind::NotFound),
+            ("AccessDenied", 403, Kind::PermissionDenied),
+            ("", 403, Kind::PermissionDenied),
+            ("SignatureDoesNotMatch", 403, Kind::Unauthenticated),
+            ("ExpiredToken", 400, Kind::Unauthenticated),
+            ("", 401, Kind::Unauthenticated),
+            ("SlowDown", 503, Kind::RateLimited),
+            ("", 429, Kind::RateLimited),
+            ("InternalError", 500, Kind::ServerFault),
+            ("ServiceUnavailable", 503, Kind::ServerFault),
+            ("", 502, Kind::ServerFault),
+            ("RequestTimeout", 400, Kind::Timeout),
+            ("ConditionalRequestConflict", 409, Kind::Conflict),
+            ("PreconditionFailed", 412, Kind::AlreadyExists),
+            ("", 412, Kind::AlreadyExists),
+            ("BadDigest", 400, Kind::Connect),
+            ("QuotaExceeded", 403, Kind::Full),
+            ("NotImplemented", 501, Kind::Unsupported),
+            ("InvalidArgument", 400, Kind::Invalid),
+            ("InvalidRange", 416, Kind::Invalid),
+            ("PermanentRedirect", 301, Kind::Invalid),
+        ] {
+            assert_eq!(kind_of(code, status), kind, "{code} {status}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! S3 and the many services that speak its language, through the official
+//! crate.
+//!
+//! Habits for old and odd stores: every body has a plain length, nothing is sent
+//! in chunks or with trailers, parts are of equal size, a bucket behind an
+//! endpoint of its own is addressed by path. What a store turns out not to know
+//! is remembered for the run and done without (docs/decisions.md 13, 25).
+
+mod checksum;
+mod connect;
+mod delete;
+mod encryption;
+mod error;
+mod get;
+mod list;
+mod multipart;
+mod put;
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use self::connect::{Connect, Connection};
+use self::encryption::Encryption;
+use self::error::Failure;
+use super::{
+    Abilities, BucketState, CustomerKey, DeleteReport, Depth, Download, Limits, ListPage,
+    LockCheck, MultipartUpload, ObjectMeta, ObjectStore, PutOptions, PutReceipt, ReadRange, Result,
+    StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp,
+};
+use crate::key::{Key, Prefix};
+
+/// A bucket, or an access point.
+#[derive(Debug, Clone)]
+pub struct S3Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    info: StoreInfo,
+    bucket: String,
+    connect: Connect,
+    encryption: Encryption,
+    learned: Learned,
+}
+
+/// What the store turned out not to know. Each is learned once per run.
+#[derive(Debug, Default)]
+struct Learned {
+    /// Checksum headers: `Content-MD5` is sent in their place.
+    without_checksums: Flag,
+    /// `If-None-Match`: the name is looked up first.
+    without_conditions: Flag,
+    /// `DeleteObjects`: objects are deleted one by one.
+    one_by_one: Flag,
+}
+
+#[derive(Debug, Default)]
+struct Flag(AtomicBool);
+
+impl Flag {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Sets the flag; says `what` the first time.
+    fn learn(&self, location: &str, what: &str) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            tracing::info!("{location} {what}");
+        }
+    }
+}
+
+impl S3Store {
+    /// The bucket `bucket` with the options in `config`. Asks nobody.
+    pub(super) fn new(config: &StoreConfig, bucket: &str, key: Option<CustomerKey>) -> Self {
+        // Source: Amazon S3's documented limits.
+        let limits = Limits {
+            min_part: 5 << 20,
+            max_part: 5 << 30,
+            max_parts: 10_000,
+            max_object: 5 << 40,
+            max_put: 5 << 30,
+            delete_batch: 1000,
+            // Cloudflare R2 and others insist on it.
+            equal_parts: true,
+        };
+        let info = StoreInfo {
+            kind: "S3",
+            location: format!("s3://{bucket}"),
+            limits,
+            abilities: Abilities {
+                create_only: true,
+                tags: true,
+            },
+        };
+        Self {
+            inner: Arc::new(Inner {
+                info,
+                bucket: bucket.to_owned(),
+                connect: Connect::new(config, bucket),
+                encryption: Encryption::new(config, key),
+                learned: Learned::default(),
+            }),
+        }
+    }
+}
+
+impl Inner {
+    /// Sends a request, and once more to the right region if the store says
+    /// that the bucket is in another one.
+    async fn call<T, E, F>(&self, send: impl Fn(&Connection) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let connection = self.connect.get().await?;
+        let failure = match send(&connection).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => Failure::from(error),
+        };
+        match &failure.region {
+            Some(region) if *region != connection.region => {
+                let connection = self.connect.moved(&connection, region).await?;
+                send(&connection).await.map_err(Failure::from)
+            }
+            _ => Err(failure),
+        }
+    }
+
+    /// The words for what failed.
+    fn error(&self, op: StoreOp, what: impl fmt::Display, failure: Failure) -> StoreError {
+        StoreError {
+            kind: failure.kind,
+            op,
+            what: what.to_string(),
+            location: self.info.location.clone(),
+            attempts: 1,
+            source: failure.text.into(),
+        }
+    }
+
+    /// An error of our own making.
+    fn refuse(
+        &self,
+        op: StoreOp,
+        what: impl fmt::Display,
+        kind: StoreErrorKind,
+        why: impl Into<String>,
+    ) -> StoreError {
+        self.error(op, what, Failure::new(kind, why))
+    }
+
+    async fn probe(&self) -> Result<BucketState, Failure> {
+        let sent = self
+            .call(|connection| connection.client.head_bucket().bucket(&self.bucket).send())
+            .await;
+        match sent {
+            Ok(_) => Ok(BucketState::Exists),
+            Err(failure) if failure.status == Some(404) => Ok(BucketState::Missing),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn create_bucket(&self) -> Result<(), Failure> {
+        if self.bucket.starts_with("arn:") {
+            let text = format!(
+                "Cannot create bucket '{}': this looks like an S3 access point ARN, and access \
+                 points are made beforehand, with the bucket behind them",
+                self.bucket
+            );
+            return Err(Failure::new(StoreErrorKind::Unsupported, text));
+        }
+        let sent = self
+            .call(|connection| {
+                let request = connection.client.create_bucket().bucket(&self.bucket);
+                // The one region that must not be named.
+                let elsewhere = (connection.region != "us-east-1").then(|| {
+                    let region = BucketLocationConstraint::from(connection.region.as_str());
+                    CreateBucketConfiguration::builder()
+                        .location_constraint(region)
+                        .build()
+                });
+                request.set_create_bucket_configuration(elsewhere).send()
+            })
+            .await;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.code == "BucketAlreadyOwnedByYou" => Ok(()),
+            Err(mut failure) => {
+                if failure.code == "BucketAlreadyExists" {
+                    failure.kind = StoreErrorKind::PermissionDenied;
+                }
+                Err(failure)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    fn info(&self) -> &StoreInfo {
+        &self.inner.info
+    }
+
+    async fn probe(&self) -> Result<BucketState> {
+        let failed = |failure| {
+            self.inner
+                .error(StoreOp::Probe, &self.inner.bucket, failure)
+        };
+        self.inner.probe().await.map_err(failed)
+    }
+
+    async fn create_bucket(&self) -> Result<()> {
+        let failed = |failure| {
+            self.inner
+                .error(StoreOp::CreateBucket, &self.inner.bucket, failure)
+        };
+        self.inner.create_bucket().await.map_err(failed)
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+        self.inner.put(key, body, options).await
+    }
+
+    async fn begin_multipart(
+        &self,
+        key: &Key,
+        options: &PutOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let upload = multipart::Upload::begin(&self.inner, key, options).await?;
+        Ok(Box::new(upload))
+    }
+
+    async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download> {
+        get::get(&self.inner, key, range).await
+    }
+
+    async fn head(&self, key: &Key, lock: LockCheck) -> Result<ObjectMeta> {
+        self.inner.head(StoreOp::Head, key, lock).await
+    }
+
+    fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
+        list::list(&self.inner, prefix, depth)
+    }
+
+    async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
+        self.inner.delete_batch(keys).await
+    }
+}

@@ -1,0 +1,284 @@
+//! Uploads in parts.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::upload_part::{UploadPartError, UploadPartOutput};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use aws_smithy_types::byte_stream::ByteStream;
+use bytes::Bytes;
+
+use super::checksum::Checksum;
+use super::connect::Connection;
+use super::error::Failure;
+use super::put::{receipt, tagging};
+use super::{
+    Inner, LockCheck, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp,
+};
+use crate::key::Key;
+use crate::store::{PartNumber, PartReceipt, PutMode};
+
+/// An upload that was begun.
+pub(super) struct Upload {
+    inner: Arc<Inner>,
+    key: Key,
+    id: String,
+    mode: PutMode,
+    /// Whether the upload was begun with checksums, which all its parts have
+    /// then.
+    checksums: bool,
+    over: AtomicBool,
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload")
+            .field("key", &self.key)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Upload {
+    pub(super) async fn begin(inner: &Arc<Inner>, key: &Key, options: &PutOptions) -> Result<Self> {
+        let failed = |failure| inner.error(StoreOp::BeginMultipart, key, failure);
+        loop {
+            let sent = inner
+                .call(|connection| {
+                    let checksums =
+                        !connection.when_required && !inner.learned.without_checksums.is_set();
+                    let request = connection
+                        .client
+                        .create_multipart_upload()
+                        .bucket(&inner.bucket)
+                        .key(key.as_str())
+                        .set_tagging(options.tags.as_deref().map(tagging))
+                        .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc32C));
+                    let sent = inner.encryption.begin(request).send();
+                    async move { Ok((checksums, sent.await?)) }
+                })
+                .await;
+            let (checksums, output) = match sent {
+                Ok(sent) => sent,
+                Err(failure) if inner.learns_checksums(&failure) => continue,
+                Err(failure) => return Err(failed(failure)),
+            };
+            let id = output.upload_id().unwrap_or_default();
+            if id.is_empty() {
+                let why = "the answer has no upload id";
+                return Err(failed(Failure::new(StoreErrorKind::Corrupt, why)));
+            }
+            return Ok(Self {
+                inner: Arc::clone(inner),
+                key: key.clone(),
+                id: id.to_owned(),
+                mode: options.mode,
+                checksums,
+                over: AtomicBool::new(false),
+            });
+        }
+    }
+
+    /// Nothing can be done with an upload that was completed or aborted.
+    fn check_open(&self, op: StoreOp) -> Result<()> {
+        if self.over.load(Ordering::Relaxed) {
+            let why = "the upload is over";
+            return Err(self
+                .inner
+                .refuse(op, &self.key, StoreErrorKind::NotFound, why));
+        }
+        Ok(())
+    }
+
+    fn checksum(&self, body: &Bytes) -> Checksum {
+        if self.checksums {
+            Checksum::crc32c(body)
+        } else {
+            Checksum::md5(body)
+        }
+    }
+
+    fn request(
+        &self,
+        connection: &Connection,
+        number: i32,
+        body: &Bytes,
+        checksum: &Checksum,
+    ) -> impl Future<Output = Result<UploadPartOutput, SdkError<UploadPartError>>> + Send + use<>
+    {
+        let request = connection
+            .client
+            .upload_part()
+            .bucket(&self.inner.bucket)
+            .key(self.key.as_str())
+            .upload_id(&self.id)
+            .part_number(number)
+            .body(ByteStream::from(body.clone()))
+            .set_checksum_crc32_c(checksum.as_crc32c().map(str::to_owned))
+            .set_content_md5(checksum.as_md5().map(str::to_owned));
+        let request = self.inner.encryption.part(request).customize();
+        let request = if connection.secure {
+            request.disable_payload_signing()
+        } else {
+            request
+        };
+        request.send()
+    }
+
+    /// The name must be free at the end, which not every store looks after: what
+    /// was there before the end is found by looking, what comes between the look
+    /// and the end by the condition.
+    async fn check_free(&self) -> Result<()> {
+        match self
+            .inner
+            .head(StoreOp::Complete, &self.key, LockCheck::Skip)
+            .await
+        {
+            Ok(_) => {
+                let why = "an object of that name exists";
+                let kind = StoreErrorKind::AlreadyExists;
+                Err(self.inner.refuse(StoreOp::Complete, &self.key, kind, why))
+            }
+            // Who may only write cannot look.
+            Err(error)
+                if matches!(
+                    error.kind,
+                    StoreErrorKind::NotFound | StoreErrorKind::PermissionDenied
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(parts: &[PartReceipt]) -> CompletedMultipartUpload {
+        let part = |part: &PartReceipt| {
+            let (etag, checksum) = split(&part.token);
+            CompletedPart::builder()
+                .part_number(i32::try_from(part.number.get()).unwrap_or(i32::MAX))
+                .e_tag(etag)
+                .set_checksum_crc32_c(checksum.map(str::to_owned))
+                .build()
+        };
+        CompletedMultipartUpload::builder()
+            .set_parts(Some(parts.iter().map(part).collect()))
+            .build()
+    }
+}
+
+/// `ETag` and checksum of a part, in one token.
+fn token(etag: &str, checksum: Option<&str>) -> String {
+    match checksum {
+        Some(checksum) => format!("{etag} {checksum}"),
+        None => etag.to_owned(),
+    }
+}
+
+fn split(token: &str) -> (&str, Option<&str>) {
+    match token.split_once(' ') {
+        Some((etag, checksum)) => (etag, Some(checksum)),
+        None => (token, None),
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
+        self.check_open(StoreOp::PutPart)?;
+        let what = format!("{} (part {})", self.key, number.get());
+        let failed = |failure| self.inner.error(StoreOp::PutPart, &what, failure);
+        let invalid = |why: &str| failed(Failure::new(StoreErrorKind::Invalid, why));
+        let place = i32::try_from(number.get()).map_err(|_| invalid("there is no such part"))?;
+        let checksum = self.checksum(&body);
+        let output = self
+            .inner
+            .call(|connection| self.request(connection, place, &body, &checksum))
+            .await
+            .map_err(failed)?;
+        if let Some(why) = checksum.contradicted(output.checksum_crc32_c()) {
+            return Err(failed(Failure::new(StoreErrorKind::Corrupt, why)));
+        }
+        let etag = output.e_tag().unwrap_or_default();
+        if etag.is_empty() {
+            let why = "the answer has no ETag";
+            return Err(failed(Failure::new(StoreErrorKind::Corrupt, why)));
+        }
+        // Only a store that keeps checksums wants them again at the end.
+        let kept = output.checksum_crc32_c();
+        Ok(PartReceipt {
+            number,
+            size: body.len() as u64,
+            token: token(etag, kept),
+        })
+    }
+
+    async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
+        self.check_open(StoreOp::Complete)?;
+        let failed = |failure| self.inner.error(StoreOp::Complete, &self.key, failure);
+        if parts.is_empty() {
+            let why = "an upload needs at least one part";
+            return Err(failed(Failure::new(StoreErrorKind::Invalid, why)));
+        }
+        if self.mode == PutMode::CreateOnly {
+            self.check_free().await?;
+        }
+        let list = Self::list(parts);
+        loop {
+            let condition =
+                self.mode == PutMode::CreateOnly && !self.inner.learned.without_conditions.is_set();
+            let sent = self
+                .inner
+                .call(|connection| {
+                    connection
+                        .client
+                        .complete_multipart_upload()
+                        .bucket(&self.inner.bucket)
+                        .key(self.key.as_str())
+                        .upload_id(&self.id)
+                        .multipart_upload(list.clone())
+                        .set_if_none_match(condition.then(|| "*".to_owned()))
+                        .send()
+                })
+                .await;
+            match sent {
+                Ok(output) => {
+                    self.over.store(true, Ordering::Relaxed);
+                    return Ok(receipt(output.e_tag()));
+                }
+                Err(failure) if condition && self.inner.learns_conditions(&failure) => {}
+                Err(failure) => return Err(failed(failure)),
+            }
+        }
+    }
+
+    async fn abort(&self) -> Result<()> {
+        if self.over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let sent = self
+            .inner
+            .call(|connection| {
+                connection
+                    .client
+                    .abort_multipart_upload()
+                    .bucket(&self.inner.bucket)
+                    .key(self.key.as_str())
+                    .upload_id(&self.id)
+                    .send()
+            })
+            .await;
+        match sent {
+            Err(failure) if failure.kind != StoreErrorKind::NotFound => {
+                Err(self.inner.error(StoreOp::Abort, &self.key, failure))
+            }
+            _ => {
+                self.over.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+}
