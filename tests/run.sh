@@ -5,24 +5,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+. tests/servers/common.sh # apt_need, die
+
 say() { printf '\n== %s\n' "$*"; }
-die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
 
 command -v cargo >/dev/null || die "cargo is missing: install a Rust toolchain first"
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
 target=${CARGO_TARGET_DIR:-target}
-
-# apt_need COMMAND PACKAGE…
-apt_need() {
-  local command=$1
-  shift
-  command -v "$command" >/dev/null && return
-  [[ $(id -u) = 0 ]] || die "$command is missing: apt-get install $*"
-  say "installing $*"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get install -y -q --no-install-recommends "$@" >/dev/null ||
-    { apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends "$@" >/dev/null; }
-}
 
 has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 
@@ -56,6 +45,19 @@ need_tool cargo-nextest
 PATH=$PATH:$(mkdir -p "$tools/bin" && cd "$tools/bin" && pwd)
 export PATH
 
+# Servers of this run alone: another may be going on.
+TEST_SERVERS_STATE=$(mktemp -d)
+export TEST_SERVERS_STATE
+stop_servers() {
+  tests/servers/down.sh
+  rm -rf "$TEST_SERVERS_STATE"
+}
+trap stop_servers EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+say "test servers"
+tests/servers/up.sh install
+
 say "format"
 cargo fmt --all --check
 say "licences and sources"
@@ -69,4 +71,6 @@ cargo build --quiet --workspace --bins
 say "demo"
 tests/demo.sh
 say "tests"
+servers=$(tests/servers/up.sh)
+eval "$servers"
 cargo nextest run --workspace

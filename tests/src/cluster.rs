@@ -16,8 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::owner::Owner;
 use crate::sql::Session;
-use crate::wait_until;
 use crate::workspace::Workspace;
+use crate::{skip, wait_until};
 
 /// Where the server's programs lie.
 #[derive(Debug, Clone)]
@@ -27,18 +27,14 @@ impl PgBin {
     /// `PG_BIN`, or the newest version below Debian's folder, or what `PATH`
     /// has. Without any, says what would help and gives `None`: the test is
     /// skipped; on CI (`CI` is set) it fails instead.
-    #[expect(clippy::print_stderr, reason = "a skipped test says what would run it")]
     pub fn find() -> Option<Self> {
-        let found = Self::candidates()
-            .into_iter()
-            .find(|dir| dir.join("postgres").is_file() && dir.join("initdb").is_file());
-        if found.is_none() {
-            let help = "no PostgreSQL server found: install `postgresql`, or set PG_BIN to the \
-                        folder with `initdb` and `postgres`";
-            assert!(std::env::var_os("CI").is_none(), "{help}");
-            eprintln!("skipped: {help}");
-        }
-        found.map(Self)
+        let found = Self::candidates().into_iter().find(|dir| is_complete(dir));
+        found.map(Self).or_else(|| {
+            skip(
+                "no PostgreSQL server found: install `postgresql`, or set PG_BIN to the folder \
+                 with `initdb` and `postgres`",
+            )
+        })
     }
 
     fn candidates() -> Vec<PathBuf> {
@@ -64,6 +60,10 @@ impl PgBin {
     pub fn program(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
+}
+
+fn is_complete(dir: &Path) -> bool {
+    dir.join("postgres").is_file() && dir.join("initdb").is_file()
 }
 
 /// How a server is told to end.

@@ -14,8 +14,10 @@
 mod cluster;
 mod digest;
 mod fake_server;
+mod fault_proxy;
 mod load;
 mod owner;
+mod s3;
 mod sql;
 mod tools;
 mod tree;
@@ -26,8 +28,10 @@ use std::time::{Duration, Instant};
 pub use cluster::{Cluster, PgBin, Recovery, ShutDown};
 pub use digest::{Hex, sha256_of_bytes, sha256_of_file};
 pub use fake_server::FakeServer;
+pub use fault_proxy::{Fault, FaultProxy, Request, Rule};
 pub use load::WriteLoad;
 pub use owner::Owner;
+pub use s3::{Bucket, S3Server};
 pub use sql::Session;
 pub use tools::{Run, Running, Tool};
 pub use tree::{Entry, Kind, Tree};
@@ -54,6 +58,19 @@ pub fn wait_until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
         );
         std::thread::park_timeout(Duration::from_millis(2));
     }
+}
+
+/// Says what a test lacks and would run it, and gives `None`: the test is
+/// skipped.
+///
+/// # Panics
+///
+/// On CI (`CI` is set), where everything has to be there.
+#[expect(clippy::print_stderr, reason = "a skipped test says what would run it")]
+pub(crate) fn skip<T>(help: &str) -> Option<T> {
+    assert!(std::env::var_os("CI").is_none(), "{help}");
+    eprintln!("skipped: {help}");
+    None
 }
 
 /// Where the samples recorded from the real tools lie.

@@ -120,6 +120,16 @@ impl<'a> Tool<'a> {
         self
     }
 
+    /// Several more variables of its environment.
+    #[must_use]
+    pub fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        self.command.envs(variables);
+        self
+    }
+
     /// Runs it in another folder than the test's own.
     #[must_use]
     pub fn in_dir(mut self, dir: &Path) -> Self {

@@ -1,0 +1,262 @@
+"""A proxy on 127.0.0.1 that does to HTTP/1.1 requests what networks and object
+stores do to them on bad days.
+
+usage: fault_proxy.py PORT
+
+It stands in front of the server on PORT of 127.0.0.1, writes the port it took
+as its first line of output, and ends when its standard input does, so that it
+never outlives the test that started it. The Host field is passed on as it is:
+S3 signatures cover it, and no server here insists on its own port.
+
+    POST /_fault     adds a rule, an object in JSON (see below)
+    DELETE /_fault   removes all rules
+    GET /_log        all requests so far: [{"line", "headers", "sent", "status",
+                     "fault"}], `sent` being bytes of body that were passed on
+
+A rule: {"kind": K, "match": REGEX, "skip": N, "times": N, ...}. It applies to
+requests whose `METHOD /path?query` the expression is found in; to the first
+`skip` of them (0) it does nothing, then `times` (1; -1: always) it does what
+its kind says:
+
+    status           answers "status" with "body" and "headers" (both optional)
+                     in place of the server; reads the request's body first,
+                     unless "early" is true, then it closes the connection
+    delay            waits "seconds", then goes on
+    drop_request     passes on "bytes" of the request's body, then closes both sides
+    lost_response    the server does its work and the client gets no answer
+    truncate         passes on "bytes" of the answer's body, then closes
+    stall            passes on "bytes" of the answer's body, then keeps silent for
+                     "seconds" (3600)
+    corrupt          flips a bit of the answer's body at "offset" (0)
+    corrupt_request  flips a bit of the request's body at "offset" (0)
+    reset            resets the connection
+    throttle         passes the answer's body on at "rate" bytes a second
+"""
+
+import asyncio
+import json
+import re
+import socket
+import struct
+import sys
+
+BLOCK = 1 << 16
+CODES = {400: "InvalidRequest", 403: "AccessDenied", 404: "NoSuchKey", 500: "InternalError", 503: "SlowDown"}
+rules, log = [], []
+
+
+async def read_head(reader):
+    """The first line, and the fields as pairs."""
+    text = (await reader.readuntil(b"\r\n\r\n"))[:-4].decode("latin-1")
+    first, *lines = text.split("\r\n")
+    return first, [tuple(part.strip() for part in line.split(":", 1)) for line in lines]
+
+
+def write_head(writer, first, fields):
+    lines = [first] + [f"{name}: {value}" for name, value in fields]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+
+
+def field(fields, wanted, default=""):
+    return next((value for name, value in fields if name.lower() == wanted), default)
+
+
+async def exactly(reader, size):
+    while size:
+        data = await reader.read(min(size, BLOCK))
+        if not data:
+            raise ConnectionError("the body is shorter than announced")
+        size -= len(data)
+        yield data
+
+
+async def body_of(reader, fields, until_end=False):
+    """The bytes of a message's body as they come, with the framing of chunks."""
+    if "chunked" in field(fields, "transfer-encoding").lower():
+        size = None
+        while size != 0:
+            line = await reader.readline()
+            yield line
+            size = int(line.split(b";")[0], 16)
+            async for data in exactly(reader, size + 2 if size else 0):
+                yield data
+        while line not in (b"\r\n", b""):
+            line = await reader.readline()
+            yield line
+    elif field(fields, "content-length"):
+        async for data in exactly(reader, int(field(fields, "content-length"))):
+            yield data
+    elif until_end:
+        while data := await reader.read(BLOCK):
+            yield data
+
+
+def rule_for(line):
+    for rule in rules:
+        if rule["times"] == 0 or not re.search(rule["match"], line):
+            continue
+        if rule["skip"] > 0:
+            rule["skip"] -= 1
+            continue
+        if rule["times"] > 0:
+            rule["times"] -= 1
+        return rule
+    return {"kind": None}
+
+
+def answer(writer, status, content=b"", fields=(), with_body=True):
+    write_head(writer, f"HTTP/1.1 {status} Fault", [("Content-Length", len(content)), *fields])
+    if with_body:
+        writer.write(content)
+
+
+def flipped(data, at, offset):
+    """`data`, which begins at `at` of the body, with a bit at `offset` flipped."""
+    if at <= offset < at + len(data):
+        data = bytearray(data)
+        data[offset - at] ^= 1
+    return bytes(data)
+
+
+def control(writer, method, target, content):
+    if target.startswith("/_log"):
+        answer(writer, 200, json.dumps(log).encode())
+    elif method == "DELETE":
+        rules.clear()
+        answer(writer, 200)
+    else:
+        rules.append({"match": "", "skip": 0, "times": 1, **json.loads(content)})
+        answer(writer, 200)
+
+
+def fault_answer(writer, rule, method):
+    status = rule["status"]
+    content = rule.get(
+        "body",
+        '<?xml version="1.0" encoding="UTF-8"?><Error>'
+        f"<Code>{CODES.get(status, 'Fault')}</Code><Message>injected</Message></Error>",
+    )
+    fields = [("Content-Type", "application/xml"), *rule.get("headers", {}).items()]
+    if rule.get("early"):
+        fields.append(("Connection", "close"))
+    answer(writer, status, content.encode(), fields, with_body=method != "HEAD")
+
+
+async def one_request(client, to_client, port):
+    """Handles one request; gives False when the connection has to close."""
+    first, fields = await read_head(client)
+    method, target, _ = first.split(" ", 2)
+    if target.startswith(("/_fault", "/_log")):
+        control(to_client, method, target, b"".join([data async for data in body_of(client, fields)]))
+        return True
+    line = f"{method} {target}"
+    rule = rule_for(line)
+    kind = rule["kind"]
+    entry = {
+        "line": line,
+        "headers": {name.lower(): value for name, value in fields},
+        "sent": 0,
+        "status": None,
+        "fault": kind,
+    }
+    log.append(entry)
+    if kind == "reset":
+        to_client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return False
+    if kind == "delay":
+        await asyncio.sleep(rule["seconds"])
+    if field(fields, "expect").lower() == "100-continue" and not rule.get("early"):
+        to_client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if kind == "status":
+        if not rule.get("early"):
+            async for data in body_of(client, fields):
+                entry["sent"] += len(data)
+        fault_answer(to_client, rule, method)
+        entry["status"] = rule["status"]
+        return not rule.get("early")
+    server, to_server = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    try:
+        own = ("expect", "connection")
+        passed = [pair for pair in fields if pair[0].lower() not in own]
+        write_head(to_server, first, [*passed, ("Connection", "close")])
+        async for data in body_of(client, fields):
+            if kind == "corrupt_request":
+                data = flipped(data, entry["sent"], rule.get("offset", 0))
+            if kind == "drop_request" and entry["sent"] + len(data) > rule.get("bytes", 0):
+                to_server.write(data[: rule.get("bytes", 0) - entry["sent"]])
+                await to_server.drain()
+                entry["sent"] = rule.get("bytes", 0)
+                return False
+            to_server.write(data)
+            await to_server.drain()
+            entry["sent"] += len(data)
+        return await pass_on(server, to_client, method, rule, entry)
+    finally:
+        to_server.close()
+
+
+async def pass_on(server, to_client, method, rule, entry):
+    """Passes the server's answer on; gives False when the connection has to close."""
+    kind = rule["kind"]
+    status = 100
+    while status < 200:
+        first, fields = await read_head(server)
+        status = int(first.split(" ")[1])
+    entry["status"] = status
+    bodiless = method == "HEAD" or status in (204, 304)
+    framed = bodiless or field(fields, "content-length") or field(fields, "transfer-encoding")
+    if kind == "lost_response":
+        if not bodiless:
+            async for _ in body_of(server, fields, until_end=True):
+                pass
+        return False
+    passed = [pair for pair in fields if pair[0].lower() != "connection"]
+    write_head(to_client, first, passed if framed else [*passed, ("Connection", "close")])
+    if bodiless:
+        return True
+    at = 0
+    async for data in body_of(server, fields, until_end=True):
+        if kind == "corrupt":
+            data = flipped(data, at, rule.get("offset", 0))
+        if kind in ("truncate", "stall") and at + len(data) >= rule.get("bytes", 0):
+            to_client.write(data[: rule.get("bytes", 0) - at])
+            await to_client.drain()
+            if kind == "stall":
+                await asyncio.sleep(rule.get("seconds", 3600))
+            return False
+        to_client.write(data)
+        await to_client.drain()
+        if kind == "throttle":
+            await asyncio.sleep(len(data) / rule["rate"])
+        at += len(data)
+    return bool(framed)
+
+
+async def main():
+    port = int(sys.argv[1])
+
+    async def serve(client, to_client):
+        try:
+            while await one_request(client, to_client, port):
+                await to_client.drain()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            pass
+        except Exception as error:
+            # A rule that is wrong must be seen, and must not leave the client hanging.
+            print(f"fault_proxy: {error!r}", file=sys.stderr, flush=True)
+        finally:
+            to_client.close()
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20, backlog=128)
+    print(proxy.sockets[0].getsockname()[1], flush=True)
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), lambda: sys.stdin.buffer.raw.read(BLOCK) or ended.set())
+    await ended.wait()
+    # Not waited for: handlers may be in the middle of a long silence.
+    proxy.close()
+    sys.exit()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

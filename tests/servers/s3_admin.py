@@ -1,0 +1,83 @@
+"""Looks into the buckets of a test, and changes them, past the tools under test.
+
+Reads one request a line, `["command", argument, ...]` in JSON, and answers each
+with one line, `{"ok": value}` or `{"error": text}`, until its input ends. Where
+the server is comes from the environment (`AWS_*`), as for any tool:
+
+    echo '["ls", "bucket", ""]' | AWS_ENDPOINT_URL=... python s3_admin.py
+"""
+
+import json
+import sys
+
+import boto3
+from botocore.config import Config
+
+s3 = boto3.client(
+    "s3",
+    # Path style, because 127.0.0.1 has no subdomains, and no checksums that old
+    # servers do not know.
+    config=Config(
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    ),
+)
+
+
+def pages(operation, field, **arguments):
+    """The entries under `field` of all pages."""
+    for page in s3.get_paginator(operation).paginate(**arguments):
+        yield from page.get(field, [])
+
+
+def mb(bucket, lock=False):
+    """Makes a bucket, with object lock if asked for."""
+    s3.create_bucket(Bucket=bucket, **({"ObjectLockEnabledForBucket": True} if lock else {}))
+
+
+def ls(bucket, prefix):
+    """Keys and sizes, in the order of the listing."""
+    return [[entry["Key"], entry["Size"]] for entry in pages("list_objects_v2", "Contents", Bucket=bucket, Prefix=prefix)]
+
+
+def uploads(bucket):
+    """Keys of the multipart uploads that are neither completed nor aborted."""
+    return [entry["Key"] for entry in pages("list_multipart_uploads", "Uploads", Bucket=bucket)]
+
+
+def get(bucket, key, path):
+    """Writes an object to a file."""
+    s3.download_file(bucket, key, path)
+
+
+def put(bucket, key, path):
+    """Makes an object of a file, in one request."""
+    with open(path, "rb") as body:
+        s3.put_object(Bucket=bucket, Key=key, Body=body)
+
+
+def rm(bucket, key):
+    """Deletes an object."""
+    s3.delete_object(Bucket=bucket, Key=key)
+
+
+def tags(bucket, key):
+    """The tags of an object, by key."""
+    found = s3.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+    return {tag["Key"]: tag["Value"] for tag in found}
+
+
+def head(bucket, key):
+    """What the answer to HEAD says, as header fields in lower case."""
+    return s3.head_object(Bucket=bucket, Key=key)["ResponseMetadata"]["HTTPHeaders"]
+
+
+commands = {function.__name__: function for function in (mb, ls, uploads, get, put, rm, tags, head)}
+for line in sys.stdin:
+    try:
+        name, *arguments = json.loads(line)
+        answer = {"ok": commands[name](*arguments)}
+    except Exception as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), flush=True)

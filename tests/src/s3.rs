@@ -1,0 +1,254 @@
+//! S3 servers that run beside the tests, and a bucket of a test's own on one.
+//!
+//! `tests/servers/up.sh` starts the servers and prints the variables that lead
+//! to them. What a test wants to know of its bucket it asks a helper in Python
+//! with an S3 client of its own, not the tools that it tests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::workspace::Workspace;
+use crate::{FaultProxy, project, skip};
+
+/// The keys that `tests/servers/common.sh` gives to every server.
+const ACCESS_KEY: &str = "test";
+const SECRET_KEY: &str = "testtesttest";
+
+/// One of the S3 servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum S3Server {
+    /// Ceph's gateway over HTTP.
+    CephPlain,
+    /// Ceph's gateway over TLS, with a certificate of an authority of its own.
+    CephTls,
+    /// moto over HTTP.
+    Moto,
+}
+
+impl S3Server {
+    /// A new bucket on this server. Without the server, says what would help and
+    /// gives `None`: the test is skipped; on CI (`CI` is set) it fails instead.
+    pub fn bucket(self, workspace: &Workspace) -> Option<Bucket<'_>> {
+        let variable = match self {
+            Self::CephPlain => "TEST_S3_CEPH_URL",
+            Self::CephTls => "TEST_S3_CEPH_TLS_URL",
+            Self::Moto => "TEST_S3_MOTO_URL",
+        };
+        let endpoint = set(variable)?;
+        let python = set("TEST_S3_PYTHON")?;
+        let authority = match self {
+            Self::CephTls => Some(set("TEST_S3_CEPH_CA")?),
+            Self::CephPlain | Self::Moto => None,
+        };
+        let environment = environment(&endpoint, authority.as_deref());
+        let admin = Admin::start(&python, &environment);
+        let bucket = Bucket {
+            name: fresh_name(),
+            endpoint,
+            authority,
+            workspace,
+            admin: Mutex::new(admin),
+        };
+        bucket.ask(&json!(["mb", bucket.name]));
+        Some(bucket)
+    }
+}
+
+fn set(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().or_else(|| {
+        skip(&format!(
+            "{variable} is not set: run `exports=$(tests/servers/up.sh) && eval \"$exports\"`"
+        ))
+    })
+}
+
+fn environment(endpoint: &str, authority: Option<&str>) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        ("AWS_ENDPOINT_URL", endpoint.to_owned()),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+        ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        // Nothing must look for the machine's own identity.
+        ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+    ];
+    if let Some(path) = authority {
+        variables.push(("AWS_CA_BUNDLE", path.to_owned()));
+    }
+    variables
+}
+
+/// A name that no other test, here or in another process, has.
+fn fresh_name() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanos = since.expect("the clock is past 1970").as_nanos();
+    format!("test-{}-{nanos}", std::process::id())
+}
+
+/// A bucket of one test. It stays until its server is stopped.
+#[derive(Debug)]
+pub struct Bucket<'w> {
+    name: String,
+    endpoint: String,
+    authority: Option<String>,
+    workspace: &'w Workspace,
+    admin: Mutex<Admin>,
+}
+
+impl Bucket<'_> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The URL of its server.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// What a tool takes as its source or destination: `s3://` and the name.
+    pub fn url(&self) -> String {
+        format!("s3://{}", self.name)
+    }
+
+    /// Variables by which a tool finds the server and its keys.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        environment(&self.endpoint, self.authority.as_deref())
+    }
+
+    /// The same with `proxy` in the server's place.
+    pub fn environment_through(&self, proxy: &FaultProxy) -> Vec<(&'static str, String)> {
+        environment(&proxy.url(), None)
+    }
+
+    /// The keys that begin with `prefix`, sorted.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        self.sizes(prefix).into_keys().collect()
+    }
+
+    /// The keys that begin with `prefix`, and the sizes of the objects in bytes.
+    pub fn sizes(&self, prefix: &str) -> BTreeMap<String, u64> {
+        let rows = self.ask(&json!(["ls", self.name, prefix]));
+        let rows = rows.as_array().expect("a listing is an array");
+        rows.iter()
+            .map(|row| (text(&row[0]), row[1].as_u64().expect("a size is a number")))
+            .collect()
+    }
+
+    /// The keys of the multipart uploads that are still open.
+    pub fn uploads(&self) -> Vec<String> {
+        let keys = self.ask(&json!(["uploads", self.name]));
+        keys.as_array()
+            .expect("a listing is an array")
+            .iter()
+            .map(text)
+            .collect()
+    }
+
+    /// The content of an object.
+    pub fn read(&self, key: &str) -> Vec<u8> {
+        let path = self.exchange();
+        self.ask(&json!(["get", self.name, key, path]));
+        fs::read(path).expect("the helper just wrote it")
+    }
+
+    /// Makes or replaces an object.
+    pub fn write(&self, key: &str, content: impl AsRef<[u8]>) {
+        let path = self.exchange();
+        fs::write(&path, content).expect("a file can be written in a temporary folder");
+        self.ask(&json!(["put", self.name, key, path]));
+    }
+
+    /// Deletes an object.
+    pub fn remove(&self, key: &str) {
+        self.ask(&json!(["rm", self.name, key]));
+    }
+
+    /// The tags of an object.
+    pub fn tags(&self, key: &str) -> BTreeMap<String, String> {
+        texts(&self.ask(&json!(["tags", self.name, key])))
+    }
+
+    /// The header fields, in lower case, of the answer to HEAD.
+    pub fn head(&self, key: &str) -> BTreeMap<String, String> {
+        texts(&self.ask(&json!(["head", self.name, key])))
+    }
+
+    /// A file by which content goes to and from the helper.
+    fn exchange(&self) -> PathBuf {
+        self.workspace.path(format!("{}.object", self.name))
+    }
+
+    fn ask(&self, request: &Value) -> Value {
+        let mut admin = self.admin.lock().expect("no request panicked half-way");
+        admin.ask(request)
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a key is a string").to_owned()
+}
+
+fn texts(value: &Value) -> BTreeMap<String, String> {
+    let pairs = value.as_object().expect("an object in JSON");
+    pairs
+        .iter()
+        .map(|(name, value)| (name.clone(), text(value)))
+        .collect()
+}
+
+/// The helper, which lives as long as the test's bucket: its start takes longer
+/// than any request.
+#[derive(Debug)]
+struct Admin {
+    child: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Admin {
+    fn start(python: &str, environment: &[(&'static str, String)]) -> Self {
+        let mut child = Command::new(python)
+            .arg(project().join("tests/servers/s3_admin.py"))
+            .env_clear()
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("could not start {python} (TEST_S3_PYTHON): {error}"));
+        let requests = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().expect("it is piped"));
+        Self {
+            child,
+            requests,
+            answers,
+        }
+    }
+
+    fn ask(&mut self, request: &Value) -> Value {
+        let requests = self.requests.as_mut().expect("open until the drop");
+        writeln!(requests, "{request}").expect("the helper reads until its input ends");
+        let mut line = String::new();
+        let read = self.answers.read_line(&mut line);
+        read.expect("the helper answers in UTF-8");
+        let mut answer: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{request} was answered with {line:?}: {error}"));
+        assert!(answer.get("error").is_none(), "{request}: {answer}");
+        answer["ok"].take()
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        // The end of its input ends it.
+        self.requests = None;
+        let _ = self.child.wait();
+    }
+}
