@@ -12,5 +12,5 @@ names=("$@")
 for name in "${names[@]}"; do
   [[ ! -e $state/$name ]] || stop_all "$state/$name"
 done
-rm -f "$state/.lock"
+compgen -G "$state/*/pids" >/dev/null || rm -f "$state/aws-config" "$state/.lock"
 rmdir --ignore-fail-on-non-empty "$state"

@@ -54,5 +54,17 @@ for starter in "${starters[@]}"; do
     die "${starter#*:} did not start: the logs are in $state/${starter#*:}"
   }
 done
+# Profiles for the tests that open a store inside their own process.
+profile() { printf '%s\n' "[$1]" "aws_access_key_id = $access_key" "aws_secret_access_key = $secret_key" "region = us-east-1" "${@:2}"; }
+{
+  profile 'profile test'
+  profile 'profile test-tls' "ca_bundle = $state/ceph/ca.pem"
+  profile 'profile test-when-required' 'request_checksum_calculation = when_required'
+} >"$state/aws-config"
 for name in "${names[@]}"; do cat "$state/$name/env"; done
+# Variables win over profiles: what is set for other work must not decide a test.
+echo "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE AWS_CA_BUNDLE" \
+  "AWS_SHARED_CREDENTIALS_FILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3" \
+  "AWS_REQUEST_CHECKSUM_CALCULATION AWS_RESPONSE_CHECKSUM_VALIDATION"
+echo "export AWS_CONFIG_FILE=$state/aws-config"
 echo "export TEST_S3_PYTHON=$python"
