@@ -57,6 +57,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 say "test servers"
 tests/servers/up.sh install
+postgresql=$(tests/servers/postgresql.sh install)
+eval "$postgresql"
 
 say "format"
 cargo fmt --all --check

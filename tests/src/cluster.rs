@@ -15,56 +15,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::owner::Owner;
+use crate::pg_bin::PgBin;
 use crate::sql::Session;
+use crate::wait_until;
 use crate::workspace::Workspace;
-use crate::{skip, wait_until};
-
-/// Where the server's programs lie.
-#[derive(Debug, Clone)]
-pub struct PgBin(PathBuf);
-
-impl PgBin {
-    /// `PG_BIN`, or the newest version below Debian's folder, or what `PATH`
-    /// has. Without any, says what would help and gives `None`: the test is
-    /// skipped; on CI (`CI` is set) it fails instead.
-    pub fn find() -> Option<Self> {
-        let found = Self::candidates().into_iter().find(|dir| is_complete(dir));
-        found.map(Self).or_else(|| {
-            skip(
-                "no PostgreSQL server found: install `postgresql`, or set PG_BIN to the folder \
-                 with `initdb` and `postgres`",
-            )
-        })
-    }
-
-    fn candidates() -> Vec<PathBuf> {
-        if let Some(dir) = std::env::var_os("PG_BIN") {
-            return vec![PathBuf::from(dir)];
-        }
-        let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| {
-                let version = entry.file_name().to_str()?.parse().ok()?;
-                Some((version, entry.path().join("bin")))
-            })
-            .collect();
-        versions.sort();
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let newest_first = versions.into_iter().rev().map(|(_, dir)| dir);
-        newest_first.chain(std::env::split_paths(&path)).collect()
-    }
-
-    /// Path of one program.
-    pub fn program(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-fn is_complete(dir: &Path) -> bool {
-    dir.join("postgres").is_file() && dir.join("initdb").is_file()
-}
 
 /// How a server is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,25 +52,22 @@ pub struct Cluster {
     pgdata: PathBuf,
     socket_dir: PathBuf,
     log: PathBuf,
+    environment: Vec<(String, String)>,
     server: Option<Child>,
 }
 
 impl Cluster {
     /// A new cluster in folder `name`, with data checksums, WAL segments of 1 MiB
-    /// (many small files make a better test of archiving than few large ones)
-    /// and further options for `initdb`.
+    /// (many small files make a better test of archiving than few large ones;
+    /// before version 11 their size is 16 MiB) and further options for `initdb`.
     pub fn create(bin: &PgBin, workspace: &Workspace, name: &str, options: &[&str]) -> Self {
         let this = Self::existing(bin, workspace, name);
         let run = Command::new(bin.program("initdb"));
         let mut run = this.with_clean_environment(run);
         let output = run
             .args(["--username=postgres", "--auth=trust", "--data-checksums"])
-            .args([
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-sync",
-                "--wal-segsize=1",
-            ])
+            .args(["--encoding=UTF8", "--locale=C", "--no-sync"])
+            .args((bin.major() >= 11).then_some("--wal-segsize=1"))
             .args(options)
             .arg("-D")
             .arg(&this.pgdata)
@@ -132,7 +83,8 @@ impl Cluster {
         this.configure("max_connections", "20");
         this.configure("shared_buffers", "16MB");
         this.configure("max_wal_size", "64MB");
-        this.configure("min_wal_size", "4MB");
+        let two_segments = if bin.major() >= 11 { "4MB" } else { "32MB" };
+        this.configure("min_wal_size", two_segments);
         this
     }
 
@@ -144,8 +96,16 @@ impl Cluster {
             pgdata: workspace.path(name),
             socket_dir: workspace.dir(format!("{name}.socket")),
             log: workspace.path(format!("{name}.log")),
+            environment: Vec::new(),
             server: None,
         }
+    }
+
+    /// Adds variables to the server's environment, and so to that of the commands
+    /// it runs to archive and to fetch WAL. Takes effect at the next start.
+    pub fn set_environment(&mut self, variables: &[(&'static str, String)]) {
+        let owned = |(name, value): &(&'static str, String)| ((*name).to_owned(), value.clone());
+        self.environment.extend(variables.iter().map(owned));
     }
 
     /// The data directory.
@@ -185,21 +145,45 @@ impl Cluster {
     pub fn recover(&self, workspace: &Workspace, url: &str, server: &str, until: &Recovery<'_>) {
         let tool = workspace.bin("barman-cloud-wal-restore");
         let command = format!("{} {url} {server} %f %p", tool.display());
-        let mut lines = setting("restore_command", &command);
-        lines.push_str(&setting("archive_mode", "off"));
+        self.recover_with(&command, until);
+    }
+
+    /// The same with any `restore_command`.
+    pub fn recover_with(&self, restore_command: &str, until: &Recovery<'_>) {
+        self.append("postgresql.auto.conf", &setting("archive_mode", "off"));
+        let mut lines = setting("restore_command", restore_command);
+        lines.push_str(&setting("recovery_target_timeline", "latest"));
         match until {
-            Recovery::Latest | Recovery::Standby => {}
+            Recovery::Latest => {}
+            // How often the archive is asked for more; 5 s by default.
+            Recovery::Standby => {
+                let pause = setting("wal_retrieve_retry_interval", "100ms");
+                self.append("postgresql.auto.conf", &pause);
+            }
             Recovery::Immediate => lines.push_str(&setting("recovery_target", "immediate")),
             Recovery::Name(name) => lines.push_str(&setting("recovery_target_name", name)),
             Recovery::Time(time) => lines.push_str(&setting("recovery_target_time", time)),
         }
-        lines.push_str(&setting("recovery_target_action", "promote"));
-        self.append("postgresql.auto.conf", &lines);
-        let signal = match until {
-            Recovery::Standby => "standby.signal",
-            _ => "recovery.signal",
-        };
-        self.append(signal, "");
+        let standby = *until == Recovery::Standby;
+        if !standby {
+            lines.push_str(&setting("recovery_target_action", "promote"));
+        }
+        // Until version 11 a file of its own both held the settings and asked
+        // for recovery.
+        if self.bin.major() >= 12 {
+            self.append("postgresql.auto.conf", &lines);
+            let signal = if standby {
+                "standby.signal"
+            } else {
+                "recovery.signal"
+            };
+            self.append(signal, "");
+        } else {
+            if standby {
+                lines.push_str(&setting("standby_mode", "on"));
+            }
+            self.append("recovery.conf", &lines);
+        }
     }
 
     fn append(&self, file: &str, text: &str) {
@@ -255,6 +239,7 @@ impl Cluster {
             .expect("a log can be written in a temporary folder");
         let mut command = self.with_clean_environment(Command::new(self.bin.program("postgres")));
         command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("-D")
             .arg(&self.pgdata)
             .arg("-k")
@@ -326,6 +311,25 @@ impl Cluster {
         wait_until("the server to stop", || {
             server.try_wait().expect("own child")
         });
+    }
+
+    /// Makes `role`, which may take base backups and nothing more.
+    pub fn create_backup_role(&self, role: &str) {
+        let (start, stop) = if self.bin.major() >= 15 {
+            ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)")
+        } else {
+            (
+                "pg_start_backup(text, boolean, boolean)",
+                "pg_stop_backup(boolean, boolean)",
+            )
+        };
+        self.session().run(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT pg_monitor TO {role}; \
+             GRANT EXECUTE ON FUNCTION {start} TO {role}; \
+             GRANT EXECUTE ON FUNCTION {stop} TO {role}; \
+             GRANT EXECUTE ON FUNCTION pg_switch_wal() TO {role}; \
+             GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO {role}"
+        ));
     }
 
     /// Verifies the checksum of every page; the server must be stopped.

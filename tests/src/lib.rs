@@ -17,6 +17,7 @@ mod fake_server;
 mod fault_proxy;
 mod load;
 mod owner;
+mod pg_bin;
 mod s3;
 mod sql;
 mod tools;
@@ -25,12 +26,13 @@ mod workspace;
 
 use std::time::{Duration, Instant};
 
-pub use cluster::{Cluster, PgBin, Recovery, ShutDown};
+pub use cluster::{Cluster, Recovery, ShutDown};
 pub use digest::{Hex, sha256_of_bytes, sha256_of_file};
 pub use fake_server::FakeServer;
 pub use fault_proxy::{Fault, FaultProxy, Request, Rule};
 pub use load::WriteLoad;
 pub use owner::Owner;
+pub use pg_bin::PgBin;
 pub use s3::{Bucket, S3Server};
 pub use sql::Session;
 pub use tools::{Run, Running, Tool};

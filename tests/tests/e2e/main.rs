@@ -10,3 +10,4 @@ mod life_cycle;
 mod odd_tree;
 mod pitr;
 mod readme;
+mod versions;

