@@ -3,111 +3,185 @@
 
 use std::process::Command;
 
-use e2e::{Cluster, PgBin, ShutDown, Workspace};
+use e2e::{Cluster, PgBin, S3Server, ShutDown, Workspace};
 
-/// The lines of all fenced blocks of a kind.
-fn blocks(readme: &str, kind: &str) -> Vec<String> {
-    let mut inside = false;
-    let mut lines = Vec::new();
-    for line in readme.lines() {
-        if line.starts_with("```") {
-            inside = line == format!("```{kind}");
-        } else if inside {
-            lines.push(line.to_owned());
+/// Commands that are not run here, since continuous integration is them.
+const BY_CI: [&str; 3] = [
+    "tests/demo.sh",
+    "tests/run.sh",
+    "cargo build --release --bins",
+];
+
+/// A section of the README, by the beginning of its heading.
+struct Section {
+    lines: Vec<String>,
+}
+
+impl Section {
+    fn of(heading: &str) -> Self {
+        let readme = std::fs::read_to_string(e2e::project().join("README.md")).unwrap();
+        let rest = readme.lines().skip_while(|line| *line != heading).skip(1);
+        let lines = rest.take_while(|line| !line.starts_with("## "));
+        let lines: Vec<String> = lines.map(str::to_owned).collect();
+        assert!(!lines.is_empty(), "no section {heading}");
+        Self { lines }
+    }
+
+    /// The lines of all fenced blocks of a kind.
+    fn blocks(&self, kind: &str) -> Vec<String> {
+        let mut inside = false;
+        let mut lines = Vec::new();
+        for line in &self.lines {
+            if line.starts_with("```") {
+                inside = *line == format!("```{kind}");
+            } else if inside {
+                lines.push(line.clone());
+            }
+        }
+        lines
+    }
+
+    /// The value of a setting as `postgresql.conf` would have it.
+    fn setting(&self, name: &str) -> String {
+        let settings = self.blocks("ini");
+        let line = settings.iter().find(|line| line.starts_with(name));
+        let (_, value) = line.expect(name).split_once(" = ").unwrap();
+        value.trim_matches('\'').to_owned()
+    }
+}
+
+/// Where the README's commands are run, and what stands for its places.
+struct Stage<'w> {
+    workspace: &'w Workspace,
+    environment: Vec<(&'static str, String)>,
+    places: Vec<(&'static str, String)>,
+}
+
+impl Stage<'_> {
+    fn placed(&self, text: &str) -> String {
+        let bin = self.workspace.path("bin");
+        let mut text = text.replace(
+            "/var/lib/postgresql/15",
+            &self.workspace.path("pgdata").display().to_string(),
+        );
+        for (from, to) in &self.places {
+            text = text.replace(from, to);
+        }
+        // The server has no such folder in its PATH.
+        match text.strip_prefix("barman-cloud-") {
+            Some(rest) => format!("{}/barman-cloud-{rest}", bin.display()),
+            None => text,
         }
     }
-    lines
+
+    fn run(&self, cluster: &Cluster, line: &str) {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &self.placed(line)])
+            .env_clear()
+            .envs(self.environment.clone())
+            .env("PATH", "/usr/bin:/bin")
+            .env("PGHOST", cluster.socket_dir())
+            .env("PGUSER", "postgres");
+        self.workspace.owner().run_as(&mut shell);
+        let output = shell.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {errors}");
+    }
+}
+
+fn primary(bin: &PgBin, stage: &Stage<'_>, section: &Section) -> Cluster {
+    stage.workspace.dir("pgdata");
+    let mut cluster = Cluster::create(bin, stage.workspace, "primary", &[]);
+    cluster.configure("archive_mode", "on");
+    let command = stage.placed(&section.setting("archive_command"));
+    cluster.configure("archive_command", &command);
+    cluster.set_environment(&stage.environment);
+    cluster.start();
+    let rows = "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i";
+    cluster.session().run(rows);
+    cluster
+}
+
+fn assert_rows(mut restored: Cluster, stage: &Stage<'_>, section: &Section) {
+    restored.configure("archive_mode", "off");
+    let command = stage.placed(&section.setting("restore_command"));
+    restored.configure("restore_command", &command);
+    restored.configure("recovery_target_action", "promote");
+    restored.set_environment(&stage.environment);
+    restored.start_and_recover();
+    assert_eq!(restored.session().value("SELECT count(*) FROM t"), "1000");
 }
 
 #[test]
-fn the_commands_of_the_readme_work() {
+fn the_commands_for_a_directory_work() {
     let Some(bin) = PgBin::find() else { return };
-    let readme = std::fs::read_to_string(e2e::project().join("README.md")).unwrap();
     let workspace = Workspace::new();
-    workspace.dir("backups");
-    workspace.dir("pgdata");
-    let mut cluster = Cluster::create(&bin, &workspace, "primary", &[]);
-    let now = |cluster: &Cluster| cluster.session().value("SELECT clock_timestamp()");
-    let places = |line: &str, time: &str| {
-        line.replace(
-            "/backups/pg",
-            &workspace.path("backups").display().to_string(),
-        )
-        .replace(
-            "/var/lib/postgresql/15",
-            &workspace.path("pgdata").display().to_string(),
-        )
-        .replace("2026-11-21 12:00:00+00", time)
-        .replace(
-            "'barman-cloud-",
-            &format!("'{}/barman-cloud-", workspace.path("bin").display()),
-        )
+    let backups = workspace.dir("backups").display().to_string();
+    let section = Section::of("## Use: a local directory");
+    let mut stage = Stage {
+        workspace: &workspace,
+        environment: Vec::new(),
+        places: vec![("/backups/pg", backups)],
     };
-    let settings = blocks(&readme, "ini");
-    let setting = |name: &str, time: &str| {
-        let line = settings
-            .iter()
-            .find(|line| line.starts_with(name))
-            .expect(name);
-        let (_, value) = line.split_once(" = ").unwrap();
-        places(value, time).trim_matches('\'').to_owned()
-    };
-    cluster.configure("archive_mode", &setting("archive_mode", ""));
-    cluster.configure("archive_command", &setting("archive_command", ""));
-    cluster.start();
-    cluster
-        .session()
-        .run("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
-
-    let mut time = String::new();
-    let mut run = 0;
-    for line in blocks(&readme, "sh") {
-        if !(line.starts_with("barman-cloud-") || line.starts_with("touch ")) {
-            // The two commands and the build: continuous integration is them.
-            assert!(
-                [
-                    "tests/demo.sh",
-                    "tests/run.sh",
-                    "cargo build --release --bins"
-                ]
-                .contains(&line.as_str())
-            );
-            continue;
-        }
-        if line.contains("-restore") && time.is_empty() {
-            time = now(&cluster);
-            cluster.session().run("DELETE FROM t");
-            cluster.archive_everything();
-        }
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", &places(&line, &time)])
-            .env_clear()
-            .env(
-                "PATH",
-                format!("{}:/usr/bin:/bin", workspace.path("bin").display()),
-            )
-            .env("PGHOST", cluster.socket_dir())
-            .env("PGUSER", "postgres");
-        workspace.owner().run_as(&mut shell);
-        let output = shell.output().unwrap();
-        assert!(
-            output.status.success(),
-            "{line}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        run += 1;
+    let mut cluster = primary(&bin, &stage, &section);
+    let mut commands = section.blocks("sh");
+    assert_eq!(commands.len(), 4, "{commands:?}");
+    let restores = commands.split_off(1);
+    stage.run(&cluster, &commands[0]);
+    let time = cluster.session().value("SELECT clock_timestamp()");
+    cluster.session().run("DELETE FROM t");
+    cluster.archive_everything();
+    stage.places.push(("2026-11-21 12:00:00+00", time));
+    for command in &restores {
+        stage.run(&cluster, command);
     }
-    assert_eq!(run, 4, "a command of the README is not run here");
     cluster.stop(ShutDown::Immediate);
-    let mut restored = Cluster::existing(&bin, &workspace, "pgdata/restored");
-    restored.configure("archive_mode", "off");
-    restored.configure("restore_command", &setting("restore_command", &time));
-    restored.configure(
-        "recovery_target_time",
-        &setting("recovery_target_time", &time),
-    );
-    restored.configure("recovery_target_action", "promote");
-    restored.start_and_recover();
-    assert_eq!(restored.session().value("SELECT count(*) FROM t"), "1000");
+    let restored = Cluster::existing(&bin, &workspace, "pgdata/restored");
+    let target = stage.placed(&section.setting("recovery_target_time"));
+    restored.configure("recovery_target_time", &target);
+    assert_rows(restored, &stage, &section);
+}
+
+#[test]
+fn the_commands_for_s3_work() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let section = Section::of("## Use: S3");
+    let stage = Stage {
+        workspace: &workspace,
+        environment: bucket.environment(),
+        places: vec![
+            ("s3://my-backups", bucket.url()),
+            ("https://s3.example.org", bucket.endpoint().to_owned()),
+        ],
+    };
+    let mut cluster = primary(&bin, &stage, &section);
+    let commands = section.blocks("sh");
+    assert_eq!(commands.len(), 3, "{commands:?}");
+    for command in &commands {
+        stage.run(&cluster, command);
+    }
+    cluster.archive_everything();
+    cluster.stop(ShutDown::Immediate);
+    let restored = Cluster::existing(&bin, &workspace, "pgdata/from-s3");
+    workspace.file("pgdata/from-s3/recovery.signal", "");
+    assert_rows(restored, &stage, &section);
+}
+
+#[test]
+fn every_other_command_is_run_by_continuous_integration() {
+    let readme = std::fs::read_to_string(e2e::project().join("README.md")).unwrap();
+    let whole = Section {
+        lines: readme.lines().map(str::to_owned).collect(),
+    };
+    let mut commands = whole.blocks("sh");
+    for heading in ["## Use: a local directory", "## Use: S3"] {
+        let tested = Section::of(heading).blocks("sh");
+        commands.retain(|command| !tested.contains(command));
+    }
+    assert_eq!(commands, BY_CI);
 }
