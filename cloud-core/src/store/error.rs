@@ -43,6 +43,9 @@ pub enum StoreErrorKind {
     /// No connection could be made: refused, unknown host, TLS, proxy; or one
     /// was lost midway.
     Connect,
+    /// Whoever answered cannot prove to be the store: its certificate is not
+    /// trusted, is for another name, or is out of date.
+    Untrusted,
     /// The store asked to slow down.
     RateLimited,
     /// The store answered that it failed itself (500, 503).
@@ -83,7 +86,8 @@ impl StoreErrorKind {
             | Self::ServerFault
             | Self::Conflict => true,
             // Listed one by one so that a new kind has to be thought about.
-            Self::NotFound
+            Self::Untrusted
+            | Self::NotFound
             | Self::BucketMissing
             | Self::AlreadyExists
             | Self::PermissionDenied
@@ -100,7 +104,11 @@ impl StoreErrorKind {
     /// refused. (docs/decisions.md 9: exit code 2.)
     pub fn is_unreachable(self) -> bool {
         match self {
-            Self::Timeout | Self::Connect | Self::RateLimited | Self::ServerFault => true,
+            Self::Timeout
+            | Self::Connect
+            | Self::Untrusted
+            | Self::RateLimited
+            | Self::ServerFault => true,
             Self::Conflict
             | Self::NotFound
             | Self::BucketMissing

@@ -18,7 +18,7 @@ pub(super) fn resuming(store: Retry, download: Download) -> Download {
         at: download.range.start,
         end: download.range.end,
         body: download.body,
-        patience: Patience::new(store.policy),
+        patience: store.patience(),
         store,
     };
     let body = stream::try_unfold(state, |mut state| async move {
@@ -50,7 +50,7 @@ impl Resumed {
                         return Err(self.wrong_length());
                     }
                     // What moves is not stuck.
-                    self.patience = Patience::new(self.store.policy);
+                    self.patience = self.store.patience();
                     return Ok(Some(piece));
                 }
                 Ok(None) if self.at == self.end => return Ok(None),

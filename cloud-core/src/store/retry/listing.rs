@@ -15,7 +15,7 @@ pub(super) fn pages(
     depth: Depth,
 ) -> BoxStream<'static, Result<ListPage>> {
     let state = Listing {
-        patience: Patience::new(store.policy),
+        patience: store.patience(),
         store,
         prefix,
         depth,
@@ -48,7 +48,8 @@ impl Listing {
             match pages.next().await {
                 Some(Ok(page)) => {
                     self.begun = true;
-                    self.patience = Patience::new(self.store.policy);
+                    self.store.contact.meet();
+                    self.patience = self.store.patience();
                     return Ok(Some(page));
                 }
                 // The page that failed cannot be asked for again.
@@ -90,13 +91,14 @@ mod tests {
             total: Duration::from_mins(1),
         };
         let first = stream::iter([Ok(ListPage::default()), Err(error)]);
+        let store = Retry::new(Arc::new(MemoryStore::new()), policy);
         let mut listing = Listing {
-            store: Retry::new(Arc::new(MemoryStore::new()), policy),
+            patience: store.patience(),
+            store,
             prefix: Prefix::text(""),
             depth: Depth::All,
             pages: Some(first.boxed()),
             begun: false,
-            patience: Patience::new(policy),
         };
         assert!(listing.next().await.unwrap().is_some());
         let error = listing.next().await.unwrap_err();

@@ -9,9 +9,14 @@
 //! recognised by its bytes, so that a WAL file is not refused because it was
 //! stored a moment ago.
 //!
+//! A store that has never answered in this run is given up sooner: then the
+//! address is more likely wrong than the network. Whoever waits is told, once a
+//! minute, what for.
+//!
 //! A future that is dropped tries no more: that is how a signal ends retries.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,6 +41,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause, before jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Most patience with a store that has not answered once.
+const FIRST_CONTACT: Duration = Duration::from_mins(1);
+
+/// Trouble that is over sooner is nobody's business.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// Between two warnings about the same trouble.
+const WARN_EVERY: Duration = Duration::from_mins(1);
+
 /// How long to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -48,25 +62,62 @@ pub struct RetryPolicy {
 pub struct Retry {
     inner: Arc<dyn ObjectStore>,
     policy: RetryPolicy,
+    contact: Arc<Contact>,
+}
+
+/// What is known of the store, by all that is done with it.
+#[derive(Debug, Default)]
+struct Contact {
+    /// Whether it has answered in this run, if only to refuse.
+    met: AtomicBool,
+    warned: Mutex<Option<Instant>>,
+}
+
+impl Contact {
+    fn meet(&self) {
+        self.met.store(true, Ordering::Relaxed);
+    }
+
+    fn warn(&self, error: &StoreError, left: Duration) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            let (seconds, why) = (left.as_secs(), &error.source);
+            tracing::warn!("{error}: {why}; trying again for up to {seconds} s");
+        }
+    }
 }
 
 impl Retry {
     /// Tries again what fails in `inner`.
     pub fn new(inner: Arc<dyn ObjectStore>, policy: RetryPolicy) -> Self {
-        Self { inner, policy }
+        Self {
+            inner,
+            policy,
+            contact: Arc::default(),
+        }
     }
 
     async fn run<T, F: Future<Output = Result<T>>>(
         &self,
         mut call: impl FnMut() -> F,
     ) -> Result<T> {
-        let mut patience = Patience::new(self.policy);
+        let mut patience = self.patience();
         loop {
             match call().await {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    self.contact.meet();
+                    return Ok(value);
+                }
                 Err(error) => patience.after(error).await?,
             }
         }
+    }
+}
+
+impl Retry {
+    fn patience(&self) -> Patience {
+        Patience::new(self.policy, Arc::clone(&self.contact))
     }
 }
 
@@ -74,6 +125,7 @@ impl Retry {
 #[derive(Debug)]
 struct Patience {
     policy: RetryPolicy,
+    contact: Arc<Contact>,
     began: Instant,
     attempts: u32,
     pause: Duration,
@@ -81,9 +133,10 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(policy: RetryPolicy) -> Self {
+    fn new(policy: RetryPolicy, contact: Arc<Contact>) -> Self {
         Self {
             policy,
+            contact,
             began: Instant::now(),
             attempts: 0,
             pause: FIRST_PAUSE,
@@ -94,8 +147,21 @@ impl Patience {
     /// Waits before the next attempt, or returns the error to report.
     async fn after(&mut self, error: StoreError) -> Result<()> {
         self.attempts += 1;
+        let unheard = matches!(
+            error.kind,
+            StoreErrorKind::Connect | StoreErrorKind::Timeout
+        );
+        if !unheard {
+            self.contact.meet();
+        }
+        let total = if self.contact.met.load(Ordering::Relaxed) {
+            self.policy.total
+        } else {
+            self.policy.total.min(FIRST_CONTACT)
+        };
         let pause = self.pause.mul_f64(0.5 + fastrand::f64());
-        let late = self.began.elapsed() + pause > self.policy.total;
+        let elapsed = self.began.elapsed();
+        let late = elapsed + pause > total;
         if !error.kind.is_transient() || late {
             return Err(self.give_up(error));
         }
@@ -104,6 +170,9 @@ impl Patience {
             self.attempts,
             error.source
         );
+        if elapsed >= SILENT {
+            self.contact.warn(&error, total.saturating_sub(elapsed));
+        }
         self.first.get_or_insert(error);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         tokio::time::sleep(pause).await;
@@ -144,11 +213,14 @@ impl ObjectStore for Retry {
     }
 
     async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
-        let mut patience = Patience::new(self.policy);
+        let mut patience = self.patience();
         let mut unknown = false;
         loop {
             match self.inner.put(key, body.clone(), options).await {
-                Ok(receipt) => return Ok(receipt),
+                Ok(receipt) => {
+                    self.contact.meet();
+                    return Ok(receipt);
+                }
                 Err(error) if error.kind == StoreErrorKind::AlreadyExists && unknown => {
                     // Perhaps our own first attempt, whose answer was lost.
                     let stored = self
@@ -197,7 +269,7 @@ impl ObjectStore for Retry {
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
         let mut report = DeleteReport::default();
         let mut keys = keys.to_vec();
-        let mut patience = Patience::new(self.policy);
+        let mut patience = self.patience();
         loop {
             let done = match self.inner.delete_batch(&keys).await {
                 Ok(done) => done,

@@ -269,3 +269,24 @@ async fn keys_that_could_not_be_deleted_for_now_are_tried_again() {
     assert!(report.failed[0].1.attempts > 5);
     assert!(memory.contents().contains_key("b"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answered_is_given_up_sooner() {
+    let policy = RetryPolicy {
+        total: Duration::from_mins(10),
+    };
+    for (met, least, most) in [(false, 30, 60), (true, 500, 600)] {
+        let faulty = FaultyStore::new(Arc::new(MemoryStore::new()));
+        let retry = Retry::new(Arc::new(faulty.clone()), policy);
+        if met {
+            retry.probe().await.unwrap();
+        }
+        let refused = Fault::Before(StoreErrorKind::Connect);
+        faulty.fail(StoreOp::Put, refused, u32::MAX);
+        let began = Instant::now();
+        let put = retry.put(&key(), BODY, &PutOptions::default()).await;
+        assert_eq!(put.unwrap_err().kind, StoreErrorKind::Connect);
+        let seconds = began.elapsed().as_secs();
+        assert!((least..=most).contains(&seconds), "{met}: {seconds} s");
+    }
+}

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 
-use super::{Patience, Retry};
+use super::Retry;
 use crate::key::Key;
 use crate::store::{
     LockCheck, MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt,
@@ -122,7 +122,7 @@ impl MultipartUpload for RetryUpload {
 
     async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
         let before = self.before().await;
-        let mut patience = Patience::new(self.store.policy);
+        let mut patience = self.store.patience();
         let mut unknown = false;
         loop {
             match self.inner.complete(parts).await {
