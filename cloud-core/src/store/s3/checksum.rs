@@ -5,6 +5,8 @@ use aws_smithy_types::base64;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
+use super::Flag;
+
 /// The checksum that travels with a body, in base64.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Checksum {
@@ -15,12 +17,21 @@ pub(super) enum Checksum {
 }
 
 impl Checksum {
-    pub(super) fn crc32c(body: &Bytes) -> Self {
+    fn crc32c(body: &Bytes) -> Self {
         Self::Crc32c(base64::encode(crc32c::crc32c(body).to_be_bytes()))
     }
 
-    pub(super) fn md5(body: &Bytes) -> Self {
+    fn md5(body: &Bytes) -> Self {
         Self::Md5(base64::encode(Md5::digest(body)))
+    }
+
+    /// The header where the store takes it, `Content-MD5` elsewhere.
+    pub(super) fn of(body: &Bytes, header: bool) -> Self {
+        if header {
+            Self::crc32c(body)
+        } else {
+            Self::md5(body)
+        }
     }
 
     pub(super) fn as_crc32c(&self) -> Option<&str> {
@@ -37,18 +48,52 @@ impl Checksum {
         }
     }
 
-    /// Why what the store answered cannot be what was sent. An `ETag` is no
-    /// checksum: where a bucket encrypts by itself it only looks like one.
-    pub(super) fn contradicted(&self, crc32c: Option<&str>) -> Option<String> {
-        let (sent, stored) = (self.as_crc32c()?, crc32c?);
-        let other = sent != stored;
-        other.then(|| format!("CRC-32C {sent} was sent, {stored} was stored"))
+    /// Why what the store answered cannot be what was sent.
+    ///
+    /// An `ETag` only may be an MD5: where a store makes it of something else it
+    /// still looks like one. So it counts once an earlier one was, which
+    /// `etags_are_md5` keeps. (The store has compared `Content-MD5` by then.)
+    pub(super) fn contradicted(&self, stored: &Stored<'_>, etags_are_md5: &Flag) -> Option<String> {
+        match self {
+            Self::Crc32c(sent) => {
+                let stored = stored.crc32c.filter(|stored| stored != sent)?;
+                Some(format!("CRC-32C {sent} was sent, {stored} was stored"))
+            }
+            Self::Md5(sent) => {
+                let stored = md5_of(stored.etag?)?;
+                if stored == *sent {
+                    etags_are_md5.set();
+                    return None;
+                }
+                let text = format!("MD5 {sent} was sent, {stored} was stored");
+                etags_are_md5.is_set().then_some(text)
+            }
+        }
     }
 }
 
-/// An `ETag` without its quotes.
+/// What an answer tells of the bytes that were stored.
+pub(super) struct Stored<'a> {
+    /// In base64.
+    pub(super) crc32c: Option<&'a str>,
+    /// `None` where encryption makes it something else than an MD5.
+    pub(super) etag: Option<&'a str>,
+}
+
+/// The MD5, in base64, that an `ETag` may be.
+fn md5_of(etag: &str) -> Option<String> {
+    let digits = unquoted(etag);
+    if digits.len() != 32 || !digits.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return None;
+    }
+    let digits = u128::from_str_radix(digits, 16).ok()?;
+    Some(base64::encode(digits.to_be_bytes()))
+}
+
+/// An `ETag` without its quotes, and without the mark that proxies set who
+/// compress what they pass on.
 pub(super) fn unquoted(etag: &str) -> &str {
-    etag.trim_matches('"')
+    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
 #[cfg(test)]
@@ -67,10 +112,27 @@ mod tests {
     #[test]
     fn only_what_can_be_compared_contradicts() {
         let body = Bytes::from_static(b"123456789");
+        let known = Flag::default();
+        let crc32c = |text| Stored {
+            crc32c: text,
+            etag: None,
+        };
         let crc = Checksum::crc32c(&body);
-        assert_eq!(crc.contradicted(None), None);
-        assert_eq!(crc.contradicted(Some("4waSgw==")), None);
-        assert!(crc.contradicted(Some("AAAAAA==")).is_some());
-        assert_eq!(Checksum::md5(&body).contradicted(Some("AAAAAA==")), None);
+        assert_eq!(crc.contradicted(&crc32c(None), &known), None);
+        assert_eq!(crc.contradicted(&crc32c(Some("4waSgw==")), &known), None);
+        let other = crc32c(Some("AAAAAA=="));
+        assert!(crc.contradicted(&other, &known).is_some());
+        assert_eq!(Checksum::md5(&body).contradicted(&other, &known), None);
+    }
+
+    #[test]
+    fn an_etag_of_32_hex_digits_may_be_an_md5() {
+        let md5 = Some("JfnnlDI7RTiF9RgfG2JNCw==".to_owned());
+        assert_eq!(md5_of("\"25f9e794323b453885f5181f1b624d0b\""), md5);
+        assert_eq!(md5_of("W/\"25F9E794323B453885F5181F1B624D0B\""), md5);
+        for other in ["", "25f9", "25f9e794323b453885f5181f1b624d0b-2"] {
+            assert_eq!(md5_of(other), None, "{other}");
+        }
+        assert_eq!(md5_of("+5f9e794323b453885f5181f1b624d0b"), None);
     }
 }

@@ -1,10 +1,12 @@
 //! Deleting many objects, each with a fate of its own.
 
+use std::collections::{HashMap, HashSet};
+
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete, DeletedObject, ObjectIdentifier};
 use aws_smithy_types::base64;
 use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt};
@@ -62,7 +64,10 @@ impl Inner {
                     self.delete_singly(&bulk, &mut report).await?;
                 }
                 Err(failure) => {
-                    let what = format!("{} and {} more", bulk[0], keys.len() - 1);
+                    let what = match bulk.as_slice() {
+                        [only] => only.to_string(),
+                        several => format!("{} and {} more", several[0], several.len() - 1),
+                    };
                     return Err(self.error(StoreOp::Delete, what, failure));
                 }
             }
@@ -98,22 +103,29 @@ impl Inner {
 
     fn fates(&self, keys: &[&Key], output: &DeleteObjectsOutput) -> DeleteReport {
         let mut report = DeleteReport::default();
+        let refused = output.errors().iter();
+        let refused: HashMap<&str, _> = refused
+            .filter_map(|error| Some((error.key()?, error)))
+            .collect();
+        let deleted = output.deleted().iter();
+        let deleted: HashSet<&str> = deleted.filter_map(DeletedObject::key).collect();
         for key in keys {
-            let same = |name: Option<&str>| name == Some(key.as_str());
-            let refused = output.errors().iter().find(|error| same(error.key()));
-            let done = output.deleted().iter().any(|deleted| same(deleted.key()));
-            let failed = match refused {
+            let failed = match refused.get(key.as_str()) {
                 Some(error) => {
                     let code = error.code().unwrap_or_default();
                     let message = one_line(error.message().unwrap_or_default());
-                    // The status stands for codes that have no class of their own.
-                    let status = if code == "AccessDenied" { 403 } else { 500 };
-                    match kind_of(code, status) {
+                    let why = match (code, message.as_str()) {
+                        ("", "") => "the store gives no reason".to_owned(),
+                        ("", words) | (words, "") => words.to_owned(),
+                        (code, message) => format!("{code}: {message}"),
+                    };
+                    // 500 stands for codes that have no class of their own.
+                    match kind_of(code, 500) {
                         StoreErrorKind::NotFound => None,
-                        kind => Some((kind, format!("{code}: {message}"))),
+                        kind => Some((kind, why)),
                     }
                 }
-                None if done => None,
+                None if deleted.contains(key.as_str()) => None,
                 None => Some((
                     StoreErrorKind::Other,
                     "the answer does not mention it".to_owned(),

@@ -23,7 +23,27 @@ pub(super) struct Failure {
     pub(super) status: Option<u16>,
     /// The region the bucket is in, where the answer tells that it is another.
     pub(super) region: Option<String>,
+    /// What the answer says it is about, in lower case: its code and message,
+    /// and the header or argument it names.
+    about: String,
 }
+
+/// What a store that refused a request turned out not to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// `If-None-Match`
+    Condition,
+    /// Checksum headers.
+    Checksums,
+    /// A header, but the answer does not say which.
+    Something,
+}
+
+/// How stores name what they do not know of a checksum, in lower case.
+const CHECKSUM_WORDS: [&str; 4] = ["checksum", "crc32c", "content-md5", "contentmd5"];
+
+/// How stores name the condition.
+const CONDITION_WORDS: [&str; 3] = ["if-none-match", "conditional", "precondition"];
 
 impl Failure {
     /// A failure that no answer stands behind.
@@ -34,15 +54,28 @@ impl Failure {
             code: String::new(),
             status: None,
             region: None,
+            about: String::new(),
         }
     }
 
-    /// Whether the answer was about a header that the store does not know, and
-    /// that has one of these names.
-    pub(super) fn is_about(&self, names: &[&str]) -> bool {
-        let refused = matches!(self.status, Some(400 | 405 | 501));
-        let text = self.text.to_ascii_lowercase();
-        refused && (self.status == Some(501) || names.iter().any(|name| text.contains(name)))
+    /// What the store does not know, if that is why it refused the request. A
+    /// checksum that does not fit, or a condition that does not hold, is known.
+    pub(super) fn unknown(&self) -> Option<Unknown> {
+        let refused = matches!(
+            self.kind,
+            StoreErrorKind::Invalid | StoreErrorKind::Unsupported
+        );
+        if !refused || !matches!(self.status, Some(400 | 405 | 501)) {
+            return None;
+        }
+        let names = |words: &[&str]| words.iter().any(|word| self.about.contains(word));
+        if names(&CONDITION_WORDS) {
+            Some(Unknown::Condition)
+        } else if names(&CHECKSUM_WORDS) {
+            Some(Unknown::Checksums)
+        } else {
+            (self.status == Some(501)).then_some(Unknown::Something)
+        }
     }
 }
 
@@ -131,7 +164,12 @@ fn of_credentials(failed: &CredentialsError) -> Failure {
         _ if timed_out(failed) => StoreErrorKind::Timeout,
         _ => StoreErrorKind::Unauthenticated,
     };
-    Failure::new(kind, innermost(failed))
+    let text = match (failed, failed.source()) {
+        // That none were found is said in the reference's words, alone.
+        (CredentialsError::CredentialsNotLoaded(_), Some(why)) => one_line(&why.to_string()),
+        _ => innermost(failed),
+    };
+    Failure::new(kind, text)
 }
 
 fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Failure {
@@ -149,13 +187,24 @@ fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Fail
         "ExpiredToken" | "TokenRefreshRequired" => "; renew the credentials",
         _ => "",
     };
+    let named = ["Header", "ArgumentName"].map(|name| element(raw, name).unwrap_or_default());
+    let about = format!("{code} {message} {}", named.join(" "));
     Failure {
         kind: kind_of(code, status),
         text: format!("{said}{hint}"),
         code: code.to_owned(),
         status: Some(status),
         region: elsewhere(code, status, raw),
+        about: about.to_ascii_lowercase(),
     }
+}
+
+/// The text of an element in the body of an answer.
+fn element<'a>(raw: &'a HttpResponse, name: &str) -> Option<&'a str> {
+    let body = std::str::from_utf8(raw.body().bytes()?).ok()?;
+    let (_, rest) = body.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(text)
 }
 
 /// The region that an answer sends the client to.
@@ -169,13 +218,12 @@ fn elsewhere(code: &str, status: u16, raw: &HttpResponse) -> Option<String> {
     if !moved {
         return None;
     }
-    let header = raw.headers().get("x-amz-bucket-region").map(str::to_owned);
-    header.or_else(|| {
-        let body = std::str::from_utf8(raw.body().bytes()?).ok()?;
-        let (_, rest) = body.split_once("<Region>")?;
-        let (region, _) = rest.split_once("</Region>")?;
-        Some(region.to_owned())
-    })
+    let header = raw.headers().get("x-amz-bucket-region");
+    let region = header.or_else(|| element(raw, "Region"))?;
+    // It becomes part of a host name.
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let usable = !region.is_empty() && region.chars().all(plain);
+    usable.then(|| region.to_owned())
 }
 
 /// The class of an answer.
@@ -184,6 +232,7 @@ pub(super) fn kind_of(code: &str, status: u16) -> StoreErrorKind {
     match code {
         "NoSuchKey" | "NoSuchUpload" | "NoSuchVersion" => return Kind::NotFound,
         "NoSuchBucket" => return Kind::BucketMissing,
+        "AccessDenied" | "AllAccessDisabled" => return Kind::PermissionDenied,
         "PreconditionFailed" => return Kind::AlreadyExists,
         "ConditionalRequestConflict" | "OperationAborted" => return Kind::Conflict,
         "InvalidAccessKeyId"
@@ -202,6 +251,8 @@ pub(super) fn kind_of(code: &str, status: u16) -> StoreErrorKind {
         | "TooManyRequests"
         | "BandwidthLimitExceeded" => return Kind::RateLimited,
         "RequestTimeout" => return Kind::Timeout,
+        // Some answers begin with 200 before the outcome is known.
+        "InternalError" | "ServiceUnavailable" => return Kind::ServerFault,
         // The bytes were damaged on their way: sending them again helps.
         "BadDigest"
         | "XAmzContentSHA256Mismatch"
@@ -212,6 +263,8 @@ pub(super) fn kind_of(code: &str, status: u16) -> StoreErrorKind {
         _ => {}
     }
     match status {
+        // A yes that makes no sense: what was done is unknown.
+        200..=299 if code.is_empty() => Kind::Connect,
         401 => Kind::Unauthenticated,
         403 => Kind::PermissionDenied,
         404 => Kind::NotFound,
@@ -222,7 +275,7 @@ pub(super) fn kind_of(code: &str, status: u16) -> StoreErrorKind {
         429 => Kind::RateLimited,
         507 => Kind::Full,
         500..=599 => Kind::ServerFault,
-        300..=499 => Kind::Invalid,
+        200..=499 => Kind::Invalid,
         _ => Kind::Other,
     }
 }
@@ -255,6 +308,11 @@ mod tests {
             ("", 412, Kind::AlreadyExists),
             ("BadDigest", 400, Kind::Connect),
             ("QuotaExceeded", 403, Kind::Full),
+            ("InternalError", 200, Kind::ServerFault),
+            ("SlowDown", 200, Kind::RateLimited),
+            ("", 200, Kind::Connect),
+            ("RequestTimeTooSkewed", 403, Kind::Unauthenticated),
+            ("InvalidAccessKeyId", 403, Kind::Unauthenticated),
             ("NotImplemented", 501, Kind::Unsupported),
             ("InvalidArgument", 400, Kind::Invalid),
             ("InvalidRange", 416, Kind::Invalid),

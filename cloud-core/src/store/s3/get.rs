@@ -8,6 +8,7 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::types::ObjectLockLegalHoldStatus;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::byte_stream::ByteStream;
+use aws_smithy_types::checksum_config::ResponseChecksumValidation;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
@@ -37,7 +38,16 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
                 .key(key.as_str())
                 .set_range(header(range))
                 .set_if_match(range.version.as_ref().map(quoted));
-            inner.encryption.get(request).send()
+            let request = inner.encryption.get(request).customize();
+            // Some stores send the checksum of the whole with a part of it.
+            let request = if header(range).is_some() {
+                let validation = ResponseChecksumValidation::WhenRequired;
+                let settings = aws_sdk_s3::config::Builder::new();
+                request.config_override(settings.response_checksum_validation(validation))
+            } else {
+                request
+            };
+            request.send()
         })
         .await;
     let output = match sent {
@@ -65,25 +75,24 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
 }
 
 /// A condition that failed on reading means that the object is another one.
-fn unread(inner: &Inner, key: &Key, mut failure: Failure) -> StoreError {
+fn unread(inner: &Inner, key: &Key, failure: Failure) -> StoreError {
     if failure.status == Some(412) {
-        failure = Failure::new(
-            StoreErrorKind::Corrupt,
-            "the object was replaced while it was read",
-        );
+        replaced(inner, key)
+    } else {
+        inner.error(StoreOp::Get, key, failure)
     }
-    inner.error(StoreOp::Get, key, failure)
+}
+
+fn replaced(inner: &Inner, key: &Key) -> StoreError {
+    let why = "the object was replaced while it was read";
+    inner.refuse(StoreOp::Get, key, StoreErrorKind::Corrupt, why)
 }
 
 /// Reading no bytes, which a range cannot say.
 async fn nothing(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Result<Download> {
     let meta = inner.head(StoreOp::Get, key, LockCheck::Skip).await?;
     if range.version.is_some() && range.version != meta.version {
-        let failure = Failure {
-            status: Some(412),
-            ..Failure::new(StoreErrorKind::Corrupt, "")
-        };
-        return Err(unread(inner, key, failure));
+        return Err(replaced(inner, key));
     }
     if range.start > meta.size || range.end.is_some_and(|end| end != range.start) {
         let why = format!("the range begins behind the end ({} bytes)", meta.size);

@@ -1,5 +1,6 @@
 //! Listing, page by page.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
@@ -18,6 +19,8 @@ struct Listing {
     prefix: Prefix,
     depth: Depth,
     next: Next,
+    /// Tokens that were used: one that comes again leads in a circle.
+    used: HashSet<String>,
 }
 
 enum Next {
@@ -36,6 +39,7 @@ pub(super) fn list(
         prefix: prefix.clone(),
         depth,
         next: Next::First,
+        used: HashSet::new(),
     };
     stream::unfold(listing, |mut listing| async {
         let page = listing.page().await?;
@@ -54,6 +58,9 @@ impl Listing {
         };
         Some(match self.ask(token).await {
             Ok((page, next)) => {
+                if let Next::Token(token) = &next {
+                    self.used.insert(token.clone());
+                }
                 self.next = next;
                 Ok(page)
             }
@@ -76,10 +83,10 @@ impl Listing {
                     .send()
             })
             .await?;
-        let next = match (output.is_truncated(), output.next_continuation_token()) {
-            (Some(true), Some(next)) if token.as_deref() != Some(next) => {
-                Next::Token(next.to_owned())
-            }
+        let next = output.next_continuation_token();
+        let next = next.filter(|token| !token.is_empty() && !self.used.contains(*token));
+        let next = match (output.is_truncated(), next) {
+            (Some(true), Some(next)) => Next::Token(next.to_owned()),
             // Going on would never end, stopping would be a short list.
             (Some(true), _) => {
                 let why = "the answer says that there is more, but not how to get it";

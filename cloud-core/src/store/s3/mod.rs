@@ -15,6 +15,8 @@ mod get;
 mod list;
 mod multipart;
 mod put;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::fmt;
@@ -58,6 +60,8 @@ struct Inner {
 struct Learned {
     /// Checksum headers: `Content-MD5` is sent in their place.
     without_checksums: Flag,
+    /// Not a lack: the `ETag` of an object was seen to be its MD5.
+    etags_are_md5: Flag,
     /// `If-None-Match`: the name is looked up first.
     without_conditions: Flag,
     /// `DeleteObjects`: objects are deleted one by one.
@@ -70,6 +74,10 @@ struct Flag(AtomicBool);
 impl Flag {
     fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 
     /// Sets the flag; says `what` the first time.

@@ -11,12 +11,13 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
 
-use super::checksum::Checksum;
+use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
 use super::error::Failure;
-use super::put::{receipt, tagging};
+use super::put::{is_plain, receipt, tagging, without_type};
 use super::{
-    Inner, LockCheck, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp,
+    Flag, Inner, LockCheck, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind,
+    StoreOp,
 };
 use crate::key::Key;
 use crate::store::{PartNumber, PartReceipt, PutMode};
@@ -27,9 +28,11 @@ pub(super) struct Upload {
     key: Key,
     id: String,
     mode: PutMode,
-    /// Whether the upload was begun with checksums, which all its parts have
-    /// then.
-    checksums: bool,
+    /// Whether parts go without checksum headers: the upload was begun so, or
+    /// one of them was refused.
+    without_checksums: Flag,
+    /// The `ETag` of a part was seen to be its MD5.
+    etags_are_md5: Flag,
     over: AtomicBool,
 }
 
@@ -46,10 +49,10 @@ impl Upload {
     pub(super) async fn begin(inner: &Arc<Inner>, key: &Key, options: &PutOptions) -> Result<Self> {
         let failed = |failure| inner.error(StoreOp::BeginMultipart, key, failure);
         loop {
+            let allowed = !inner.learned.without_checksums.is_set();
             let sent = inner
                 .call(|connection| {
-                    let checksums =
-                        !connection.when_required && !inner.learned.without_checksums.is_set();
+                    let checksums = allowed && !connection.when_required;
                     let request = connection
                         .client
                         .create_multipart_upload()
@@ -63,7 +66,7 @@ impl Upload {
                 .await;
             let (checksums, output) = match sent {
                 Ok(sent) => sent,
-                Err(failure) if inner.learns_checksums(&failure) => continue,
+                Err(failure) if inner.learns(&failure, allowed, false) => continue,
                 Err(failure) => return Err(failed(failure)),
             };
             let id = output.upload_id().unwrap_or_default();
@@ -71,12 +74,17 @@ impl Upload {
                 let why = "the answer has no upload id";
                 return Err(failed(Failure::new(StoreErrorKind::Corrupt, why)));
             }
+            let without_checksums = Flag::default();
+            if !checksums {
+                without_checksums.set();
+            }
             return Ok(Self {
                 inner: Arc::clone(inner),
                 key: key.clone(),
                 id: id.to_owned(),
                 mode: options.mode,
-                checksums,
+                without_checksums,
+                etags_are_md5: Flag::default(),
                 over: AtomicBool::new(false),
             });
         }
@@ -91,14 +99,6 @@ impl Upload {
                 .refuse(op, &self.key, StoreErrorKind::NotFound, why));
         }
         Ok(())
-    }
-
-    fn checksum(&self, body: &Bytes) -> Checksum {
-        if self.checksums {
-            Checksum::crc32c(body)
-        } else {
-            Checksum::md5(body)
-        }
     }
 
     fn request(
@@ -120,6 +120,7 @@ impl Upload {
             .set_checksum_crc32_c(checksum.as_crc32c().map(str::to_owned))
             .set_content_md5(checksum.as_md5().map(str::to_owned));
         let request = self.inner.encryption.part(request).customize();
+        let request = request.mutate_request(without_type);
         let request = if connection.secure {
             request.disable_payload_signing()
         } else {
@@ -131,7 +132,10 @@ impl Upload {
     /// The name must be free at the end, which not every store looks after: what
     /// was there before the end is found by looking, what comes between the look
     /// and the end by the condition.
-    async fn check_free(&self) -> Result<()> {
+    ///
+    /// Who may only write cannot look, and is left to the condition, if there is
+    /// one.
+    async fn check_free(&self, condition: bool) -> Result<()> {
         match self
             .inner
             .head(StoreOp::Complete, &self.key, LockCheck::Skip)
@@ -142,16 +146,11 @@ impl Upload {
                 let kind = StoreErrorKind::AlreadyExists;
                 Err(self.inner.refuse(StoreOp::Complete, &self.key, kind, why))
             }
-            // Who may only write cannot look.
-            Err(error)
-                if matches!(
-                    error.kind,
-                    StoreErrorKind::NotFound | StoreErrorKind::PermissionDenied
-                ) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) => match error.kind {
+                StoreErrorKind::NotFound => Ok(()),
+                StoreErrorKind::PermissionDenied if condition => Ok(()),
+                _ => Err(error),
+            },
         }
     }
 
@@ -193,13 +192,31 @@ impl MultipartUpload for Upload {
         let failed = |failure| self.inner.error(StoreOp::PutPart, &what, failure);
         let invalid = |why: &str| failed(Failure::new(StoreErrorKind::Invalid, why));
         let place = i32::try_from(number.get()).map_err(|_| invalid("there is no such part"))?;
-        let checksum = self.checksum(&body);
-        let output = self
-            .inner
-            .call(|connection| self.request(connection, place, &body, &checksum))
-            .await
-            .map_err(failed)?;
-        if let Some(why) = checksum.contradicted(output.checksum_crc32_c()) {
+        let (checksum, output) = loop {
+            let checksums = !self.without_checksums.is_set();
+            let checksum = Checksum::of(&body, checksums);
+            let sent = self
+                .inner
+                .call(|connection| self.request(connection, place, &body, &checksum))
+                .await;
+            match sent {
+                Ok(output) => break (checksum, output),
+                Err(failure) if self.inner.learns(&failure, checksums, false) => {
+                    self.without_checksums.set();
+                }
+                Err(failure) => return Err(failed(failure)),
+            }
+        };
+        let stored = Stored {
+            crc32c: output.checksum_crc32_c(),
+            etag: output.e_tag().filter(|_| {
+                is_plain(
+                    output.server_side_encryption(),
+                    output.sse_customer_algorithm(),
+                )
+            }),
+        };
+        if let Some(why) = checksum.contradicted(&stored, &self.etags_are_md5) {
             return Err(failed(Failure::new(StoreErrorKind::Corrupt, why)));
         }
         let etag = output.e_tag().unwrap_or_default();
@@ -223,13 +240,13 @@ impl MultipartUpload for Upload {
             let why = "an upload needs at least one part";
             return Err(failed(Failure::new(StoreErrorKind::Invalid, why)));
         }
-        if self.mode == PutMode::CreateOnly {
-            self.check_free().await?;
-        }
         let list = Self::list(parts);
         loop {
-            let condition =
-                self.mode == PutMode::CreateOnly && !self.inner.learned.without_conditions.is_set();
+            let new = self.mode == PutMode::CreateOnly;
+            let condition = new && !self.inner.learned.without_conditions.is_set();
+            if new {
+                self.check_free(condition).await?;
+            }
             let sent = self
                 .inner
                 .call(|connection| {
@@ -249,7 +266,7 @@ impl MultipartUpload for Upload {
                     self.over.store(true, Ordering::Relaxed);
                     return Ok(receipt(output.e_tag()));
                 }
-                Err(failure) if condition && self.inner.learns_conditions(&failure) => {}
+                Err(failure) if self.inner.learns(&failure, false, condition) => {}
                 Err(failure) => return Err(failed(failure)),
             }
         }

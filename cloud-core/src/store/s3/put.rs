@@ -2,55 +2,44 @@
 
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
+use aws_sdk_s3::types::ServerSideEncryption;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
 
-use super::checksum::{Checksum, unquoted};
+use super::checksum::{Checksum, Stored, unquoted};
 use super::connect::Connection;
-use super::error::Failure;
+use super::error::{Failure, Unknown};
 use super::{Inner, LockCheck, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
 use crate::store::{ObjectVersion, PutMode, Tag};
 
-/// How stores name what they do not know of a checksum, in lower case.
-const CHECKSUM_WORDS: [&str; 4] = ["checksum", "crc32c", "content-md5", "contentmd5"];
-
-/// How stores name the condition.
-const CONDITION_WORDS: [&str; 3] = ["if-none-match", "conditional", "precondition"];
-
 impl Inner {
-    /// What travels with a body. `Content-MD5` where the user, or the store,
-    /// wants no checksum headers.
-    pub(super) fn checksum(&self, connection: &Connection, body: &Bytes) -> Checksum {
-        if connection.when_required || self.learned.without_checksums.is_set() {
-            Checksum::md5(body)
-        } else {
-            Checksum::crc32c(body)
+    /// Whether to try again without what the store turned out not to know, of
+    /// what was sent with the request that failed. Where it does not say what it
+    /// was, checksum headers go first: `Content-MD5` is as good.
+    pub(super) fn learns(&self, failure: &Failure, checksums: bool, condition: bool) -> bool {
+        let unknown = match failure.unknown() {
+            Some(Unknown::Something) if checksums => Some(Unknown::Checksums),
+            Some(Unknown::Something) => Some(Unknown::Condition),
+            other => other,
+        };
+        match unknown {
+            Some(Unknown::Checksums) if checksums => {
+                let what = "does not take checksum headers: Content-MD5 is sent instead";
+                let learned = &self.learned.without_checksums;
+                learned.learn(&self.info.location, what);
+                true
+            }
+            Some(Unknown::Condition) if condition => {
+                let what =
+                    "does not know If-None-Match: names are looked up before they are written";
+                let learned = &self.learned.without_conditions;
+                learned.learn(&self.info.location, what);
+                true
+            }
+            _ => false,
         }
-    }
-
-    /// Whether to try again because the store did not know the checksum header.
-    pub(super) fn learns_checksums(&self, failure: &Failure) -> bool {
-        let news = !self.learned.without_checksums.is_set() && failure.is_about(&CHECKSUM_WORDS);
-        if news {
-            let what = "does not take checksum headers: Content-MD5 is sent instead";
-            self.learned
-                .without_checksums
-                .learn(&self.info.location, what);
-        }
-        news
-    }
-
-    /// Whether to try again because the store did not know `If-None-Match`.
-    pub(super) fn learns_conditions(&self, failure: &Failure) -> bool {
-        let news = !self.learned.without_conditions.is_set() && failure.is_about(&CONDITION_WORDS);
-        if news {
-            let what = "does not know If-None-Match: names are looked up before they are written";
-            self.learned
-                .without_conditions
-                .learn(&self.info.location, what);
-        }
-        news
     }
 
     pub(super) async fn put(
@@ -61,24 +50,29 @@ impl Inner {
     ) -> Result<PutReceipt> {
         loop {
             let condition = self.condition(StoreOp::Put, key, options.mode).await?;
+            let checksums = !self.learned.without_checksums.is_set();
             let sent = self
                 .call(|connection| {
-                    let checksum = self.checksum(connection, &body);
+                    let checksum = Checksum::of(&body, checksums && !connection.when_required);
                     let sent = self.request(connection, key, &body, &checksum, options, condition);
                     async move { Ok((checksum, sent.await?)) }
                 })
                 .await;
             let (checksum, output) = match sent {
                 Ok(sent) => sent,
-                Err(failure)
-                    if (condition && self.learns_conditions(&failure))
-                        || self.learns_checksums(&failure) =>
-                {
-                    continue;
-                }
+                Err(failure) if self.learns(&failure, checksums, condition) => continue,
                 Err(failure) => return Err(self.error(StoreOp::Put, key, failure)),
             };
-            if let Some(why) = checksum.contradicted(output.checksum_crc32_c()) {
+            let stored = Stored {
+                crc32c: output.checksum_crc32_c(),
+                etag: output.e_tag().filter(|_| {
+                    is_plain(
+                        output.server_side_encryption(),
+                        output.sse_customer_algorithm(),
+                    )
+                }),
+            };
+            if let Some(why) = checksum.contradicted(&stored, &self.learned.etags_are_md5) {
                 return Err(self.refuse(StoreOp::Put, key, StoreErrorKind::Corrupt, why));
             }
             return Ok(receipt(output.e_tag()));
@@ -125,6 +119,7 @@ impl Inner {
             .set_checksum_crc32_c(checksum.as_crc32c().map(str::to_owned))
             .set_content_md5(checksum.as_md5().map(str::to_owned));
         let request = self.encryption.put(request).customize();
+        let request = request.mutate_request(without_type);
         // TLS protects the body; a signature over it would only cost a pass.
         let request = if connection.secure {
             request.disable_payload_signing()
@@ -133,6 +128,18 @@ impl Inner {
         };
         request.send()
     }
+}
+
+/// Takes away the type that the SDK gives a body: the reference gives none, and
+/// leaves the store's own.
+pub(super) fn without_type(request: &mut HttpRequest) {
+    request.headers_mut().remove("content-type");
+}
+
+/// Whether an `ETag` may be the MD5 of what was sent: not where a key of the
+/// user's, or of KMS, was at work.
+pub(super) fn is_plain(mode: Option<&ServerSideEncryption>, customer: Option<&str>) -> bool {
+    customer.is_none() && mode.is_none_or(|mode| *mode == ServerSideEncryption::Aes256)
 }
 
 /// What a write answered.

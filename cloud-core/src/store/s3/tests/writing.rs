@@ -1,0 +1,446 @@
+//! Small objects, and what every write carries.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+use super::*;
+
+#[test]
+fn a_write_is_one_plain_request_with_a_checksum_header() {
+    alone(|| async {
+        let server = Server::start(|_| written());
+        let receipt = put(&*store(&server), &PutOptions::default()).await.unwrap();
+        assert_eq!(receipt.version, Some(ObjectVersion("version".into())));
+        let request = server.request();
+        assert_plain(&request);
+        assert_eq!(
+            (request.method.as_str(), request.path(), &request.body[..]),
+            ("PUT", PATH, &BODY[..])
+        );
+        assert_eq!(request.header("x-amz-checksum-crc32c"), Some(CRC32C));
+        // Over plain HTTP the signature covers the body.
+        let mut digest = String::new();
+        for byte in Sha256::digest(&BODY) {
+            write!(digest, "{byte:02x}").unwrap();
+        }
+        assert_eq!(request.header("x-amz-content-sha256"), Some(&*digest));
+        for absent in [
+            "content-md5",
+            "content-type",
+            "if-none-match",
+            "x-amz-tagging",
+            "x-amz-server-side-encryption",
+            "x-amz-acl",
+            "x-amz-storage-class",
+        ] {
+            assert!(request.named(absent).is_empty(), "{absent}: {request:#?}");
+        }
+    });
+}
+
+#[test]
+fn an_empty_object_has_a_length_too() {
+    alone(|| async {
+        let server = Server::start(|_| written());
+        let options = PutOptions::default();
+        let put = store(&server).put(&key(), Bytes::new(), &options).await;
+        put.unwrap();
+        assert_plain(&server.request());
+        assert_eq!(server.request().header("content-length"), Some("0"));
+    });
+}
+
+#[test]
+fn over_tls_the_body_is_not_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(made) = certificates(folder.path()) else {
+        return;
+    };
+    let (bundle, place) = (made.join("ca.crt"), made.display().to_string());
+    let variables = [
+        ("AWS_CA_BUNDLE", bundle.to_str().unwrap()),
+        ("S3_TEST_CERTIFICATES", &place),
+    ];
+    alone_with(&variables, || async {
+        let server = Server::secure(&certificates(Path::new("")).unwrap(), |request| {
+            if request.asks("uploads") {
+                multipart::begun()
+            } else {
+                written()
+            }
+        });
+        let store = store(&server);
+        put(&*store, &PutOptions::default()).await.unwrap();
+        let begun = store.begin_multipart(&key(), &PutOptions::default()).await;
+        let part = begun.unwrap().put_part(PartNumber::FIRST, BODY).await;
+        part.unwrap();
+        let requests = server.requests();
+        for request in [&requests[0], &requests[2]] {
+            assert_plain(request);
+            let signed = request.header("x-amz-content-sha256");
+            assert_eq!(signed, Some("UNSIGNED-PAYLOAD"));
+            assert_eq!(request.header("x-amz-checksum-crc32c"), Some(CRC32C));
+        }
+    });
+}
+
+#[test]
+fn who_wants_no_checksum_headers_gets_content_md5() {
+    alone_with(&[WHEN_REQUIRED], || async {
+        let server = Server::start(|_| written());
+        put(&*store(&server), &create()).await.unwrap();
+        let request = server.request();
+        assert_plain(&request);
+        assert_eq!(request.header("content-md5"), Some(MD5));
+        assert!(request.named("x-amz-checksum").is_empty(), "{request:#?}");
+    });
+}
+
+#[test]
+fn a_store_that_refuses_checksum_headers_gets_content_md5_from_then_on() {
+    alone(|| async {
+        for refusal in [
+            Answer::error(400, "MissingContentMD5", ""),
+            Answer::error(
+                400,
+                "InvalidRequest",
+                "<Message>Content-MD5 HTTP header is required</Message>",
+            ),
+            Answer::error(
+                400,
+                "InvalidArgument",
+                "<Message>Unsupported header x-amz-checksum-crc32c</Message>",
+            ),
+            Answer::error(
+                501,
+                "NotImplemented",
+                "<Message>A header you provided implies functionality that is not implemented\
+                 </Message><Header>x-amz-checksum-crc32c</Header>",
+            ),
+            // It says not what it lacks: what costs nothing is given up first.
+            Answer::error(501, "NotImplemented", ""),
+        ] {
+            let told = format!("{refusal:?}");
+            let server = Server::playing([refusal, written(), written()]);
+            let store = store(&server);
+            put(&*store, &create()).await.expect(&told);
+            put(&*store, &create()).await.expect(&told);
+            let requests = server.requests();
+            assert_eq!(requests.len(), 3, "{told}");
+            for request in &requests[1..] {
+                assert_plain(request);
+                assert_eq!(request.header("content-md5"), Some(MD5), "{told}");
+                assert!(request.named("x-amz-checksum").is_empty(), "{told}");
+                assert_eq!(request.header("if-none-match"), Some("*"), "{told}");
+            }
+        }
+    });
+}
+
+/// Damage on the way is no reason to send less.
+#[test]
+fn a_checksum_that_does_not_fit_is_not_taken_for_one_that_is_not_known() {
+    alone(|| async {
+        let words = "<Message>The CRC32C you specified did not match the calculated checksum\
+                     </Message>";
+        for code in ["BadDigest", "XAmzContentChecksumMismatch"] {
+            let server = Server::playing([Answer::error(400, code, words), written()]);
+            let store = store(&server);
+            let error = put(&*store, &create()).await.unwrap_err();
+            assert!(error.kind.is_transient(), "{error:?}");
+            put(&*store, &create()).await.unwrap();
+            let again = &server.requests()[1];
+            assert_eq!(again.header("x-amz-checksum-crc32c"), Some(CRC32C));
+        }
+    });
+}
+
+#[test]
+fn a_checksum_that_comes_back_is_compared() {
+    alone(|| async {
+        let other = written().header("x-amz-checksum-crc32c", "AAAAAA==");
+        let same = written().header("x-amz-checksum-crc32c", CRC32C);
+        let server = Server::playing([other, same]);
+        let store = store(&server);
+        let error = put(&*store, &PutOptions::default()).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Corrupt);
+        put(&*store, &PutOptions::default()).await.unwrap();
+    });
+}
+
+/// Not every store's `ETag` is an MD5, even if it looks like one; but where one
+/// was, the next one is.
+#[test]
+fn an_etag_is_compared_where_an_earlier_one_was_the_md5() {
+    const RIGHT: &str = "\"25f9e794323b453885f5181f1b624d0b\"";
+    const WRONG: &str = "\"00000000000000000000000000000000\"";
+    alone_with(&[WHEN_REQUIRED], || async {
+        let tagged = |etag: &str| Answer::new(200).header("etag", etag);
+        let corrupt = Some(StoreErrorKind::Corrupt);
+        let kms = tagged(WRONG).header("x-amz-server-side-encryption", "aws:kms");
+        for (answers, expected) in [
+            (vec![tagged(WRONG), tagged(WRONG)], vec![None, None]),
+            (vec![tagged(RIGHT), tagged(WRONG)], vec![None, corrupt]),
+            (
+                vec![tagged(&RIGHT.to_uppercase()), tagged(RIGHT)],
+                vec![None, None],
+            ),
+            (vec![tagged(RIGHT), kms], vec![None, None]),
+            (vec![tagged(RIGHT), tagged("\"abc-1\"")], vec![None, None]),
+        ] {
+            let told = format!("{answers:?}");
+            let server = Server::playing(answers);
+            let store = store(&server);
+            for kind in expected {
+                let done = put(&*store, &PutOptions::default()).await;
+                assert_eq!(done.err().map(|error| error.kind), kind, "{told}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_new_name_is_a_condition_of_the_request() {
+    alone(|| async {
+        let server = Server::playing([
+            written(),
+            Answer::error(412, "PreconditionFailed", ""),
+            Answer::error(409, "ConditionalRequestConflict", ""),
+        ]);
+        let store = store(&server);
+        put(&*store, &create()).await.unwrap();
+        let taken = put(&*store, &create()).await.unwrap_err();
+        assert_eq!(taken.kind, StoreErrorKind::AlreadyExists);
+        let racing = put(&*store, &create()).await.unwrap_err();
+        assert_eq!(racing.kind, StoreErrorKind::Conflict);
+        for request in server.requests() {
+            assert_eq!(request.method, "PUT");
+            assert_eq!(request.header("if-none-match"), Some("*"));
+        }
+    });
+}
+
+#[test]
+fn where_the_condition_is_not_known_the_name_is_looked_up_first() {
+    alone(|| async {
+        for refusal in [
+            Answer::error(
+                501,
+                "NotImplemented",
+                "<Message>A header you provided implies functionality that is not implemented\
+                 </Message><Header>If-None-Match</Header>",
+            ),
+            Answer::error(
+                400,
+                "InvalidArgument",
+                "<ArgumentName>If-None-Match</ArgumentName>",
+            ),
+        ] {
+            let told = format!("{refusal:?}");
+            let found = Answer::new(200).header("content-length", "9");
+            let server = Server::playing([refusal, Answer::new(404), written(), found]);
+            let store = store(&server);
+            put(&*store, &create()).await.expect(&told);
+            let taken = put(&*store, &create()).await.unwrap_err();
+            assert_eq!(taken.kind, StoreErrorKind::AlreadyExists, "{told}");
+            assert_eq!(server.methods(), "PUT HEAD PUT HEAD", "{told}");
+            let plain = &server.requests()[2];
+            assert_eq!(plain.header("if-none-match"), None, "{told}");
+            assert_eq!(plain.header("x-amz-checksum-crc32c"), Some(CRC32C));
+        }
+    });
+}
+
+/// W2: what cannot be looked at may be there.
+#[test]
+fn a_name_that_may_not_be_looked_up_is_not_written() {
+    alone(|| async {
+        let refusal = Answer::error(501, "NotImplemented", "<Header>If-None-Match</Header>");
+        let server = Server::playing([refusal, Answer::new(403)]);
+        let error = put(&*store(&server), &create()).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::PermissionDenied);
+        assert_eq!(server.methods(), "PUT HEAD");
+    });
+}
+
+#[test]
+fn tags_are_sent_even_if_there_are_none() {
+    alone(|| async {
+        let server = Server::start(|request| {
+            if request.asks("uploads") {
+                multipart::begun()
+            } else {
+                written()
+            }
+        });
+        let store = store(&server);
+        let tags = |tags: &[(&str, &str)]| PutOptions {
+            tags: Some(
+                tags.iter()
+                    .map(|(key, value)| Tag {
+                        key: (*key).into(),
+                        value: (*value).into(),
+                    })
+                    .collect(),
+            ),
+            ..PutOptions::default()
+        };
+        for options in [tags(&[("a", "b c"), ("d&", "=")]), tags(&[])] {
+            put(&*store, &options).await.unwrap();
+            store.begin_multipart(&key(), &options).await.unwrap();
+        }
+        let sent: Vec<_> = server
+            .requests()
+            .iter()
+            .map(|request| request.header("x-amz-tagging").map(str::to_owned))
+            .collect();
+        let some = Some("a=b%20c&d%26=%3D".to_owned());
+        let none = Some(String::new());
+        assert_eq!(sent, [some.clone(), some, none.clone(), none]);
+    });
+}
+
+#[test]
+fn requests_share_a_connection() {
+    alone(|| async {
+        let server = Server::start(|_| written());
+        let store = store(&server);
+        for _ in 0..3 {
+            put(&*store, &PutOptions::default()).await.unwrap();
+        }
+        let last = server.requests().pop().unwrap();
+        assert_eq!(last.connection, 0);
+    });
+}
+
+/// Does one of everything.
+async fn everything(store: &dyn ObjectStore) {
+    store.probe().await.unwrap();
+    store.create_bucket().await.unwrap();
+    put(store, &create()).await.unwrap();
+    let upload = store.begin_multipart(&key(), &create()).await.unwrap();
+    let part = upload.put_part(PartNumber::FIRST, BODY).await.unwrap();
+    upload.complete(&[part]).await.unwrap();
+    let upload = store.begin_multipart(&key(), &create()).await.unwrap();
+    upload.abort().await.unwrap();
+    crate::store::get_all(store, &key(), 100).await.unwrap();
+    store.head(&key(), LockCheck::Look).await.unwrap_err();
+    let prefix = Prefix::text("");
+    crate::store::list_all(store, &prefix, Depth::All)
+        .await
+        .unwrap();
+    store.delete_batch(&[key()]).await.unwrap();
+}
+
+/// What a request is called in the manual.
+fn name(request: &Request) -> &'static str {
+    let object = request.path() == PATH;
+    match (request.method.as_str(), object) {
+        ("PUT", true) if request.asks("partNumber") => "UploadPart",
+        ("PUT", true) => "PutObject",
+        ("PUT", false) => "CreateBucket",
+        ("POST", true) if request.asks("uploads") => "CreateMultipartUpload",
+        ("POST", true) => "CompleteMultipartUpload",
+        ("POST", false) => "DeleteObjects",
+        ("DELETE", _) => "AbortMultipartUpload",
+        ("GET", true) => "GetObject",
+        ("GET", false) => "ListObjectsV2",
+        ("HEAD", true) => "HeadObject",
+        _ => "HeadBucket",
+    }
+}
+
+fn all_is_well(request: &Request) -> Answer {
+    match name(request) {
+        "CreateMultipartUpload" => multipart::begun(),
+        "CompleteMultipartUpload" => multipart::completed(),
+        "HeadObject" => Answer::new(404),
+        "GetObject" => written().body("x"),
+        "ListObjectsV2" => listing::page("<IsTruncated>false</IsTruncated>"),
+        "DeleteObjects" => Answer::new(200)
+            .xml("<DeleteResult><Deleted><Key>dir/a b+c</Key></Deleted></DeleteResult>"),
+        _ => written(),
+    }
+}
+
+#[test]
+fn encryption_is_asked_for_where_it_must_be_and_nowhere_else() {
+    const AT_REST: [&str; 2] = ["PutObject", "CreateMultipartUpload"];
+    const CUSTOMER: [&str; 5] = [
+        "PutObject",
+        "CreateMultipartUpload",
+        "UploadPart",
+        "GetObject",
+        "HeadObject",
+    ];
+    const SSE: &str = "x-amz-server-side-encryption";
+    alone(|| async {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let secret = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+        std::fs::write(file.path(), secret).unwrap();
+        let path = format!("file://{}", file.path().display());
+        let md5 = "KYvwGXoFFJ42a2u2GDWhwQ==".to_owned();
+        let own = |name: &str| format!("{SSE}{name}");
+        let text = str::to_owned;
+        for (options, calls, expected) in [
+            (StoreConfig::default(), &[][..], vec![]),
+            (
+                StoreConfig {
+                    encryption: Some("AES256".into()),
+                    ..StoreConfig::default()
+                },
+                &AT_REST[..],
+                vec![(own(""), text("AES256"))],
+            ),
+            (
+                StoreConfig {
+                    encryption: Some("aws:kms".into()),
+                    sse_kms_key_id: Some("key".into()),
+                    ..StoreConfig::default()
+                },
+                &AT_REST[..],
+                vec![
+                    (own(""), text("aws:kms")),
+                    (own("-aws-kms-key-id"), text("key")),
+                ],
+            ),
+            (
+                StoreConfig {
+                    sse_customer_key: Some(path),
+                    ..StoreConfig::default()
+                },
+                &CUSTOMER[..],
+                vec![
+                    (own("-customer-algorithm"), text("AES256")),
+                    (own("-customer-key"), text(secret)),
+                    (own("-customer-key-md5"), md5),
+                ],
+            ),
+        ] {
+            let server = Server::start(all_is_well);
+            let store = opened(&StoreConfig {
+                url: "s3://bucket/path".into(),
+                endpoint_url: Some(server.url.clone()),
+                ..options
+            });
+            everything(&*store).await;
+            let requests = server.requests();
+            let names: std::collections::BTreeSet<_> = requests.iter().map(name).collect();
+            assert_eq!(names.len(), 11, "one of each: {names:?}");
+            for request in requests {
+                let named = |(name, _): &&(String, String)| name.starts_with(SSE);
+                let mut sent: Vec<_> = request.headers.iter().filter(named).cloned().collect();
+                sent.sort();
+                let wanted = if calls.contains(&name(&request)) {
+                    expected.clone()
+                } else {
+                    vec![]
+                };
+                assert_eq!(sent, wanted, "{request:#?}");
+                assert_plain(&request);
+            }
+            assert!(!format!("{store:?}").contains(secret));
+        }
+    });
+}
