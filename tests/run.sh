@@ -57,8 +57,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 say "test servers"
 tests/servers/up.sh install
-postgresql=$(tests/servers/postgresql.sh install)
-eval "$postgresql"
+programs=$(tests/servers/postgresql.sh install && tests/servers/barman.sh install)
+eval "$programs"
 
 say "format"
 cargo fmt --all --check

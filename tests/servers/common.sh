@@ -82,18 +82,25 @@ system_python() {
   if [[ -x /usr/bin/python3 ]]; then echo /usr/bin/python3; else command -v python3; fi
 }
 
-# venv NAME PACKAGE…   prints the folder of a Python environment of its own; the
-# packages are part of the folder's name, so that another version is installed anew
-venv() {
-  local name=$1
-  shift
+need_venv() {
   apt_need python3 python3 python3-venv
   if ! "$(system_python)" -c 'import ensurepip' 2>/dev/null; then
     apt_need no-such-command-installs-always python3-venv
   fi
-  once "$name-$(printf '%s ' "$@" | cksum | cut -d' ' -f1)" make_venv "$@"
 }
 
+# key_of WORD…   a number for what is installed: another version gets a new folder
+key_of() { printf '%s ' "$@" | cksum | cut -d' ' -f1; }
+
+# venv NAME PACKAGE…   prints the folder of a Python environment of its own
+venv() {
+  local name=$1
+  shift
+  need_venv
+  once "$name-$(key_of "$@")" make_venv "$@"
+}
+
+# make_venv PACKAGE… FOLDER
 make_venv() {
   local folder=${*: -1}
   "$(system_python)" -m venv "$folder" || return

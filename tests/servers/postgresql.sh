@@ -29,7 +29,7 @@ install_postgresql() {
   apt_need flock util-linux
   apt_need npm nodejs npm
   local folder bins
-  folder=$(once "postgresql-$(cksum <"$here/postgresql/package-lock.json" | cut -d' ' -f1)" unpack)
+  folder=$(once "postgresql-$(key_of "$(<"$here/postgresql/package-lock.json")")" unpack)
   bins=$(printf ':%s' "$folder"/node_modules/postgresql-*/native/bin)
   echo "export TEST_PG_BINS=${bins#:}"
 }

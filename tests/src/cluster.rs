@@ -134,10 +134,15 @@ impl Cluster {
     /// Makes the tools archive and fetch WAL: `options` are those of
     /// `barman-cloud-wal-archive`.
     pub fn archive_into(&self, workspace: &Workspace, url: &str, server: &str, options: &str) {
+        let tool = workspace.bin("barman-cloud-wal-archive");
+        self.archive_with(&format!("{} {options} {url} {server} %p", tool.display()));
+    }
+
+    /// Archives with any `archive_command`.
+    pub fn archive_with(&self, archive_command: &str) {
         self.configure("wal_level", "replica");
         self.configure("archive_mode", "on");
-        let command = archive_command(workspace, url, server, options);
-        self.configure("archive_command", &command);
+        self.configure("archive_command", archive_command);
     }
 
     /// Makes a restored data directory recover when it is started. Its own
@@ -376,17 +381,6 @@ fn send(server: &Child, signal: Signal) {
     let pid = i32::try_from(server.id()).expect("process ids are positive and small");
     // Fails only for a server that has just ended by itself.
     let _ = kill_process(Pid::from_raw(pid).expect("not zero"), signal);
-}
-
-/// The text of an `archive_command` that uses our tool.
-pub(crate) fn archive_command(
-    workspace: &Workspace,
-    url: &str,
-    server: &str,
-    options: &str,
-) -> String {
-    let tool = workspace.bin("barman-cloud-wal-archive");
-    format!("{} {options} {url} {server} %p", tool.display())
 }
 
 fn setting(name: &str, value: &str) -> String {

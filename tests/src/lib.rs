@@ -11,6 +11,7 @@
 //! slow machine makes a test slow and not red. What a test starts it stops by
 //! its process id, and what it writes lies below one [`Workspace`].
 
+mod barman;
 mod cluster;
 mod digest;
 mod fake_server;
@@ -18,6 +19,7 @@ mod fault_proxy;
 mod load;
 mod owner;
 mod pg_bin;
+mod place;
 mod s3;
 mod sql;
 mod tools;
@@ -26,6 +28,7 @@ mod workspace;
 
 use std::time::{Duration, Instant};
 
+pub use barman::Barman;
 pub use cluster::{Cluster, Recovery, ShutDown};
 pub use digest::{Hex, sha256_of_bytes, sha256_of_file};
 pub use fake_server::FakeServer;
@@ -33,6 +36,7 @@ pub use fault_proxy::{Fault, FaultProxy, Request, Rule};
 pub use load::WriteLoad;
 pub use owner::Owner;
 pub use pg_bin::PgBin;
+pub use place::Place;
 pub use s3::{Bucket, S3Server};
 pub use sql::Session;
 pub use tools::{Run, Running, Tool};

@@ -76,7 +76,12 @@ pub struct Tool<'a> {
 
 impl<'a> Tool<'a> {
     pub(crate) fn new(workspace: &'a Workspace, name: &str) -> Self {
-        let mut command = Command::new(workspace.bin(name));
+        Self::of_program(workspace, name, &workspace.bin(name))
+    }
+
+    /// Another program than ours, run as they are.
+    pub(crate) fn of_program(workspace: &'a Workspace, name: &str, program: &Path) -> Self {
+        let mut command = Command::new(program);
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")

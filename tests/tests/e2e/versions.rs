@@ -6,68 +6,7 @@
 
 use std::fs;
 
-use e2e::{
-    Bucket, Cluster, PgBin, Recovery, S3Server, ShutDown, Tool, Workspace, WriteLoad, wait_until,
-};
-
-/// Where the tools of a test keep things.
-struct Place<'w> {
-    workspace: &'w Workspace,
-    url: String,
-    environment: Vec<(&'static str, String)>,
-}
-
-impl<'w> Place<'w> {
-    fn in_directory(workspace: &'w Workspace) -> Self {
-        workspace.dir("bucket");
-        Self {
-            workspace,
-            url: workspace.url("bucket"),
-            environment: Vec::new(),
-        }
-    }
-
-    fn in_bucket(workspace: &'w Workspace, bucket: &Bucket<'_>) -> Self {
-        Self {
-            workspace,
-            url: bucket.url(),
-            environment: bucket.environment(),
-        }
-    }
-
-    fn tool(&self, name: &str) -> Tool<'w> {
-        self.workspace.tool(name).envs(self.environment.clone())
-    }
-
-    /// A primary that archives here; not running.
-    fn primary(&self, bin: &PgBin, options: &str) -> Cluster {
-        let mut primary = Cluster::create(bin, self.workspace, "primary", &[]);
-        primary.archive_into(self.workspace, &self.url, "main", options);
-        primary.set_environment(&self.environment);
-        primary
-    }
-
-    /// The newest backup, restored into folder `name` and made to recover; not
-    /// running.
-    fn restored(&self, bin: &PgBin, name: &str, until: &Recovery<'_>) -> Cluster {
-        self.tool("barman-cloud-restore")
-            .args([self.url.as_str(), "main", "latest"])
-            .arg(self.workspace.path(name))
-            .succeed();
-        let mut cluster = Cluster::existing(bin, self.workspace, name);
-        cluster.recover(self.workspace, &self.url, "main", until);
-        cluster.set_environment(&self.environment);
-        cluster
-    }
-
-    /// A backup of `cluster` by `role`, about to be taken.
-    fn backup(&self, cluster: &Cluster, role: &str) -> Tool<'w> {
-        self.tool("barman-cloud-backup")
-            .arg(format!("--host={}", cluster.socket_dir().display()))
-            .arg(format!("--user={role}"))
-            .args(["--immediate-checkpoint", &self.url, "main"])
-    }
-}
+use e2e::{PgBin, Place, Recovery, S3Server, ShutDown, Workspace, WriteLoad, wait_until};
 
 /// A backup that was taken while the tables were written to, and the WAL after
 /// it, lead to exactly the rows of a named point.
@@ -162,7 +101,7 @@ macro_rules! every_version {
                 let Some(bin) = PgBin::of_version($major) else { return };
                 let workspace = Workspace::new();
                 let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else { return };
-                let place = Place::in_bucket(&workspace, &bucket);
+                let place = Place::in_bucket(&workspace, &bucket, "backups");
                 a_primary_under_load_comes_back(&bin, &place);
                 assert_eq!(bucket.uploads(), [""; 0], "an upload was left open");
             }

@@ -1,0 +1,81 @@
+//! Where the tools of a test keep backups and WAL.
+
+use crate::cluster::{Cluster, Recovery};
+use crate::pg_bin::PgBin;
+use crate::s3::Bucket;
+use crate::tools::Tool;
+use crate::workspace::Workspace;
+
+/// A URL, and the variables that tools need to reach it. The server in it is
+/// called `main`.
+#[derive(Debug)]
+pub struct Place<'w> {
+    workspace: &'w Workspace,
+    url: String,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl<'w> Place<'w> {
+    /// In the folder `bucket`, which is made.
+    pub fn in_directory(workspace: &'w Workspace) -> Self {
+        workspace.dir("bucket");
+        Self {
+            workspace,
+            url: workspace.url("bucket"),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Below the key `path` of a bucket.
+    pub fn in_bucket(workspace: &'w Workspace, bucket: &Bucket<'_>, path: &str) -> Self {
+        Self {
+            workspace,
+            url: format!("{}/{path}", bucket.url()),
+            environment: bucket.environment(),
+        }
+    }
+
+    /// What the tools take as their source or destination.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The variables that lead there.
+    pub fn environment(&self) -> &[(&'static str, String)] {
+        &self.environment
+    }
+
+    /// One of our tools, in the environment that leads there.
+    pub fn tool(&self, name: &str) -> Tool<'w> {
+        self.workspace.tool(name).envs(self.environment.clone())
+    }
+
+    /// A primary that archives here with `options`; not running.
+    pub fn primary(&self, bin: &PgBin, options: &str) -> Cluster {
+        let mut primary = Cluster::create(bin, self.workspace, "primary", &[]);
+        primary.archive_into(self.workspace, &self.url, "main", options);
+        primary.set_environment(&self.environment);
+        primary
+    }
+
+    /// The newest backup, restored into folder `name` and made to recover; not
+    /// running.
+    pub fn restored(&self, bin: &PgBin, name: &str, until: &Recovery<'_>) -> Cluster {
+        self.tool("barman-cloud-restore")
+            .args([self.url.as_str(), "main", "latest"])
+            .arg(self.workspace.path(name))
+            .succeed();
+        let mut cluster = Cluster::existing(bin, self.workspace, name);
+        cluster.recover(self.workspace, &self.url, "main", until);
+        cluster.set_environment(&self.environment);
+        cluster
+    }
+
+    /// A backup of `cluster` by `role`, about to be taken.
+    pub fn backup(&self, cluster: &Cluster, role: &str) -> Tool<'w> {
+        self.tool("barman-cloud-backup")
+            .arg(format!("--host={}", cluster.socket_dir().display()))
+            .arg(format!("--user={role}"))
+            .args(["--immediate-checkpoint", &self.url, "main"])
+    }
+}
