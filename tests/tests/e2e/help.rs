@@ -79,7 +79,8 @@ fn every_tool_tests_its_connection() {
             );
         } else {
             assert_eq!(missing.code(), Some(1), "{missing}");
-            let line = format!("Bucket {} does not exist", workspace.url("missing"));
+            let missing_bucket = workspace.path("missing");
+            let line = format!("Bucket {} does not exist", missing_bucket.display());
             assert_eq!(missing.errors(), [line], "{missing}");
         }
     }

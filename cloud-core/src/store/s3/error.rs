@@ -5,10 +5,10 @@
 
 use std::error::Error;
 
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use super::connect::{ConnectError, classify};
 use crate::store::StoreErrorKind;
 
 /// A request that failed, before it has the words for what was being done.
@@ -84,20 +84,28 @@ where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
-        if let Some(missing) = credentials(&error) {
-            return missing;
+        if let SdkError::ServiceError(answer) = &error {
+            return answered(answer.err().meta(), answer.raw());
+        }
+        // What went wrong on the way.
+        if let Some(known) = classify(&error) {
+            return known.into();
         }
         let kind = match &error {
-            SdkError::ServiceError(answer) => return answered(answer.err().meta(), answer.raw()),
             SdkError::TimeoutError(_) => StoreErrorKind::Timeout,
             SdkError::DispatchFailure(failure) if failure.is_timeout() => StoreErrorKind::Timeout,
-            _ if timed_out(&error) => StoreErrorKind::Timeout,
             SdkError::DispatchFailure(failure) if failure.is_user() => StoreErrorKind::Invalid,
             // An answer that is cut or makes no sense is a connection gone bad.
             SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => StoreErrorKind::Connect,
             _ => StoreErrorKind::Invalid,
         };
         Self::new(kind, innermost(&error))
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::new(error.kind, error.text)
     }
 }
 
@@ -131,45 +139,6 @@ pub(super) fn innermost(error: &dyn Error) -> String {
 
 pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Whether a time limit is among the causes.
-pub(super) fn timed_out(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(inner) = cause {
-        let io = inner.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
-            return true;
-        }
-        cause = inner.source();
-    }
-    false
-}
-
-/// A failure of the credentials, which the SDK hides among failures to send.
-fn credentials(error: &(dyn Error + 'static)) -> Option<Failure> {
-    let mut cause = Some(error);
-    while let Some(inner) = cause {
-        if let Some(failed) = inner.downcast_ref::<CredentialsError>() {
-            return Some(of_credentials(failed));
-        }
-        cause = inner.source();
-    }
-    None
-}
-
-fn of_credentials(failed: &CredentialsError) -> Failure {
-    let kind = match failed {
-        CredentialsError::ProviderTimedOut(_) => StoreErrorKind::Timeout,
-        _ if timed_out(failed) => StoreErrorKind::Timeout,
-        _ => StoreErrorKind::Unauthenticated,
-    };
-    let text = match (failed, failed.source()) {
-        // That none were found is said in the reference's words, alone.
-        (CredentialsError::CredentialsNotLoaded(_), Some(why)) => one_line(&why.to_string()),
-        _ => innermost(failed),
-    };
-    Failure::new(kind, text)
 }
 
 fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Failure {

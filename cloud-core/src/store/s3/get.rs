@@ -13,7 +13,8 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::checksum::unquoted;
-use super::error::{Failure, innermost, timed_out};
+use super::connect::classify;
+use super::error::{Failure, innermost};
 use super::{
     Download, Inner, LockCheck, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind, StoreOp,
 };
@@ -207,7 +208,10 @@ fn body(
                     StoreErrorKind::Connect,
                     format!("the connection ended {} bytes early", self.left),
                 ),
-                Some(Err(error)) => fail(kind_of(&error), innermost(&error)),
+                Some(Err(error)) => {
+                    let (kind, why) = broken(&error);
+                    fail(kind, why)
+                }
             };
             self.over = true;
             Some(Err(failed))
@@ -226,13 +230,13 @@ fn body(
     .boxed()
 }
 
-fn kind_of(error: &(dyn std::error::Error + 'static)) -> StoreErrorKind {
-    if timed_out(error) {
-        StoreErrorKind::Timeout
-    } else if innermost(error).to_ascii_lowercase().contains("checksum") {
-        StoreErrorKind::Corrupt
-    } else {
-        StoreErrorKind::Connect
+/// What ended a body early.
+fn broken(error: &(dyn std::error::Error + 'static)) -> (StoreErrorKind, String) {
+    let text = innermost(error);
+    match classify(error) {
+        Some(known) => (known.kind, known.text),
+        None if text.to_ascii_lowercase().contains("checksum") => (StoreErrorKind::Corrupt, text),
+        None => (StoreErrorKind::Connect, text),
     }
 }
 

@@ -115,7 +115,7 @@ impl S3Store {
             inner: Arc::new(Inner {
                 info,
                 bucket: bucket.to_owned(),
-                connect: Connect::new(config, bucket),
+                connect: Connect::new(config),
                 encryption: Encryption::new(config, key),
                 learned: Learned::default(),
             }),

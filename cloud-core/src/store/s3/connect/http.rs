@@ -1,313 +1,415 @@
-//! The HTTP client: TLS roots, proxies, and an eye on the clock.
+//! The HTTP client below the SDK's clients.
 //!
-//! The SDK's own limit counts from the first byte sent to the first byte of the
-//! answer, so that a large part on a slow line looks like a dead one. Here each
-//! piece that moves, in either direction, starts the clock anew: slow is fine,
-//! silence is not (docs/decisions.md 12).
+//! Every connection has a limit on the time to come about and on the time
+//! without a byte ([`super::idle`]); a failure is a [`ConnectError`] that says
+//! which host and why. HTTP/1.1 alone: requests in flight are few, and each has
+//! a connection to itself.
 
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_config::timeout::TimeoutConfig;
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector,
-    http_client_fn,
+    HttpClient, HttpConnector as SdkConnector, HttpConnectorFuture, HttpConnectorSettings,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-use tokio::time::Instant;
+use aws_smithy_types::byte_stream::ByteStream;
+use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tower_service::Service;
 
+use super::error::{ConnectError, classify};
+use super::idle::Idle;
+use super::proxies::Proxies;
+use super::tls::Tls;
 use crate::store::StoreErrorKind;
-use crate::store::s3::error::Failure;
 
-/// A connection is made within this time (docs/decisions.md 12).
-const CONNECT: Duration = Duration::from_secs(10);
+/// Longest time until a connection stands: name, TCP, proxy and TLS together.
+/// Source: docs/decisions.md 12.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// No byte for so long ends a request where the command line says nothing
-/// (docs/decisions.md 12).
-pub(super) const IDLE: Duration = Duration::from_mins(1);
+/// How long a connection is kept for the next request. Stores close theirs after
+/// some 20 to 60 seconds; one that is just being closed costs a failure.
+const KEEP_IDLE: Duration = Duration::from_secs(15);
 
-/// Bytes of a body handed to the connection at a time; each is a sign of life.
-/// Small enough for a line of 10 kB/s to show one within any sensible limit.
-const PIECE: usize = 64 << 10;
+/// Longest answer of a service that [`Http::fetch`] is meant for, in bytes.
+const MAX_ANSWER: usize = 64 << 10;
 
-/// The limits that the SDK keeps by itself.
-pub(super) fn limits() -> TimeoutConfig {
-    TimeoutConfig::builder().connect_timeout(CONNECT).build()
+type BoxError = Box<dyn Error + Send + Sync>;
+/// A client whose hosts, or the proxies to them, want TLS.
+type Secure = Client<Timed<HttpsConnector<Route<HttpsConnector<Tcp>>>>, SdkBody>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// A client for any number of hosts. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Http(Arc<Inner>);
+
+struct Inner {
+    tls: Arc<Tls>,
+    proxies: Arc<Proxies>,
+    tcp: Tcp,
+    plain: Client<Timed<Route<Tcp>>, SdkBody>,
+    /// Made when TLS is first needed.
+    secure: OnceLock<Secure>,
 }
 
-/// The two clients.
-pub(super) struct Clients {
-    /// For everything that may be behind a proxy.
-    pub(super) outside: SharedHttpClient,
-    /// For the metadata services of the machine, which never are.
-    pub(super) inside: SharedHttpClient,
-}
-
-/// Makes the clients. `bundle` replaces the certificates of the system.
-pub(super) fn clients(bundle: Option<PathBuf>, idle: Duration) -> Result<Clients, Failure> {
-    let bundle = bundle.map(|path| read_bundle(&path)).transpose()?;
-    let client = |proxy| SharedHttpClient::new(client(bundle.clone(), proxy, idle));
-    Ok(Clients {
-        outside: client(ProxyConfig::from_env()),
-        inside: client(ProxyConfig::disabled()),
-    })
-}
-
-fn client(bundle: Option<Vec<u8>>, proxy: ProxyConfig, idle: Duration) -> impl HttpClient {
-    // Roots are read when the first connection wants them: plain HTTP does not.
-    let context = Arc::new(OnceLock::new());
-    let with_tls = {
-        let proxy = proxy.clone();
-        Builder::new().build_with_connector_fn(move |settings, components| {
-            let context = context.get_or_init(|| tls_context(bundle.as_deref()));
-            let mut builder = Connector::builder();
-            builder.set_connector_settings(settings.cloned());
-            builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-            builder
-                .proxy_config(proxy.clone())
-                .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-                .tls_context(context.clone())
-                .build()
-        })
-    };
-    let plain = Builder::new().build_with_connector_fn(move |settings, components| {
-        let mut builder = Connector::builder();
-        builder.set_connector_settings(settings.cloned());
-        builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-        builder.proxy_config(proxy.clone()).build_http()
-    });
-    http_client_fn(move |settings, components| {
-        let (settings, components) = (settings.clone(), components.clone());
-        let (plain, with_tls) = (plain.clone(), with_tls.clone());
-        let pick = move |secure| {
-            let client: &SharedHttpClient = if secure { &with_tls } else { &plain };
-            client.http_connector(&settings, &components)
-        };
-        SharedHttpConnector::new(Watched {
-            pick: Box::new(pick),
-            idle,
-        })
-    })
-}
-
-fn tls_context(bundle: Option<&[u8]>) -> TlsContext {
-    let store = match bundle {
-        Some(pem) => TrustStore::empty().with_pem_certificate(pem),
-        None => TrustStore::default(),
-    };
-    let context = TlsContext::builder().with_trust_store(store).build();
-    context.unwrap_or_else(|error| {
-        tracing::debug!("certificates: {error}");
-        TlsContext::default()
-    })
-}
-
-/// The certificates of a bundle, judged here because the SDK would panic.
-fn read_bundle(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failed = |why: String| {
-        let text = format!("could not read the CA bundle {}: {why}", path.display());
-        Failure::new(StoreErrorKind::Invalid, text)
-    };
-    let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| failed(error.to_string()))?;
-        roots
-            .add(certificate)
-            .map_err(|error| failed(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(failed("it has no certificate".into()));
-    }
-    Ok(pem)
-}
-
-type Pick = Box<dyn Fn(bool) -> SharedHttpConnector + Send + Sync>;
-
-/// Ends what has gone silent.
-struct Watched {
-    pick: Pick,
-    idle: Duration,
-}
-
-impl std::fmt::Debug for Watched {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watched")
-            .field("idle", &self.idle)
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let proxies = &self.0.proxies;
+        f.debug_struct("Http")
+            .field("proxies", proxies)
             .finish_non_exhaustive()
     }
 }
 
-impl HttpConnector for Watched {
-    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
-        let secure = !request.uri().starts_with("http://");
-        let clock = Arc::new(Clock::new(self.idle));
-        let body = Sent::new(request.take_body(), Arc::clone(&clock));
-        *request.body_mut() = SdkBody::from_body_1_x(body);
-        let (answer, idle) = ((self.pick)(secure).call(request), self.idle);
+impl Http {
+    /// `read_timeout`: longest time in which no byte moves.
+    pub(super) fn new(tls: Arc<Tls>, proxies: Proxies, read_timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        // Shared out among the addresses of a name, so that one of them that is
+        // dead does not use up the time.
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_keepalive(Some(Duration::from_mins(1)));
+        let tcp = Tcp {
+            connector,
+            read_timeout,
+        };
+        let proxies = Arc::new(proxies);
+        let plain = client(Route {
+            direct: tcp.clone(),
+            to_proxy: tcp.clone(),
+            proxies: Arc::clone(&proxies),
+        });
+        Self(Arc::new(Inner {
+            tls,
+            proxies,
+            tcp,
+            plain,
+            secure: OnceLock::new(),
+        }))
+    }
+
+    /// One small request to a service of this machine or this cluster, whose
+    /// whole answer comes within `limit`.
+    ///
+    /// # Errors
+    ///
+    /// `Timeout`, `Connect`. Any status is an answer.
+    pub(super) async fn fetch(
+        &self,
+        method: &'static str,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        limit: Duration,
+    ) -> Result<(u16, Vec<u8>), ConnectError> {
+        let mut request = http::Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let host = host_of(url.parse().ok().as_ref());
+        // The error may show the header, and with it a secret.
+        let request = request
+            .body(SdkBody::empty())
+            .map_err(|_| ConnectError::invalid(format!("`{host}` cannot be asked so")))?;
+        let work = async {
+            let response = self.send(request).await?;
+            let status = response.status().as_u16();
+            let mut body = ByteStream::new(response.into_body());
+            let mut answer = Vec::new();
+            while let Some(piece) = body.next().await {
+                let piece = piece.map_err(|error| {
+                    let lost = || ConnectError::new(StoreErrorKind::Connect, error.to_string());
+                    let known = classify(&error).unwrap_or_else(lost);
+                    known.while_(&format!("the answer of `{host}` broke off"))
+                })?;
+                answer.extend_from_slice(&piece);
+                if answer.len() > MAX_ANSWER {
+                    let text = format!("the answer of `{host}` is too long to be one");
+                    return Err(ConnectError::new(StoreErrorKind::Other, text));
+                }
+            }
+            Ok((status, answer))
+        };
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            let text = format!("`{host}` did not answer within {} s", limit.as_secs_f64());
+            Err(ConnectError::new(StoreErrorKind::Timeout, text))
+        })
+    }
+
+    async fn send(
+        &self,
+        mut request: http::Request<SdkBody>,
+    ) -> Result<http::Response<SdkBody>, ConnectError> {
+        let inner = &self.0;
+        let target = request.uri().clone();
+        inner.proxies.authorize(&target, request.headers_mut());
+        let by_tls = |uri: &Uri| uri.scheme_str() == Some("https");
+        let proxy = inner.proxies.toward(&target);
+        let sent = if by_tls(&target) || proxy.is_some_and(|proxy| by_tls(proxy.uri())) {
+            self.secure()?.request(request)
+        } else {
+            inner.plain.request(request)
+        };
+        let host = host_of(Some(&target));
+        match sent.await {
+            Ok(response) => Ok(response.map(SdkBody::from_body_1_x)),
+            Err(error) => Err(failure(&host, &error)),
+        }
+    }
+
+    fn secure(&self) -> Result<&Secure, ConnectError> {
+        let inner = &self.0;
+        if let Some(client) = inner.secure.get() {
+            return Ok(client);
+        }
+        let tls = inner.tls.config()?;
+        let route = Route {
+            direct: inner.tcp.clone(),
+            to_proxy: HttpsConnector::from((inner.tcp.clone(), Arc::clone(&tls))),
+            proxies: Arc::clone(&inner.proxies),
+        };
+        Ok(inner
+            .secure
+            .get_or_init(|| client(HttpsConnector::from((route, tls)))))
+    }
+}
+
+fn client<C>(connector: C) -> Client<Timed<C>, SdkBody>
+where
+    Timed<C>: hyper_util::client::legacy::connect::Connect + Clone,
+{
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(KEEP_IDLE)
+        .build(Timed(connector))
+}
+
+impl SdkConnector for Http {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let http = self.clone();
         HttpConnectorFuture::new(async move {
-            let response: HttpResponse = tokio::select! {
-                biased;
-                response = answer => response?,
-                error = clock.silence() => return Err(ConnectorError::timeout(error.into())),
-            };
-            Ok(response.map(|body| SdkBody::from_body_1_x(Received::new(body, idle))))
+            let request = request
+                .try_into_http1x()
+                .map_err(|error| ConnectorError::user(error.into()))?;
+            let response = http.send(request).await.map_err(|error| match error.kind {
+                StoreErrorKind::Timeout => ConnectorError::timeout(error.into()),
+                StoreErrorKind::Connect => ConnectorError::io(error.into()),
+                _ => ConnectorError::user(error.into()),
+            })?;
+            HttpResponse::try_from(response)
+                .map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
 }
 
-/// When something last moved.
-#[derive(Debug)]
-struct Clock {
-    start: Instant,
-    /// Milliseconds after `start`.
-    last: AtomicU64,
-    idle: Duration,
+impl HttpClient for Http {
+    fn http_connector(
+        &self,
+        _settings: &HttpConnectorSettings,
+        _components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
 }
 
-impl Clock {
-    fn new(idle: Duration) -> Self {
-        Self {
-            start: Instant::now(),
-            last: AtomicU64::new(0),
-            idle,
+/// What a failed request means.
+fn failure(host: &str, error: &hyper_util::client::legacy::Error) -> ConnectError {
+    let known = classify(error)
+        .unwrap_or_else(|| ConnectError::new(StoreErrorKind::Connect, error.to_string()));
+    if error.is_connect() {
+        return known.while_(&format!("could not connect to `{host}`"));
+    }
+    known.while_(&format!("no answer from `{host}`"))
+}
+
+/// Host and port alone: path and query may hold secrets.
+fn host_of(uri: Option<&Uri>) -> String {
+    let authority = uri.and_then(Uri::authority).map_or("", |a| a.as_str());
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    host.to_owned()
+}
+
+/// Connects by TCP and watches the connection.
+#[derive(Clone, Debug)]
+struct Tcp {
+    connector: HttpConnector,
+    read_timeout: Duration,
+}
+
+impl Service<Uri> for Tcp {
+    type Response = Idle<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = BoxFuture<Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.connector.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let connecting = self.connector.call(target);
+        let limit = self.read_timeout;
+        Box::pin(async move { Ok(Idle::new(connecting.await?, limit)) })
+    }
+}
+
+/// Connects directly or by a proxy. `P` leads to the proxy, which may want TLS.
+#[derive(Clone, Debug)]
+struct Route<P> {
+    direct: Tcp,
+    to_proxy: P,
+    proxies: Arc<Proxies>,
+}
+
+impl<P> Service<Uri> for Route<P>
+where
+    P: Service<Uri> + Clone,
+    P::Response: Io + 'static,
+    P::Error: Into<BoxError>,
+    P::Future: Send + 'static,
+{
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = BoxFuture<Stream>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.direct.poll_ready(cx)
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        fn stream(io: impl Io + 'static, forwards: bool) -> Stream {
+            let io = Box::new(io);
+            Stream { io, forwards }
         }
-    }
-
-    fn touch(&self) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
-    }
-
-    /// Ends when nothing has moved for too long.
-    async fn silence(&self) -> io::Error {
-        loop {
-            let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
-            let end = self.start + last + self.idle;
-            if end <= Instant::now() {
-                return silent(self.idle);
+        let Some(proxy) = self.proxies.toward(&target) else {
+            let connecting = self.direct.call(target);
+            return Box::pin(async move { Ok(stream(connecting.await?, false)) });
+        };
+        let shown = host_of(Some(proxy.uri()));
+        let failed = move |error: BoxError| -> BoxError {
+            let known = classify(&*error)
+                .unwrap_or_else(|| ConnectError::new(StoreErrorKind::Connect, error.to_string()));
+            known.while_(&format!("the proxy `{shown}` failed")).into()
+        };
+        if target.scheme_str() == Some("https") {
+            let mut tunnel = Tunnel::new(proxy.uri().clone(), self.to_proxy.clone());
+            if let Some(password) = proxy.basic_auth() {
+                tunnel = tunnel.with_auth(password.clone());
             }
-            tokio::time::sleep_until(end).await;
+            let connecting = tunnel.call(target);
+            return Box::pin(async move {
+                let io = connecting.await.map_err(|error| failed(error.into()))?;
+                Ok(stream(io, false))
+            });
         }
+        let connecting = self.to_proxy.call(proxy.uri().clone());
+        Box::pin(async move {
+            let io = connecting.await.map_err(|error| failed(error.into()))?;
+            Ok(stream(io, true))
+        })
     }
 }
 
-fn silent(idle: Duration) -> io::Error {
-    let text = format!("no byte moved for {} s (--read-timeout)", idle.as_secs());
-    io::Error::new(io::ErrorKind::TimedOut, text)
-}
+/// Connects within a limit.
+#[derive(Clone, Debug)]
+struct Timed<C>(C);
 
-/// A body on its way out, in pieces.
-struct Sent {
-    body: SdkBody,
-    rest: Bytes,
-    clock: Arc<Clock>,
-}
+impl<C> Service<Uri> for Timed<C>
+where
+    C: Service<Uri>,
+    C::Error: Into<BoxError>,
+    C::Future: Send + 'static,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<C::Response>;
 
-impl Sent {
-    fn new(body: SdkBody, clock: Arc<Clock>) -> Self {
-        Self {
-            body,
-            rest: Bytes::new(),
-            clock,
-        }
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.0.call(target));
+        Box::pin(async move {
+            let Ok(connected) = connecting.await else {
+                let text = format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
+                return Err(ConnectError::new(StoreErrorKind::Timeout, text).into());
+            };
+            connected.map_err(Into::into)
+        })
     }
 }
 
-type BodyError = Box<dyn std::error::Error + Send + Sync>;
-type PolledFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+/// What a connection can do.
+trait Io: Read + Write + Connection + Send + Unpin {}
 
-impl Body for Sent {
-    type Data = Bytes;
-    type Error = BodyError;
+impl<T: Read + Write + Connection + Send + Unpin> Io for T {}
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
-        if self.rest.is_empty() {
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
-                    Err(other) => return Poll::Ready(Some(Ok(other))),
-                },
-                other => return Poll::Ready(other),
-            }
-        }
-        self.clock.touch();
-        let piece = self.rest.len().min(PIECE);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
-    }
+/// A connection to the host or to a proxy.
+struct Stream {
+    io: Box<dyn Io>,
+    /// Whether the other end is a proxy that wants to be told the whole URL.
+    forwards: bool,
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, inner) = (self.rest.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(inner.lower() + rest);
-        if let Some(upper) = inner.upper() {
-            hint.set_upper(upper + rest);
-        }
-        hint
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        self.io.connected().proxy(self.forwards)
     }
 }
 
-/// A body on its way in, which must keep coming.
-struct Received {
-    body: SdkBody,
-    idle: Duration,
-    alarm: Pin<Box<tokio::time::Sleep>>,
-}
-
-impl Received {
-    fn new(body: SdkBody, idle: Duration) -> Self {
-        Self {
-            body,
-            idle,
-            alarm: Box::pin(tokio::time::sleep(idle)),
-        }
+impl Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl Body for Received {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
-        match Pin::new(&mut self.body).poll_frame(context) {
-            Poll::Ready(frame) => {
-                let end = Instant::now() + self.idle;
-                self.alarm.as_mut().reset(end);
-                Poll::Ready(frame)
-            }
-            // The time a reader takes between two reads is not the store's.
-            Poll::Pending => match self.alarm.as_mut().poll(context) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(silent(self.idle).into()))),
-                Poll::Pending => Poll::Pending,
-            },
-        }
+impl Write for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

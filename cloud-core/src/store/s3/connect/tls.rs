@@ -1,0 +1,106 @@
+//! Which certificates are trusted, found out when the first one is shown to us.
+//!
+//! A bundle that was named replaces the system's certificates, as in the
+//! reference: who names one wants it and no other to be believed.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::error::ConnectError;
+
+/// The trusted certificates, not read before they are needed: a plain endpoint
+/// does not pay for them.
+#[derive(Debug)]
+pub(super) struct Tls {
+    bundle: Option<(PathBuf, &'static str)>,
+    config: OnceLock<Arc<ClientConfig>>,
+}
+
+impl Tls {
+    /// `bundle`: the file in place of the system's certificates, and what named
+    /// it.
+    pub(super) fn new(bundle: Option<(PathBuf, &'static str)>) -> Self {
+        Self {
+            bundle,
+            config: OnceLock::new(),
+        }
+    }
+
+    /// What a connection needs.
+    ///
+    /// # Errors
+    ///
+    /// The bundle cannot be used, or the system has no certificates.
+    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
+        if let Some(config) = self.config.get() {
+            return Ok(Arc::clone(config));
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| ConnectError::invalid(format!("could not set up TLS: {error}")))?;
+        let mut config = builder
+            .with_root_certificates(self.roots()?)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::clone(self.config.get_or_init(|| Arc::new(config))))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, ConnectError> {
+        let mut roots = RootCertStore::empty();
+        let Some((path, named_by)) = &self.bundle else {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err(ConnectError::invalid(
+                    "this system has no CA certificates to check the server by: install them \
+                     (package ca-certificates), or name a file of them with AWS_CA_BUNDLE",
+                ));
+            }
+            return Ok(roots);
+        };
+        let failed = |why: &str| {
+            ConnectError::invalid(format!(
+                "could not use the CA certificates `{}` ({named_by}): {why}",
+                path.display()
+            ))
+        };
+        let text = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        let found = found.map_err(|error| failed(&error.to_string()))?;
+        // Bundles carry old certificates in forms that nobody reads any more.
+        roots.add_parsable_certificates(found);
+        if roots.is_empty() {
+            return Err(failed("it has no certificate in PEM form"));
+        }
+        Ok(roots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_that_cannot_be_used_is_told_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bundle.pem");
+        let error = |path: &PathBuf| {
+            let tls = Tls::new(Some((path.clone(), "AWS_CA_BUNDLE")));
+            tls.config().unwrap_err().to_string()
+        };
+        assert!(error(&path).contains("bundle.pem` (AWS_CA_BUNDLE): No such file"));
+        std::fs::write(&path, "not a certificate").unwrap();
+        assert!(error(&path).ends_with("it has no certificate in PEM form"));
+        std::fs::write(
+            &path,
+            "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
+        assert!(error(&path).starts_with("could not use the CA certificates"));
+    }
+}

@@ -1,0 +1,118 @@
+//! The environment variables that decide how S3 is reached.
+//!
+//! A snapshot, so that tests set what they need and change nothing.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::PathBuf;
+
+/// Variables by name. One that is empty counts as not set.
+#[derive(Clone, Default)]
+pub(super) struct Variables(HashMap<OsString, OsString>);
+
+impl Variables {
+    /// Those of this process that matter here.
+    pub(super) fn of_process() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter(|(name, _)| matters(name))
+                .collect(),
+        )
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(pairs: &[(&str, &str)]) -> Self {
+        let own = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
+        Self(pairs.iter().map(own).collect())
+    }
+
+    #[cfg(test)]
+    pub(super) fn and(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.0.insert(name.into(), value.into());
+        self
+    }
+
+    /// The value as text; one that is not UTF-8 counts as not set.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.os(name)?.to_str()
+    }
+
+    /// The first of `names` that is set.
+    pub(super) fn first(&self, names: &[&'static str]) -> Option<(&'static str, &str)> {
+        names.iter().find_map(|name| Some((*name, self.get(name)?)))
+    }
+
+    /// The value as a path, `~` at its beginning replaced.
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.expand(self.os(name)?))
+    }
+
+    /// `~` and `~/` at the beginning are the home directory.
+    pub(super) fn expand(&self, path: &OsStr) -> PathBuf {
+        let rest = match path.to_str() {
+            Some("~") => "",
+            Some(text) if text.starts_with("~/") => &text[2..],
+            _ => return path.into(),
+        };
+        self.home()
+            .map_or_else(|| path.into(), |home| home.join(rest))
+    }
+
+    /// `HOME`, or what the system's user database says: service managers do not
+    /// all set it.
+    pub(super) fn home(&self) -> Option<PathBuf> {
+        self.os("HOME").map(PathBuf::from).or_else(|| {
+            let user = nix::unistd::User::from_uid(nix::unistd::getuid());
+            Some(user.ok()??.dir)
+        })
+    }
+
+    fn os(&self, name: &str) -> Option<&OsStr> {
+        let value = self.0.get(OsStr::new(name))?;
+        (!value.is_empty()).then_some(value)
+    }
+}
+
+fn matters(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        name.starts_with("AWS_")
+            || name.to_ascii_lowercase().ends_with("_proxy")
+            || ["HOME", "REQUESTS_CA_BUNDLE", "BOTO_CONFIG"].contains(&name)
+    })
+}
+
+/// Names alone: some values are secrets.
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<_> = self.0.keys().collect();
+        names.sort();
+        f.debug_tuple("Variables").field(&names).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn values_are_not_shown_and_empty_ones_are_not_set() {
+        let variables = Variables::of(&[("AWS_SECRET_ACCESS_KEY", "hush"), ("AWS_PROFILE", "")]);
+        assert!(!format!("{variables:?}").contains("hush"));
+        assert_eq!(variables.get("AWS_PROFILE"), None);
+        assert_eq!(variables.get("AWS_SECRET_ACCESS_KEY"), Some("hush"));
+        let first = variables.first(&["AWS_PROFILE", "AWS_SECRET_ACCESS_KEY"]);
+        assert_eq!(first, Some(("AWS_SECRET_ACCESS_KEY", "hush")));
+    }
+
+    #[test]
+    fn a_tilde_is_the_home_directory() {
+        let variables = Variables::of(&[("HOME", "/h"), ("A", "~/b"), ("C", "~c"), ("D", "~")]);
+        let path = |name| variables.path(name).unwrap();
+        assert_eq!(path("A"), Path::new("/h/b"));
+        assert_eq!(path("C"), Path::new("~c"));
+        assert_eq!(path("D"), Path::new("/h"));
+    }
+}
