@@ -33,6 +33,10 @@ pub enum OpenError {
 /// Opens the store. Touches neither the network nor the directory.
 pub fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     // A key is looked at before the URL, as the reference does.
+    #[cfg_attr(
+        not(feature = "aws"),
+        expect(unused_variables, reason = "S3 alone uses it")
+    )]
     let key = sse_c::key(config).map_err(OpenError::Options)?;
     let url = StoreUrl::parse(config.provider, &config.url)?;
     if config.sse_kms_key_id.is_some() && config.encryption.as_deref() != Some("aws:kms") {

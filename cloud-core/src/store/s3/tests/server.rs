@@ -264,9 +264,7 @@ fn serve(
         };
         if let Some(body) = sent {
             let writer = stream.get_mut();
-            let written = writer
-                .write_all(&head)
-                .and_then(|()| writer.write_all(body));
+            let written = writer.write_all(&[&head, body].concat());
             if written.and_then(|()| writer.flush()).is_err() {
                 return;
             }
