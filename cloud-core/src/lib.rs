@@ -15,6 +15,7 @@ pub mod pgdata;
 pub mod report;
 pub mod store;
 pub mod tar;
+mod tls;
 pub mod transfer;
 pub mod units;
 pub mod wal;

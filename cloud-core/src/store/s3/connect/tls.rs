@@ -3,14 +3,16 @@
 //! A bundle that was named replaces the system's certificates, as in the
 //! reference: who names one wants it and no other to be believed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::error::ConnectError;
+use crate::tls::{Roots, Verifier};
 
 /// The trusted certificates, not read before they are needed: a plain endpoint
 /// does not pay for them.
@@ -40,45 +42,59 @@ impl Tls {
             return Ok(Arc::clone(config));
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| ConnectError::invalid(format!("could not set up TLS: {error}")))?;
-        let mut config = builder
-            .with_root_certificates(self.roots()?)
-            .with_no_client_auth();
+        let builder = match &self.bundle {
+            None => builder.with_root_certificates(system()?),
+            // Who names a bundle may have an authority that is the server itself.
+            Some((path, named_by)) => {
+                let roots = of_bundle(path, named_by, &provider)?;
+                let verifier = Verifier::new(Some(roots), true, provider);
+                let builder = builder.dangerous();
+                builder.with_custom_certificate_verifier(Arc::new(verifier))
+            }
+        };
+        let mut config = builder.with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Arc::clone(self.config.get_or_init(|| Arc::new(config))))
     }
+}
 
-    fn roots(&self) -> Result<RootCertStore, ConnectError> {
-        let mut roots = RootCertStore::empty();
-        let Some((path, named_by)) = &self.bundle else {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                return Err(ConnectError::invalid(
-                    "this system has no CA certificates to check the server by: install them \
-                     (package ca-certificates), or name a file of them with AWS_CA_BUNDLE",
-                ));
-            }
-            return Ok(roots);
-        };
-        let failed = |why: &str| {
-            ConnectError::invalid(format!(
-                "could not use the CA certificates `{}` ({named_by}): {why}",
-                path.display()
-            ))
-        };
-        let text = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-        let found = found.map_err(|error| failed(&error.to_string()))?;
-        // Bundles carry old certificates in forms that nobody reads any more.
-        roots.add_parsable_certificates(found);
-        if roots.is_empty() {
-            return Err(failed("it has no certificate in PEM form"));
-        }
-        Ok(roots)
+fn system() -> Result<RootCertStore, ConnectError> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(ConnectError::invalid(
+            "this system has no CA certificates to check the server by: install them (package \
+             ca-certificates), or name a file of them with AWS_CA_BUNDLE",
+        ));
     }
+    Ok(roots)
+}
+
+fn of_bundle(
+    path: &Path,
+    named_by: &str,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Roots, ConnectError> {
+    let failed = |why: &str| {
+        ConnectError::invalid(format!(
+            "could not use the CA certificates `{}` ({named_by}): {why}",
+            path.display()
+        ))
+    };
+    let text = std::fs::read(path).map_err(|error| failed(&error.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let mut found = found.map_err(|error| failed(&error.to_string()))?;
+    // Bundles carry old certificates in forms that nobody reads any more.
+    let mut usable = RootCertStore::empty();
+    found.retain(|certificate| usable.add(certificate.clone()).is_ok());
+    if found.is_empty() {
+        return Err(failed("it has no certificate in PEM form"));
+    }
+    Roots::new(found, provider).map_err(|why| failed(&why))
 }
 
 #[cfg(test)]

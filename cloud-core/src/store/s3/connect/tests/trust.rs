@@ -13,11 +13,20 @@ use super::super::testing::read_request;
 use super::*;
 
 const CA: &str = include_str!("tls/ca.pem");
+const SELF_SIGNED: &str = include_str!("tls/self.pem");
 
 /// A store with a certificate for `localhost` and 127.0.0.1.
 async fn secure_store() -> StandIn {
-    let server = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
+    store_of(
+        include_bytes!("tls/server.pem"),
+        include_bytes!("tls/server.key"),
+    )
+    .await
+}
+
+async fn store_of(certificate: &[u8], key: &[u8]) -> StandIn {
+    let server = CertificateDer::from_pem_slice(certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -67,12 +76,24 @@ async fn a_certificate_is_trusted_if_the_bundle_has_its_authority() {
     ask(&connect(keys(&home), &https(&store))).await.unwrap();
 }
 
+/// As small installations have it: rustls alone would refuse it, OpenSSL does not.
+#[tokio::test]
+async fn a_certificate_that_signed_itself_is_trusted_if_the_bundle_has_it() {
+    let store = store_of(SELF_SIGNED.as_bytes(), include_bytes!("tls/self.key")).await;
+    let home = Home::new();
+    let bundle = home.write("self.pem", SELF_SIGNED);
+    let variables = keys(&home).and("AWS_CA_BUNDLE", bundle);
+    ask(&connect(variables, &https(&store))).await.unwrap();
+    let other = keys(&home).and("AWS_CA_BUNDLE", home.write("ca.pem", CA));
+    let error = ask(&connect(other, &https(&store))).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Untrusted);
+}
+
 #[tokio::test]
 async fn a_certificate_of_nobody_we_trust_is_told() {
     let store = secure_store().await;
     let home = Home::new();
-    // The server's own certificate is no authority.
-    let bundle = home.write("wrong.pem", include_str!("tls/server.pem"));
+    let bundle = home.write("wrong.pem", SELF_SIGNED);
     let variables = keys(&home).and("AWS_CA_BUNDLE", bundle);
     let error = ask(&connect(variables, &https(&store))).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Untrusted);
@@ -86,9 +107,20 @@ async fn a_certificate_of_nobody_we_trust_is_told() {
 
 #[tokio::test]
 async fn a_certificate_for_another_name_is_told() {
-    let store = secure_store().await;
+    for self_signed in [false, true] {
+        told_of_another_name(self_signed).await;
+    }
+}
+
+async fn told_of_another_name(self_signed: bool) {
+    let (store, trusted) = if self_signed {
+        let key = include_bytes!("tls/self.key");
+        (store_of(SELF_SIGNED.as_bytes(), key).await, SELF_SIGNED)
+    } else {
+        (secure_store().await, CA)
+    };
     let home = Home::new();
-    let variables = keys(&home).and("AWS_CA_BUNDLE", home.write("ca.pem", CA));
+    let variables = keys(&home).and("AWS_CA_BUNDLE", home.write("ca.pem", trusted));
     let other = format!("https://127.0.0.2:{}", store.address().port());
     let listener = tokio::net::TcpListener::bind(&other["https://".len()..]).await;
     // Another address of this machine, with the same certificate.

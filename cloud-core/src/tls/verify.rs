@@ -3,25 +3,26 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{
     CryptoProvider, verify_tls12_signature, verify_tls13_signature,
     verify_tls13_signature_with_raw_key,
 };
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 
 use super::plain::Plain;
 
 /// The certificates that are trusted.
-pub(super) struct Roots {
+pub(crate) struct Roots {
     chain: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
 }
 
 impl Roots {
-    pub(super) fn new(
+    pub(crate) fn new(
         certificates: Vec<CertificateDer<'static>>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
@@ -41,7 +42,7 @@ impl Roots {
 }
 
 /// Verifies chain and name, the chain alone, or nothing.
-pub(super) struct Verifier {
+pub(crate) struct Verifier {
     roots: Option<Roots>,
     /// Whether the name counts.
     name: bool,
@@ -58,7 +59,7 @@ impl fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    pub(super) fn new(roots: Option<Roots>, name: bool, provider: Arc<CryptoProvider>) -> Self {
+    pub(crate) fn new(roots: Option<Roots>, name: bool, provider: Arc<CryptoProvider>) -> Self {
         Self {
             roots,
             name,
@@ -116,6 +117,12 @@ impl ServerCertVerifier for Verifier {
                     .is_some_and(|plain| plain.is_trusted(&roots.certificates, algorithms, now));
                 if !good {
                     return Err(refusal);
+                }
+                // rustls stopped before it came to the name.
+                let named = ParsedCertificate::try_from(end_entity)
+                    .and_then(|parsed| verify_server_name(&parsed, server_name));
+                if named.is_ok() {
+                    return Ok(ServerCertVerified::assertion());
                 }
                 let refusal = CertificateError::NotValidForNameContext {
                     expected: server_name.to_owned(),

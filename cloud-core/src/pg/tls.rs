@@ -6,9 +6,6 @@
 //! one) leaves the name alone. The provider is given explicitly: nothing is
 //! installed for the whole process.
 
-mod plain;
-mod verify;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -20,7 +17,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::conninfo::{ConnInfoError, Root, Ssl, SslMode, TlsVersions, is_absent};
-use verify::{Roots, Verifier};
+use crate::tls::{Roots, Verifier};
 
 /// The configuration for a mode that uses TLS.
 pub(super) fn config(ssl: &Ssl) -> Result<ClientConfig, ConnInfoError> {
