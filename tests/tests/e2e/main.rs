@@ -3,6 +3,7 @@
 mod backup_options;
 mod bad_input;
 mod command_lines;
+mod credentials;
 mod golden;
 mod harness;
 mod help;
