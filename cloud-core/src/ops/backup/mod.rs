@@ -204,7 +204,12 @@ impl Taking<'_> {
                 let _ = uploader.finish().await;
                 return Err(failure);
             }
-            Err(None) => None,
+            Err(None) => {
+                // An upload that fails this late finds the thread waiting for the
+                // label.
+                drop(label_tx);
+                None
+            }
         };
         let copy = thread.await;
         match copy {
