@@ -14,4 +14,5 @@ mod life_cycle;
 mod odd_tree;
 mod pitr;
 mod readme;
+mod s3;
 mod versions;

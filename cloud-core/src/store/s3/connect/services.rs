@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_credential_types::Credentials;
-use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::retry::{ReconnectMode, RetryConfig};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, IdentityCache, Region, StalledStreamProtectionConfig};
 use aws_sdk_sts::types::Credentials as RoleCredentials;
@@ -23,6 +23,12 @@ pub(super) struct Services {
     pub(super) settings: Settings,
 }
 
+/// No retries, and no thought of connections: the HTTP client gives up by itself
+/// those that failed, and the SDK would complain that it cannot.
+pub(super) fn no_retries() -> RetryConfig {
+    RetryConfig::disabled().with_reconnect_mode(ReconnectMode::ReuseAllConnections)
+}
+
 /// A builder of a client's configuration without what we do ourselves: retries,
 /// time limits, and caching of credentials.
 macro_rules! quiet_config {
@@ -30,7 +36,7 @@ macro_rules! quiet_config {
         $sdk::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client($http.clone())
-            .retry_config(RetryConfig::disabled())
+            .retry_config(crate::store::s3::connect::services::no_retries())
             .timeout_config(TimeoutConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .identity_cache(IdentityCache::no_cache())

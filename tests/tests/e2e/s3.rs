@@ -1,0 +1,401 @@
+//! The real tools on S3, on good days and on bad ones.
+
+use std::net::TcpListener;
+
+use e2e::{
+    Bucket, Cluster, Fault, FaultProxy, PgBin, Rule, Run, S3Server, Tool, Workspace, wait_until,
+};
+use rustix::process::Signal;
+
+const TOOLS: [(&str, &[&str]); 9] = [
+    ("backup", &[]),
+    ("backup-delete", &["-r", "REDUNDANCY 1"]),
+    ("backup-keep", &["id", "--status"]),
+    ("backup-list", &[]),
+    ("backup-show", &["id"]),
+    ("check-wal-archive", &[]),
+    ("restore", &["id", "dir"]),
+    ("wal-archive", &[]),
+    ("wal-restore", &["000000010000000000000006", "dest"]),
+];
+
+/// A running server, and a bucket behind a proxy.
+struct Scene<'w> {
+    workspace: &'w Workspace,
+    cluster: Cluster,
+    bucket: Bucket<'w>,
+    proxy: FaultProxy,
+}
+
+impl<'w> Scene<'w> {
+    fn new(workspace: &'w Workspace) -> Option<Self> {
+        let bin = PgBin::find()?;
+        let bucket = S3Server::CephPlain.bucket(workspace)?;
+        let proxy = FaultProxy::start(bucket.endpoint());
+        let mut cluster = Cluster::create(&bin, workspace, "primary", &[]);
+        cluster.archive_into(workspace, &bucket.url(), "main", "");
+        cluster.set_environment(&bucket.environment());
+        cluster.start();
+        Some(Self {
+            workspace,
+            cluster,
+            bucket,
+            proxy,
+        })
+    }
+
+    /// A backup in parts of the smallest size, through the proxy.
+    fn backup(&self, options: &[&str]) -> Tool<'w> {
+        self.workspace
+            .tool("barman-cloud-backup")
+            .envs(self.bucket.environment_through(&self.proxy))
+            .args(self.cluster.connection())
+            .args(["--immediate-checkpoint", "--min-chunk-size=5MB"])
+            .args(options)
+            .args([&self.bucket.url(), "main"])
+    }
+
+    fn requests(&self, what: &str) -> usize {
+        let log = self.proxy.log();
+        log.iter()
+            .filter(|request| request.line.contains(what))
+            .count()
+    }
+
+    fn info(&self) -> String {
+        let keys = self.bucket.keys("main/base/");
+        let key = keys.iter().find(|key| key.ends_with("/backup.info"));
+        String::from_utf8(self.bucket.read(key.expect("it was begun"))).unwrap()
+    }
+
+    fn assert_failed(&self) {
+        let info = self.info();
+        for line in ["status=FAILED", "end_time=None"] {
+            assert!(info.lines().any(|found| found == line), "{line}: {info}");
+        }
+        assert_eq!(self.bucket.uploads(), [""; 0], "an upload was left open");
+    }
+}
+
+/// A name that only requests for a part have.
+const PART: &str = "partNumber=";
+
+#[test]
+fn as_many_parts_are_on_their_way_as_asked() {
+    let workspace = Workspace::new();
+    let Some(scene) = Scene::new(&workspace) else {
+        return;
+    };
+    for jobs in [1, 3] {
+        let before = scene.requests(PART);
+        scene
+            .proxy
+            .add(&Rule::new(&Fault::Delay(3600.0)).on(PART).always());
+        let tool = scene.backup(&[&format!("--jobs={jobs}")]).start();
+        wait_until("the parts", || {
+            (scene.requests(PART) >= before + jobs).then_some(())
+        });
+        tool.signal(Signal::INT);
+        let ended = tool.wait();
+        assert_eq!(ended.code(), Some(1), "{ended}");
+        assert_eq!(scene.requests(PART), before + jobs, "with --jobs={jobs}");
+        scene.proxy.clear();
+    }
+}
+
+#[test]
+fn an_interrupted_backup_leaves_no_open_upload() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let workspace = Workspace::new();
+        let Some(scene) = Scene::new(&workspace) else {
+            return;
+        };
+        scene
+            .proxy
+            .add(&Rule::new(&Fault::Delay(3600.0)).on(PART).always());
+        let tool = scene.backup(&[]).start();
+        wait_until("a part", || (scene.requests(PART) > 0).then_some(()));
+        assert_eq!(scene.bucket.uploads().len(), 1, "the upload is open");
+        tool.signal(signal);
+        let ended = tool.wait();
+        assert_eq!(ended.code(), Some(1), "{ended}");
+        let line = "Barman cloud backup was interrupted by the user";
+        assert_eq!(ended.errors(), [line], "{ended}");
+        scene.assert_failed();
+    }
+}
+
+#[test]
+fn a_store_that_refuses_a_part_fails_the_backup_at_once() {
+    let workspace = Workspace::new();
+    let Some(scene) = Scene::new(&workspace) else {
+        return;
+    };
+    scene
+        .proxy
+        .add(&Rule::new(&Fault::Status(403)).on("partNumber=2").always());
+    let ended = scene.backup(&["--jobs=1"]).run();
+    assert_eq!(ended.code(), Some(1), "{ended}");
+    assert_eq!(ended.errors().len(), 1, "{ended}");
+    assert_eq!(scene.requests("partNumber=2"), 1, "403 was tried again");
+    scene.assert_failed();
+}
+
+#[test]
+fn passing_trouble_is_not_seen() {
+    let workspace = Workspace::new();
+    let Some(scene) = Scene::new(&workspace) else {
+        return;
+    };
+    for (status, what) in [(500, PART), (503, "uploads"), (429, "backup.info")] {
+        scene
+            .proxy
+            .add(&Rule::new(&Fault::Status(status)).on(what).times(2));
+    }
+    // The upload is done, and nobody says so.
+    let end = Rule::new(&Fault::LostResponse).on("^POST .*uploadId=");
+    scene.proxy.add(&end);
+    scene.backup(&[]).succeed();
+    assert!(scene.info().contains("\nstatus=DONE\n"), "{}", scene.info());
+    assert_eq!(scene.bucket.uploads(), [""; 0], "an upload was left open");
+    let archives = scene.bucket.keys("main/base/");
+    let archives = archives.iter().filter(|key| key.ends_with("/data.tar"));
+    assert_eq!(archives.count(), 1);
+}
+
+#[test]
+fn a_segment_whose_answer_was_lost_is_archived_once() {
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let proxy = FaultProxy::start(bucket.endpoint());
+    proxy.add(&Rule::new(&Fault::LostResponse).on("^PUT "));
+    let wal = segment(&workspace);
+    workspace
+        .tool("barman-cloud-wal-archive")
+        .envs(bucket.environment_through(&proxy))
+        .args([bucket.url(), "main".to_owned(), wal])
+        .succeed();
+    let key = "main/wals/0000000100000000/000000010000000000000006";
+    assert_eq!(bucket.keys(""), [key]);
+}
+
+/// A real segment, by its path.
+fn segment(workspace: &Workspace) -> String {
+    let name = "000000010000000000000006";
+    let content = std::fs::read(e2e::golden().join("wal").join(name)).unwrap();
+    workspace.file(name, content).display().to_string()
+}
+
+/// What is wrong with a store.
+struct Road {
+    name: &'static str,
+    url: String,
+    environment: Vec<(&'static str, String)>,
+    /// Exit codes of `--test` and of real work.
+    codes: (i32, i32),
+    /// Part of the one line.
+    words: &'static str,
+}
+
+fn roads(plain: &Bucket<'_>, secure: &Bucket<'_>) -> Vec<Road> {
+    let with = |changes: &[(&'static str, &str)]| {
+        let mut environment = plain.environment();
+        for (name, value) in changes {
+            environment.retain(|(other, _)| other != name);
+            environment.push((name, (*value).to_owned()));
+        }
+        environment
+    };
+    let road = |name, environment, codes, words| Road {
+        name,
+        url: plain.url(),
+        environment,
+        codes,
+        words,
+    };
+    let mut untrusted = secure.environment();
+    untrusted.retain(|(name, _)| *name != "AWS_CA_BUNDLE");
+    let mut missing = road("missing bucket", with(&[]), (1, 4), "");
+    missing.url = "s3://no-such-bucket-here".into();
+    vec![
+        missing,
+        road(
+            "wrong secret",
+            with(&[("AWS_SECRET_ACCESS_KEY", "wrong")]),
+            (4, 4),
+            "",
+        ),
+        road(
+            "unknown profile",
+            with(&[("AWS_PROFILE", "nobody")]),
+            (4, 4),
+            "The config profile (nobody) could not be found",
+        ),
+        road(
+            "no host in the endpoint",
+            with(&[("AWS_ENDPOINT_URL", "nonsense")]),
+            (4, 4),
+            "Invalid endpoint: nonsense",
+        ),
+        road(
+            "untrusted certificate",
+            untrusted,
+            (2, 2),
+            "certificate is not trusted",
+        ),
+    ]
+}
+
+fn assert_told(run: &Run, code: i32, words: &str, road: &str) {
+    assert_eq!(run.code(), Some(code), "{road}: {run}");
+    let errors = run.errors();
+    assert_eq!(errors.len(), 1, "{road}: {run}");
+    assert!(errors[0].contains(words), "{road}: {run}");
+    assert!(run.stdout.is_empty(), "{road}: {run}");
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_one_line_and_the_right_code() {
+    let workspace = Workspace::new();
+    let Some(plain) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let Some(secure) = S3Server::CephTls.bucket(&workspace) else {
+        return;
+    };
+    let wal = segment(&workspace);
+    for road in roads(&plain, &secure) {
+        let tool = |name: &str| {
+            let tool = workspace.tool(&format!("barman-cloud-{name}"));
+            tool.envs(road.environment.clone())
+        };
+        for (name, more) in TOOLS {
+            let run = tool(name)
+                .args(["--test", &road.url, "main"])
+                .args(more)
+                .run();
+            if road.codes.0 == 1 && name == "check-wal-archive" {
+                assert_eq!(run.code(), Some(0), "it would create the bucket: {run}");
+            } else {
+                assert_told(&run, road.codes.0, road.words, road.name);
+            }
+        }
+        let archive = tool("wal-archive").args([&road.url, "main", &wal]).run();
+        assert_told(&archive, road.codes.1, road.words, road.name);
+        let name = "000000010000000000000006";
+        let target = workspace.path("fetched");
+        let fetch = tool("wal-restore").args([&road.url, "main", name]);
+        assert_told(
+            &fetch.arg(&target).run(),
+            road.codes.1,
+            road.words,
+            road.name,
+        );
+        assert!(!target.exists());
+        let target = workspace.path("restored");
+        let restore = tool("restore").args([&road.url, "main", "latest"]);
+        assert_told(
+            &restore.arg(&target).run(),
+            road.codes.1,
+            road.words,
+            road.name,
+        );
+        assert!(!target.exists());
+    }
+    assert_eq!(plain.keys(""), [""; 0], "something was written");
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_unreachable() {
+    let workspace = Workspace::new();
+    // Takes connections, and nobody reads from them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", silent.local_addr().unwrap());
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let closed = format!("http://{}", closed.unwrap());
+    for (road, url) in [("silent", &silent), ("closed", &closed)] {
+        let tool = |name: &str| {
+            workspace
+                .tool(&format!("barman-cloud-{name}"))
+                .env("AWS_ACCESS_KEY_ID", "test")
+                .env("AWS_SECRET_ACCESS_KEY", "testtesttest")
+                .args(["--endpoint-url", url, "--read-timeout=1"])
+        };
+        for (name, more) in TOOLS {
+            let run = tool(name)
+                .args(["--test", "s3://bucket", "main"])
+                .args(more);
+            assert_told(&run.run(), 2, "Can't connect to cloud provider: ", road);
+        }
+        let fetch = tool("wal-restore").args(["--retry-timeout=1", "s3://bucket", "main"]);
+        let fetch = fetch.args(["000000010000000000000006", "dest"]).run();
+        assert_told(&fetch, 2, "", road);
+    }
+}
+
+#[test]
+fn tags_and_encryption_reach_the_store() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::Moto.bucket(&workspace) else {
+        return;
+    };
+    let wal = segment(&workspace);
+    let history = workspace.file("00000002.history", "1\t0/3000000\tno reason\n");
+    for file in [wal, history.display().to_string()] {
+        workspace
+            .tool("barman-cloud-wal-archive")
+            .envs(bucket.environment())
+            .args(["-e", "AES256"])
+            .args([
+                "--tags",
+                "kind,wal",
+                "who,a b+c",
+                "--history-tags",
+                "kind,history",
+            ])
+            .args([
+                "--endpoint-url",
+                bucket.endpoint(),
+                &bucket.url(),
+                "main",
+                &file,
+            ])
+            .succeed();
+    }
+    let tags = |key: &str| {
+        let tags = bucket.tags(key).into_iter();
+        tags.map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+    };
+    let key = "main/wals/0000000100000000/000000010000000000000006";
+    assert_eq!(tags(key), ["kind=wal", "who=a b+c"]);
+    assert_eq!(tags("main/wals/00000002.history"), ["kind=history"]);
+    assert_eq!(bucket.head(key)["x-amz-server-side-encryption"], "AES256");
+
+    let mut cluster = Cluster::create(&bin, &workspace, "primary", &[]);
+    cluster.archive_into(&workspace, &bucket.url(), "main", "");
+    cluster.set_environment(&bucket.environment());
+    cluster.start();
+    workspace
+        .tool("barman-cloud-backup")
+        .envs(bucket.environment())
+        .args(cluster.connection())
+        .args(["--immediate-checkpoint", "--min-chunk-size=5MB"])
+        .args(["-e", "aws:kms", "--sse-kms-key-id", "alias/key"])
+        .args(["--tags", "kind,base", "--endpoint-url", bucket.endpoint()])
+        .args([&bucket.url(), "main"])
+        .succeed();
+    let sizes = bucket.sizes("main/base/");
+    let (archive, size) = sizes.iter().find(|(key, _)| key.contains(".tar")).unwrap();
+    assert!(*size > 5 << 20, "it was sent in one request: {size}");
+    for key in sizes.keys() {
+        let head = bucket.head(key);
+        assert_eq!(head["x-amz-server-side-encryption"], "aws:kms", "{key}");
+        let id = &head["x-amz-server-side-encryption-aws-kms-key-id"];
+        assert_eq!(id, "alias/key", "{key}");
+    }
+    assert_eq!(tags(archive), ["kind=base"]);
+}
