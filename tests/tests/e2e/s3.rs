@@ -3,9 +3,12 @@
 use std::net::TcpListener;
 
 use e2e::{
-    Bucket, Cluster, Fault, FaultProxy, PgBin, Rule, Run, S3Server, Tool, Workspace, wait_until,
+    Bucket, Cluster, Fault, FaultProxy, PgBin, Place, Rule, Run, S3Server, Tool, Workspace,
+    wait_until,
 };
 use rustix::process::Signal;
+
+use crate::versions::a_primary_under_load_comes_back;
 
 const TOOLS: [(&str, &[&str]); 9] = [
     ("backup", &[]),
@@ -75,6 +78,68 @@ impl<'w> Scene<'w> {
         }
         assert_eq!(self.bucket.uploads(), [""; 0], "an upload was left open");
     }
+}
+
+/// All four tools, over TLS and on the server with the widest interface; Ceph over
+/// HTTP is in `versions`.
+#[test]
+fn a_primary_under_load_comes_back_over_tls_and_from_moto() {
+    let Some(bin) = PgBin::find() else { return };
+    for server in [S3Server::CephTls, S3Server::Moto] {
+        let workspace = Workspace::new();
+        let Some(bucket) = server.bucket(&workspace) else {
+            return;
+        };
+        let place = Place::in_bucket(&workspace, &bucket, "a-path/of-its-own/");
+        a_primary_under_load_comes_back(&bin, &place);
+        assert_eq!(bucket.uploads(), [""; 0], "an upload was left open");
+    }
+}
+
+#[test]
+fn what_was_written_with_a_customer_key_is_read_with_it_alone() {
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephTls.bucket(&workspace) else {
+        return;
+    };
+    let wal = segment(&workspace);
+    let key = |name: &str, letter: u8| {
+        // 32 times one letter, in base64: groups of three and two over.
+        let three = match letter {
+            b'a' => ("YWFh", "YWE="),
+            _ => ("YmJi", "YmI="),
+        };
+        let path = workspace.file(name, three.0.repeat(10) + three.1);
+        format!("--sse-customer-key=file://{}", path.display())
+    };
+    let (right, wrong) = (key("right", b'a'), key("wrong", b'b'));
+    let tool = |name: &str| {
+        let tool = workspace.tool(&format!("barman-cloud-{name}"));
+        tool.envs(bucket.environment())
+    };
+    tool("wal-archive")
+        .args([&right, &bucket.url(), "main", &wal])
+        .succeed();
+    let fetch = |options: &[&String]| {
+        let tool = tool("wal-restore")
+            .args(["--retry-timeout=1"])
+            .args(options);
+        let target = workspace.path("fetched");
+        let run = tool
+            .args([&bucket.url(), "main", "000000010000000000000006"])
+            .arg(&target)
+            .run();
+        (run, target)
+    };
+    for options in [&[][..], &[&wrong]] {
+        let (run, target) = fetch(options);
+        assert_eq!(run.code(), Some(4), "{run}");
+        assert_eq!(run.errors().len(), 1, "{run}");
+        assert!(!target.exists());
+    }
+    let (run, target) = fetch(&[&right]);
+    assert_eq!(run.code(), Some(0), "{run}");
+    assert!(std::fs::read(target).unwrap() == std::fs::read(&wal).unwrap());
 }
 
 /// A name that only requests for a part have.

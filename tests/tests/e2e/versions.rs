@@ -10,7 +10,7 @@ use e2e::{PgBin, Place, Recovery, S3Server, ShutDown, Workspace, WriteLoad, wait
 
 /// A backup that was taken while the tables were written to, and the WAL after
 /// it, lead to exactly the rows of a named point.
-fn a_primary_under_load_comes_back(bin: &PgBin, place: &Place<'_>) {
+pub(crate) fn a_primary_under_load_comes_back(bin: &PgBin, place: &Place<'_>) {
     let mut primary = place.primary(bin, "--gzip");
     primary.start();
     let load = WriteLoad::start(&primary, &[("t", None)]);
