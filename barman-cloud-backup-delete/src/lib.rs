@@ -1,13 +1,12 @@
 //! `barman-cloud-backup-delete`: deletes base backups and the WAL only they need.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
-use cloud_core::cli::args::{CommonArgs, SourceArgs};
+use cloud_core::cli::args::{CommonArgs, Place, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool, values};
 use cloud_core::ops::{Ctx, OpError};
-use cloud_core::store::{ObjectStore, StoreConfig};
+use cloud_core::store::Opened;
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -60,20 +59,11 @@ impl Tool for Args {
         &self.common
     }
 
-    fn store(&self) -> StoreConfig {
-        self.common.store(&self.source.source_url)
+    fn place(&self) -> Place<'_> {
+        self.source.place()
     }
 
-    fn server(&self) -> &str {
-        &self.source.server_name
-    }
-
-    async fn run(
-        self,
-        _ctx: &Ctx,
-        _store: Arc<dyn ObjectStore>,
-        _path: String,
-    ) -> Result<(), OpError> {
+    async fn run(self, _ctx: &Ctx, _at: Opened) -> Result<(), OpError> {
         Err(cli::not_built("barman-cloud-backup-delete"))
     }
 }

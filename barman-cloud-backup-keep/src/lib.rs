@@ -1,13 +1,15 @@
 //! `barman-cloud-backup-keep`: protects a base backup from retention policies.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
-use cloud_core::cli::args::{CommonArgs, SourceArgs};
+use clap::builder::TypedValueParser;
+use cloud_core::catalogue::keep::KeepTarget;
+use cloud_core::cli::args::{CommonArgs, Place, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool};
+use cloud_core::ops::keep::{self, KeepAction, KeepRequest};
 use cloud_core::ops::{Ctx, OpError};
-use cloud_core::store::{ObjectStore, StoreConfig};
+use cloud_core::store::Opened;
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -40,8 +42,9 @@ pub struct Args {
         long,
         group = "action",
         value_parser = clap::builder::PossibleValuesParser::new(["full", "standalone"])
+            .try_map(|text| text.parse::<KeepTarget>())
     )]
-    target: Option<String>,
+    target: Option<KeepTarget>,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -56,20 +59,23 @@ impl Tool for Args {
         &self.common
     }
 
-    fn store(&self) -> StoreConfig {
-        self.common.store(&self.source.source_url)
+    fn place(&self) -> Place<'_> {
+        self.source.place()
     }
 
-    fn server(&self) -> &str {
-        &self.source.server_name
-    }
-
-    async fn run(
-        self,
-        _ctx: &Ctx,
-        _store: Arc<dyn ObjectStore>,
-        _path: String,
-    ) -> Result<(), OpError> {
-        Err(cli::not_built("barman-cloud-backup-keep"))
+    async fn run(self, _ctx: &Ctx, at: Opened) -> Result<(), OpError> {
+        // clap sees to it that exactly one of the three was given.
+        let action = match self.target {
+            Some(target) => KeepAction::Keep(target),
+            None if self.release => KeepAction::Release,
+            None => KeepAction::Status,
+        };
+        let request = KeepRequest {
+            path: at.path,
+            server: self.source.server_name,
+            backup: self.backup_id,
+            action,
+        };
+        cli::answer(keep::run(at.store, request).await?)
     }
 }

@@ -1,13 +1,13 @@
 //! `barman-cloud-backup-list`: lists the base backups in the cloud.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
-use cloud_core::cli::args::{CommonArgs, SourceArgs};
+use cloud_core::cli::args::{CommonArgs, Place, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool};
-use cloud_core::ops::{Ctx, OpError};
-use cloud_core::store::{ObjectStore, StoreConfig};
+use cloud_core::ops::list::{self, ListRequest};
+use cloud_core::ops::{Ctx, Format, OpError};
+use cloud_core::store::Opened;
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -38,20 +38,16 @@ impl Tool for Args {
         &self.common
     }
 
-    fn store(&self) -> StoreConfig {
-        self.common.store(&self.source.source_url)
+    fn place(&self) -> Place<'_> {
+        self.source.place()
     }
 
-    fn server(&self) -> &str {
-        &self.source.server_name
-    }
-
-    async fn run(
-        self,
-        _ctx: &Ctx,
-        _store: Arc<dyn ObjectStore>,
-        _path: String,
-    ) -> Result<(), OpError> {
-        Err(cli::not_built("barman-cloud-backup-list"))
+    async fn run(self, _ctx: &Ctx, at: Opened) -> Result<(), OpError> {
+        let request = ListRequest {
+            path: at.path,
+            server: self.source.server_name,
+            format: Format::of(&self.format),
+        };
+        cli::answer(list::run(at.store, request).await?)
     }
 }

@@ -2,18 +2,18 @@
 
 use std::num::NonZeroU32;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use cloud_core::cli::args::{
-    BackupCompressionArgs, CommonArgs, DestinationArgs, EncryptionArgs, SnapshotPlaceArgs, TagArgs,
+    BackupCompressionArgs, CommonArgs, DestinationArgs, EncryptionArgs, Place, SnapshotPlaceArgs,
+    TagArgs,
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, tags, values};
 use cloud_core::ops::backup::{self, BackupRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
 use cloud_core::pg;
-use cloud_core::store::{ObjectStore, StoreConfig};
+use cloud_core::store::{Opened, StoreConfig};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -166,6 +166,7 @@ impl Tool for Args {
         ends_by_signal: false,
         test_wants_bucket: true,
         retry: Some(Duration::from_mins(10)),
+        may_be_dropped: false,
     };
 
     fn common(&self) -> &CommonArgs {
@@ -177,8 +178,8 @@ impl Tool for Args {
             .apply(self.common.store(&self.destination.destination_url))
     }
 
-    fn server(&self) -> &str {
-        &self.destination.server_name
+    fn place(&self) -> Place<'_> {
+        self.destination.place()
     }
 
     fn check(&self, _env: &Env) -> Result<(), OpError> {
@@ -202,12 +203,7 @@ impl Tool for Args {
         Ok(())
     }
 
-    async fn run(
-        self,
-        ctx: &Ctx,
-        store: Arc<dyn ObjectStore>,
-        path: String,
-    ) -> Result<(), OpError> {
+    async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
         if hook(&ctx.env) {
             return Err(cli::not_built(
                 "running as a hook script of a Barman server",
@@ -218,7 +214,7 @@ impl Tool for Args {
         }
         let interval = Duration::from_secs(self.keepalive_interval);
         let request = BackupRequest {
-            path,
+            path: at.path,
             server: self.destination.server_name,
             connection: pg::Options {
                 host: self.host,
@@ -240,7 +236,7 @@ impl Tool for Args {
                 .stop_timeout
                 .map(|limit| Duration::from_secs(limit.get().into())),
         };
-        backup::run(ctx, store, request).await
+        backup::run(ctx, at.store, request).await
     }
 }
 

@@ -1,13 +1,13 @@
 //! `barman-cloud-check-wal-archive`: checks that a WAL archive can be used by a new server.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
-use cloud_core::cli::args::{CommonArgs, DestinationArgs};
+use cloud_core::cli::args::{CommonArgs, DestinationArgs, Place};
 use cloud_core::cli::{self, Habits, Tool, values};
+use cloud_core::ops::check_wal_archive::{self, CheckRequest};
 use cloud_core::ops::{Ctx, OpError};
-use cloud_core::store::{ObjectStore, StoreConfig};
+use cloud_core::store::Opened;
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -41,20 +41,17 @@ impl Tool for Args {
         &self.common
     }
 
-    fn store(&self) -> StoreConfig {
-        self.common.store(&self.destination.destination_url)
+    fn place(&self) -> Place<'_> {
+        self.destination.place()
     }
 
-    fn server(&self) -> &str {
-        &self.destination.server_name
-    }
-
-    async fn run(
-        self,
-        _ctx: &Ctx,
-        _store: Arc<dyn ObjectStore>,
-        _path: String,
-    ) -> Result<(), OpError> {
-        Err(cli::not_built("barman-cloud-check-wal-archive"))
+    async fn run(self, _ctx: &Ctx, at: Opened) -> Result<(), OpError> {
+        let request = CheckRequest {
+            bucket: at.bucket,
+            path: at.path,
+            server: self.destination.server_name,
+            timeline: self.timeline,
+        };
+        check_wal_archive::run(at.store, request).await
     }
 }

@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use cloud_core::cli::args::{CommonArgs, SnapshotPlaceArgs, SourceArgs};
+use cloud_core::cli::args::{CommonArgs, Place, SnapshotPlaceArgs, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::restore::{self, RecoveryTarget, RestoreRequest};
 use cloud_core::ops::{Ctx, Env, OpError};
-use cloud_core::store::{ObjectStore, StoreConfig};
+use cloud_core::store::Opened;
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -76,32 +75,24 @@ impl Tool for Args {
         ends_by_signal: false,
         test_wants_bucket: true,
         retry: Some(Duration::from_mins(10)),
+        may_be_dropped: false,
     };
 
     fn common(&self) -> &CommonArgs {
         &self.common
     }
 
-    fn store(&self) -> StoreConfig {
-        self.common.store(&self.source.source_url)
-    }
-
-    fn server(&self) -> &str {
-        &self.source.server_name
+    fn place(&self) -> Place<'_> {
+        self.source.place()
     }
 
     fn check(&self, _env: &Env) -> Result<(), OpError> {
         restore::check_rules(&self.tablespace)
     }
 
-    async fn run(
-        self,
-        ctx: &Ctx,
-        store: Arc<dyn ObjectStore>,
-        path: String,
-    ) -> Result<(), OpError> {
+    async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
         let request = RestoreRequest {
-            path,
+            path: at.path,
             server: self.source.server_name,
             backup: self.backup_id,
             target: self.recovery_dir,
@@ -113,6 +104,6 @@ impl Tool for Args {
             },
             allow_incomplete: self.allow_incomplete,
         };
-        restore::run(ctx, store, request).await
+        restore::run(ctx, at.store, request).await
     }
 }

@@ -3,19 +3,18 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use cloud_core::cli::args::{
-    CommonArgs, DestinationArgs, EncryptionArgs, HistoryTagArgs, TagArgs, WalCompressionArgs,
-    wal_name,
+    CommonArgs, DestinationArgs, EncryptionArgs, HistoryTagArgs, Place, TagArgs,
+    WalCompressionArgs, wal_name,
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::codec::Level;
 use cloud_core::ops::wal_archive::{self, WalArchiveRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
-use cloud_core::store::{ObjectStore, StoreConfig};
+use cloud_core::store::{Opened, StoreConfig};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -105,6 +104,7 @@ impl Tool for Args {
         ends_by_signal: true,
         test_wants_bucket: true,
         retry: Some(Duration::from_mins(1)),
+        may_be_dropped: false,
     };
 
     fn common(&self) -> &CommonArgs {
@@ -123,8 +123,8 @@ impl Tool for Args {
         }
     }
 
-    fn server(&self) -> &str {
-        &self.destination.server_name
+    fn place(&self) -> Place<'_> {
+        self.destination.place()
     }
 
     fn check(&self, env: &Env) -> Result<(), OpError> {
@@ -142,19 +142,14 @@ impl Tool for Args {
         }
     }
 
-    async fn run(
-        self,
-        ctx: &Ctx,
-        store: Arc<dyn ObjectStore>,
-        path: String,
-    ) -> Result<(), OpError> {
+    async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
         if Self::hook(&ctx.env) {
             return Err(cli::not_built(
                 "running as a hook script of a Barman server",
             ));
         }
         let request = WalArchiveRequest {
-            path,
+            path: at.path,
             server: self.destination.server_name,
             wal_path: self.wal_path.unwrap_or_default(),
             codec: self.compression.codec(),
@@ -163,6 +158,6 @@ impl Tool for Args {
             history_tags: self.history_tags.get(),
             allow_overwrite: self.allow_overwrite,
         };
-        wal_archive::run(ctx, store, request).await
+        wal_archive::run(ctx, at.store, request).await
     }
 }

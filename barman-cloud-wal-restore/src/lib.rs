@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use cloud_core::cli::args::{CommonArgs, SourceArgs, wal_name};
+use cloud_core::cli::args::{CommonArgs, Place, SourceArgs, wal_name};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::wal_restore::{self, WalRestoreRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
-use cloud_core::store::{ObjectStore, StoreConfig, printable};
+use cloud_core::store::{Opened, printable};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -67,18 +66,15 @@ impl Tool for Args {
         // The operation tries again by itself, and stops when a promotion is
         // asked for.
         retry: None,
+        may_be_dropped: false,
     };
 
     fn common(&self) -> &CommonArgs {
         &self.common
     }
 
-    fn store(&self) -> StoreConfig {
-        self.common.store(&self.source.source_url)
-    }
-
-    fn server(&self) -> &str {
-        &self.source.server_name
+    fn place(&self) -> Place<'_> {
+        self.source.place()
     }
 
     fn check(&self, _env: &Env) -> Result<(), OpError> {
@@ -88,19 +84,14 @@ impl Tool for Args {
         }
     }
 
-    async fn run(
-        self,
-        ctx: &Ctx,
-        store: Arc<dyn ObjectStore>,
-        path: String,
-    ) -> Result<(), OpError> {
+    async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
         let request = WalRestoreRequest {
             url: format!(
                 "{} {}",
                 printable(&self.source.source_url),
                 self.common.endpoint()
             ),
-            path,
+            path: at.path,
             server: self.source.server_name,
             wal_name: self.wal_name,
             destination: self.wal_dest,
@@ -109,7 +100,7 @@ impl Tool for Args {
             spool_dir: self.spool_dir,
             retry_timeout: Duration::from_secs(self.retry_timeout),
         };
-        wal_restore::run(ctx, store, request).await
+        wal_restore::run(ctx, at.store, request).await
     }
 
     fn unreachable_code(&self) -> u8 {

@@ -83,6 +83,34 @@ fn without_underscores(text: &str) -> Option<String> {
     Some(text.replace('_', ""))
 }
 
+/// A text that is no duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid duration `{0}` (a whole number and a unit: 90s, 30min, 12h, 7d, 2w)")]
+pub struct InvalidDuration(pub String);
+
+/// Reads a duration: a whole number and one unit, `s`, `min`, `h`, `d`, `w` or the
+/// whole word, with or without a blank between them.
+pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
+    duration_of(text).ok_or_else(|| InvalidDuration(text.to_owned()))
+}
+
+fn duration_of(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let seconds = match unit.as_str() {
+        "s" | "second" | "seconds" => 1,
+        "min" | "minute" | "minutes" => 60,
+        "h" | "hour" | "hours" => 3_600,
+        "d" | "day" | "days" => 86_400,
+        "w" | "week" | "weeks" => 604_800,
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok()?;
+    number.checked_mul(seconds).map(Duration::from_secs)
+}
+
 /// A size for people: base 1024, one decimal from KiB on (`30.0 MiB`).
 pub fn pretty_size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -123,6 +151,28 @@ pub fn pretty_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_a_number_and_a_unit() {
+        for (text, seconds) in [
+            ("90s", Some(90)),
+            ("30min", Some(1_800)),
+            ("12 hours", Some(43_200)),
+            (" 7D ", Some(604_800)),
+            ("2w", Some(1_209_600)),
+            ("0d", Some(0)),
+            ("7", None),
+            ("d", None),
+            ("-1d", None),
+            ("1.5h", None),
+            ("7m", None),
+            ("99999999999999999999d", None),
+            ("18446744073709551615w", None),
+        ] {
+            let read = parse_duration(text).ok();
+            assert_eq!(read.map(|d| d.as_secs()), seconds, "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_the_reference_reads_them() {

@@ -156,6 +156,37 @@ pub enum InfoError {
 /// is not to be trusted.
 const MAX_UNKNOWN_FIELDS: usize = 256;
 
+/// The value of a field.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FieldValue {
+    /// Absent.
+    None,
+    /// Plain text.
+    Text(String),
+    /// A number.
+    Number(u64),
+    /// A point in time.
+    Time(Timestamp),
+    /// Text that is written as a literal, because it has several lines.
+    Label(String),
+    /// A value with a structure.
+    Literal(Literal),
+}
+
+/// The form in the file.
+impl fmt::Display for FieldValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => number.fmt(f),
+            Self::Time(time) => time.fmt(f),
+            Self::Label(text) => Literal::Str(text.clone()).fmt(f),
+            Self::Literal(literal) => literal.fmt(f),
+        }
+    }
+}
+
 /// How the values of one field are read and written.
 enum Kind {
     Text(fn(&mut BackupInfo) -> &mut Option<String>),
@@ -391,16 +422,10 @@ impl BackupInfo {
 
     /// The file: one line per field, in the order of their names.
     pub fn to_text(&self) -> String {
-        // The table hands out places to write to; reading them needs a copy.
-        let mut copy = self.clone();
-        let mut lines: Vec<(&str, String)> = Vec::with_capacity(FIELDS.len());
-        for field in FIELDS {
-            match copy.value(field) {
-                Some(value) => lines.push((field.name, value)),
-                None if field.optional => {}
-                None => lines.push((field.name, "None".to_owned())),
-            }
-        }
+        let fields = self.fields().into_iter();
+        let mut lines: Vec<(&str, String)> = fields
+            .map(|(name, value)| (name, value.to_string()))
+            .collect();
         lines.extend(
             self.unknown_fields
                 .iter()
@@ -417,29 +442,41 @@ impl BackupInfo {
         text
     }
 
-    fn value(&mut self, field: &Field) -> Option<String> {
-        let full = |literal: Literal| (!literal.is_empty()).then(|| literal.to_string());
-        match &field.kind {
-            Kind::Text(place) => place(self).clone(),
-            Kind::Size(place) => place(self).map(|value| value.to_string()),
-            Kind::Small(place) => place(self).map(|value| value.to_string()),
-            Kind::Time(place) => place(self).map(|value| value.to_string()),
-            Kind::Stats(place) => place(self).clone().and_then(full),
+    /// All fields with their values, in the order of their names. Those that are
+    /// left out of the file when they are absent are left out here too.
+    pub fn fields(&self) -> Vec<(&'static str, FieldValue)> {
+        // The table hands out places to write to; reading them needs a copy.
+        let mut copy = self.clone();
+        FIELDS
+            .iter()
+            .map(|field| (field, copy.value(field)))
+            .filter(|(field, value)| !(field.optional && *value == FieldValue::None))
+            .map(|(field, value)| (field.name, value))
+            .collect()
+    }
+
+    fn value(&mut self, field: &Field) -> FieldValue {
+        let full = |literal: Literal| (!literal.is_empty()).then_some(literal);
+        let value = match &field.kind {
+            Kind::Text(place) => place(self).clone().map(FieldValue::Text),
+            Kind::Size(place) => place(self).map(FieldValue::Number),
+            Kind::Small(place) => place(self).map(|value| FieldValue::Number(value.into())),
+            Kind::Time(place) => place(self).map(FieldValue::Time),
+            Kind::Stats(place) => place(self).clone().and_then(full).map(FieldValue::Literal),
             Kind::Label => self
                 .backup_label
                 .clone()
-                .and_then(|text| full(Literal::Str(text))),
-            Kind::Files => full(Literal::List(
-                self.included_files
-                    .iter()
-                    .cloned()
-                    .map(Literal::Str)
-                    .collect(),
-            )),
-            Kind::Tablespaces => full(self.tablespaces_literal()),
-            Kind::Status => Some(self.status.to_string()),
-            Kind::SegmentSize => Some(self.xlog_segment_size.to_string()),
-        }
+                .filter(|text| !text.is_empty())
+                .map(FieldValue::Label),
+            Kind::Files => {
+                let files = self.included_files.iter().cloned().map(Literal::Str);
+                full(Literal::List(files.collect())).map(FieldValue::Literal)
+            }
+            Kind::Tablespaces => full(self.tablespaces_literal()).map(FieldValue::Literal),
+            Kind::Status => Some(FieldValue::Text(self.status.to_string())),
+            Kind::SegmentSize => Some(FieldValue::Number(self.xlog_segment_size)),
+        };
+        value.unwrap_or(FieldValue::None)
     }
 
     fn tablespaces_literal(&self) -> Literal {

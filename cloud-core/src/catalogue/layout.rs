@@ -22,6 +22,8 @@ pub struct Layout {
     /// Roots under which the reference may have put annotations: it gives a path
     /// that ends in `/` a second one there.
     annotation_roots: Vec<Prefix>,
+    /// Where the reference puts annotations if it is given the same URL.
+    reference_root: Prefix,
 }
 
 /// A server name that cannot be part of a key.
@@ -127,11 +129,17 @@ impl Layout {
         }
         let as_joined = Prefix::dir(format!("{path}/{server}"));
         if path.ends_with('/') && !annotation_roots.contains(&as_joined) {
-            annotation_roots.push(as_joined);
+            annotation_roots.push(as_joined.clone());
         }
+        let reference_root = if path.ends_with('/') && !trimmed.is_empty() {
+            as_joined
+        } else {
+            root.clone()
+        };
         Ok(Self {
             root,
             annotation_roots,
+            reference_root,
         })
     }
 
@@ -147,12 +155,12 @@ impl Layout {
 
     /// The record of a base backup.
     pub fn backup_info(&self, id: &BackupId) -> Key {
-        key(&self.backup_dir(id), "backup.info")
+        key(&self.backup_dir(id), RECORD)
     }
 
     /// The label of a snapshot backup.
     pub fn backup_label(&self, id: &BackupId) -> Key {
-        key(&self.backup_dir(id), "backup_label")
+        key(&self.backup_dir(id), LABEL)
     }
 
     /// An archive of a base backup: the first has part number 0. `suffix` is
@@ -169,14 +177,40 @@ impl Layout {
     /// The keep annotation of a base backup, and after it the places where the
     /// reference puts it if the URL ends in `/`.
     ///
-    /// Write the first; a backup is kept if any of them exists, and releasing it
-    /// deletes all. Looking at one alone would let a retention policy delete a
-    /// backup that was kept through the other spelling of its URL.
+    /// A backup is kept if any of them exists, and releasing it deletes all.
+    /// Looking at one alone would let a retention policy delete a backup that
+    /// was kept through the other spelling of its URL.
     pub fn keep(&self, id: &BackupId) -> Vec<Key> {
         let roots = std::iter::once(&self.root).chain(&self.annotation_roots);
-        roots
-            .map(|root| key(root, &format!("base/{id}/annotations/keep")))
-            .collect()
+        roots.map(|root| keep_below(root, id)).collect()
+    }
+
+    /// Where a new keep annotation goes: to its proper place, and to the one
+    /// where the reference looks for it if it is given the same URL.
+    pub fn keep_to_write(&self, id: &BackupId) -> Vec<Key> {
+        let mut keys = vec![keep_below(&self.root, id)];
+        if self.reference_root != self.root {
+            keys.push(keep_below(&self.reference_root, id));
+        }
+        keys
+    }
+
+    /// Directories beside [`base`](Self::base) in which keep annotations may be.
+    pub fn annotation_bases(&self) -> Vec<Prefix> {
+        let bases = self.annotation_roots.iter().map(|root| root.subdir("base"));
+        bases.collect()
+    }
+
+    /// The server's whole directory: base backups and WAL.
+    pub fn root(&self) -> &Prefix {
+        &self.root
+    }
+
+    /// The backup that a key below `base`, a directory of backups, belongs to,
+    /// and what the key is within that backup's directory.
+    pub fn within_backup<'k>(base: &Prefix, key: &'k Key) -> Option<(BackupId, &'k str)> {
+        let (id, name) = key.strip_prefix(base)?.split_once('/')?;
+        Some((BackupId::new(id)?, name))
     }
 
     /// Directory of all WAL.
@@ -196,6 +230,19 @@ impl Layout {
     pub fn wal(&self, name: &WalName, suffix: &str) -> Key {
         key(&self.wal_dir(name), &format!("{name}{suffix}"))
     }
+}
+
+/// Name of the record in the directory of a backup.
+pub const RECORD: &str = "backup.info";
+
+/// Name of the keep annotation in the directory of a backup.
+pub const KEEP: &str = "annotations/keep";
+
+/// Name of the label in the directory of a snapshot backup.
+pub const LABEL: &str = "backup_label";
+
+fn keep_below(root: &Prefix, id: &BackupId) -> Key {
+    key(&root.subdir("base").subdir(id.as_str()), KEEP)
 }
 
 fn key(prefix: &Prefix, rest: &str) -> Key {
@@ -337,6 +384,25 @@ impl ArchiveSet {
         }
         Ok(set)
     }
+}
+
+/// The archives directly below `dir`, the directory of a backup, in the order in
+/// which they are deleted: PGDATA, then the tablespaces by their oids, each by
+/// the names of its parts.
+///
+/// What is no archive in any form is left out; the codec does not matter, so
+/// that archives of a newer version go with their backup.
+pub fn archives_to_delete<'k>(dir: &Prefix, keys: impl IntoIterator<Item = &'k Key>) -> Vec<Key> {
+    let mut found: Vec<(ArchiveBase, bool, &Key)> = keys
+        .into_iter()
+        .filter_map(|key| {
+            let (base, part, _) = archive_name(key.strip_prefix(dir)?)?;
+            Some((base, part > 0, key))
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    found.into_iter().map(|(_, _, key)| key.clone()).collect()
 }
 
 fn missing(dir: &Prefix, base: ArchiveBase, part: u32, server: &str) -> ArchiveError {

@@ -3,22 +3,34 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::tz::TimeZone;
 
 use super::info::{BackupInfo, InfoError};
-use super::layout::{BackupId, Layout};
-use crate::key::Key;
+use super::keep::{Keep, KeepTarget};
+use super::layout::{BackupId, KEEP, Layout, RECORD};
+use crate::key::{Key, Prefix};
 use crate::store::{self, Depth, ObjectStore, StoreError, StoreErrorKind};
 use crate::wal::{History, TimelineId, WalKind, WalName};
 
-/// Records read at the same time.
-const CONCURRENCY: usize = 16;
+/// Records read at the same time: with a round trip of 20 ms, a thousand of them
+/// in a third of a second.
+const CONCURRENCY: usize = 64;
+
+/// Largest record that is read together with so many others, in bytes.
+const SMALL: u64 = 256 << 10;
+
+/// Larger records read at the same time. This times `MAX_INFO`, and
+/// `CONCURRENCY` times `SMALL`, are what a bucket full of garbage can make us
+/// hold of what it sends.
+const CONCURRENCY_LARGE: usize = 4;
 
 /// Largest `backup.info` that is read, in bytes. Real ones have some kilobytes,
-/// and some hundred with thousands of tablespaces. `CONCURRENCY` times this is
-/// what a bucket full of garbage can make us hold.
+/// and some hundred with thousands of tablespaces.
 pub const MAX_INFO: u64 = 4 << 20;
+
+/// Largest keep annotation that is read, in bytes: it is a word.
+const MAX_KEEP: u64 = 64 << 10;
 
 /// Largest timeline history file that is read, in bytes: a line has less than
 /// 1 KiB, and a cluster some dozen timelines.
@@ -31,6 +43,8 @@ pub struct Entry {
     pub id: BackupId,
     /// Its record, or why that cannot be read.
     pub info: Result<BackupInfo, LoadError>,
+    /// Its keep annotations, if there are any.
+    pub keeps: Vec<Key>,
 }
 
 /// Why a record cannot be used.
@@ -44,6 +58,14 @@ pub enum LoadError {
     Malformed(#[from] InfoError),
 }
 
+/// What a listing tells of a backup.
+#[derive(Debug, Default)]
+struct Listed {
+    /// Size of the record, in bytes.
+    record: Option<u64>,
+    keeps: Vec<Key>,
+}
+
 /// Reads all records, sorted by id. A directory without one is left out: it
 /// belongs to no backup that exists.
 ///
@@ -51,26 +73,107 @@ pub enum LoadError {
 ///
 /// If the listing fails: a short catalogue must never pass for the whole one.
 pub async fn load(store: &dyn ObjectStore, layout: &Layout) -> Result<Vec<Entry>, StoreError> {
-    let base = layout.base();
-    let page = store::list_all(store, &base, Depth::One).await?;
-    let ids = page.prefixes.iter().filter_map(|dir| {
-        let name = dir
-            .as_str()
-            .strip_prefix(base.as_str())?
-            .strip_suffix('/')?;
-        BackupId::new(name)
+    let mut found = BTreeMap::new();
+    look_through(store, &layout.base(), true, &mut found).await?;
+    for base in layout.annotation_bases() {
+        look_through(store, &base, false, &mut found).await?;
+    }
+    let records = found.into_iter().filter_map(|(id, listed)| {
+        let size = listed.record?;
+        Some((id, size, listed.keeps))
     });
-    let mut entries: Vec<Entry> = stream::iter(ids)
-        .map(|id| async move {
-            let info = load_one(store, layout, &id).await.transpose()?;
-            Some(Entry { id, info })
-        })
-        .buffer_unordered(CONCURRENCY)
-        .filter_map(std::future::ready)
-        .collect()
-        .await;
+    let (small, large): (Vec<_>, Vec<_>) = records.partition(|(_, size, _)| *size <= SMALL);
+    let mut entries = Vec::with_capacity(small.len() + large.len());
+    for (records, concurrency) in [(small, CONCURRENCY), (large, CONCURRENCY_LARGE)] {
+        let read = stream::iter(records)
+            .map(|(id, _, keeps)| async move {
+                let info = load_one(store, layout, &id).await.transpose()?;
+                Some(Entry { id, info, keeps })
+            })
+            .buffer_unordered(concurrency)
+            .filter_map(std::future::ready);
+        entries.extend(read.collect::<Vec<_>>().await);
+    }
     entries.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(entries)
+}
+
+/// Looks for records, and for annotations, among all objects below `base`.
+async fn look_through(
+    store: &dyn ObjectStore,
+    base: &Prefix,
+    records: bool,
+    found: &mut BTreeMap<BackupId, Listed>,
+) -> Result<(), StoreError> {
+    let mut pages = store.list(base, Depth::All);
+    while let Some(page) = pages.next().await {
+        for object in page?.objects {
+            match Layout::within_backup(base, &object.key) {
+                Some((id, RECORD)) if records => {
+                    found.entry(id).or_default().record = Some(object.size);
+                }
+                Some((id, KEEP)) => {
+                    let keeps = &mut found.entry(id).or_default().keeps;
+                    // A store may name an object on two pages.
+                    if !keeps.contains(&object.key) {
+                        keeps.push(object.key);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The keep annotations of one backup, wherever they are.
+pub async fn find_keeps(
+    store: &dyn ObjectStore,
+    layout: &Layout,
+    id: &BackupId,
+) -> Result<Vec<Key>, StoreError> {
+    let mut keeps = Vec::new();
+    for key in layout.keep(id) {
+        // Not every store can be asked for every one of these names, but all
+        // can look for it in a listing.
+        let page = store::list_all(store, &Prefix::text(key.as_str()), Depth::One).await?;
+        if page.objects.iter().any(|object| object.key == key) {
+            keeps.push(key);
+        }
+    }
+    Ok(keeps)
+}
+
+/// Reads the keep annotations of a backup; `None` if they are gone by now. Of
+/// several that do not agree, the one that keeps more counts.
+pub async fn read_keep(store: &dyn ObjectStore, keeps: &[Key]) -> Result<Option<Keep>, StoreError> {
+    let mut strongest: Option<Keep> = None;
+    for key in keeps {
+        let keep = match store::get_all(store, key, MAX_KEEP).await {
+            Ok((_, content)) => Keep::read(&content),
+            Err(error) if error.kind == StoreErrorKind::NotFound => continue,
+            // Whatever somebody put there keeps the backup.
+            Err(error) if error.kind == StoreErrorKind::Invalid => Keep::new(KeepTarget::Full),
+            Err(error) => return Err(error),
+        };
+        strongest = Some(match strongest {
+            Some(other) => keep.stronger(other),
+            None => keep,
+        });
+    }
+    Ok(strongest)
+}
+
+/// Reads the keep annotations of many backups, in the order given.
+pub async fn read_keeps<'k>(
+    store: &dyn ObjectStore,
+    keeps: impl IntoIterator<Item = &'k [Key]>,
+) -> Result<Vec<Option<Keep>>, StoreError> {
+    stream::iter(keeps)
+        .map(|keeps| read_keep(store, keeps))
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await
 }
 
 /// Reads one record; `None` if there is none.

@@ -108,6 +108,15 @@ impl CommonArgs {
     }
 }
 
+/// Where a tool works.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The URL, as typed.
+    pub url: &'a str,
+    /// The name of the server, as typed.
+    pub server: &'a str,
+}
+
 /// Where a tool writes to: the first two positionals.
 #[derive(Debug, Clone, Args)]
 pub struct DestinationArgs {
@@ -121,6 +130,16 @@ pub struct DestinationArgs {
     pub server_name: String,
 }
 
+impl DestinationArgs {
+    /// The place they name.
+    pub fn place(&self) -> Place<'_> {
+        Place {
+            url: &self.destination_url,
+            server: &self.server_name,
+        }
+    }
+}
+
 /// Where a tool reads from: the first two positionals.
 #[derive(Debug, Clone, Args)]
 pub struct SourceArgs {
@@ -132,6 +151,16 @@ pub struct SourceArgs {
     /// Name of the PostgreSQL server: the folder of its backups and WAL
     #[arg(value_name = "server_name")]
     pub server_name: String,
+}
+
+impl SourceArgs {
+    /// The place they name.
+    pub fn place(&self) -> Place<'_> {
+        Place {
+            url: &self.source_url,
+            server: &self.server_name,
+        }
+    }
 }
 
 /// How objects that are written are encrypted.

@@ -24,14 +24,11 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use self::argparse::Refusal;
-use self::args::CommonArgs;
+use self::args::{CommonArgs, Place};
 use self::signals::{EndBy, Signals};
 use crate::catalogue::layout::Layout;
-use crate::ops::{Ctx, Env, OpError, OpErrorKind};
-use crate::store::{
-    self, BucketState, ObjectStore, OpenError, Opened, Retry, RetryPolicy, StoreConfig, StoreError,
-    StoreErrorKind,
-};
+use crate::ops::{Answer, Ctx, Env, OpError, OpErrorKind};
+use crate::store::{self, BucketState, OpenError, Opened, Retry, RetryPolicy, StoreConfig};
 
 /// How long threads that are still busy at the end are waited for.
 const LAST_THREADS: Duration = Duration::from_secs(1);
@@ -47,11 +44,13 @@ pub trait Tool: clap::Parser + Send + Sync + 'static {
     /// What every tool accepts.
     fn common(&self) -> &CommonArgs;
 
-    /// The store that the arguments name.
-    fn store(&self) -> StoreConfig;
+    /// The URL and the name of the server, as typed.
+    fn place(&self) -> Place<'_>;
 
-    /// The name of the server, as typed.
-    fn server(&self) -> &str;
+    /// The store that the arguments name.
+    fn store(&self) -> StoreConfig {
+        self.common().store(self.place().url)
+    }
 
     /// Checks what options mean together. Touches neither disk nor network.
     fn check(&self, env: &Env) -> Result<(), OpError> {
@@ -60,8 +59,7 @@ pub trait Tool: clap::Parser + Send + Sync + 'static {
     }
 
     /// Does the work.
-    async fn run(self, ctx: &Ctx, store: Arc<dyn ObjectStore>, path: String)
-    -> Result<(), OpError>;
+    async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError>;
 
     /// The exit code that says that the store could not be reached.
     fn unreachable_code(&self) -> u8 {
@@ -82,6 +80,9 @@ pub struct Habits {
     /// How long requests are tried again (docs/decisions.md 12); `None` where
     /// the operation does that itself.
     pub retry: Option<Duration>,
+    /// Whether the work can end anywhere, without a word and without a trace that
+    /// the next run does not deal with. Then a signal ends it at once.
+    pub may_be_dropped: bool,
 }
 
 impl Habits {
@@ -91,6 +92,7 @@ impl Habits {
         ends_by_signal: false,
         test_wants_bucket: true,
         retry: Some(Duration::from_mins(2)),
+        may_be_dropped: true,
     };
 }
 
@@ -129,7 +131,7 @@ fn refuse(refusal: &Refusal) -> ExitCode {
 }
 
 fn execute<T: Tool>(tool: T) -> Result<(), OpError> {
-    Layout::new("", tool.server())
+    Layout::new("", tool.place().server)
         .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
     tool.check(&Env::of_process())?;
     let mut runtime = if T::HABITS.long {
@@ -166,17 +168,26 @@ async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), O
             () = cancel.cancelled() => Err(interrupted::<T>()),
         };
     }
-    let store: Arc<dyn ObjectStore> = match T::HABITS.retry {
-        Some(total) => Arc::new(Retry::new(opened.store, RetryPolicy { total })),
-        None => opened.store,
+    let at = match T::HABITS.retry {
+        Some(total) => Opened {
+            store: Arc::new(Retry::new(opened.store, RetryPolicy { total })),
+            ..opened
+        },
+        None => opened,
     };
     let shown = T::HABITS.long && common.quiet == 0;
     let ctx = Ctx {
         reporter: progress::reporter(shown),
-        cancel,
+        cancel: cancel.clone(),
         env: Env::of_process(),
     };
-    tool.run(&ctx, store, opened.path).await
+    if !T::HABITS.may_be_dropped {
+        return tool.run(&ctx, at).await;
+    }
+    tokio::select! {
+        done = tool.run(&ctx, at) => done,
+        () = cancel.cancelled() => Err(interrupted::<T>()),
+    }
 }
 
 fn open_failed(error: &OpenError) -> OpError {
@@ -201,29 +212,26 @@ async fn test<T: Tool>(opened: &Opened) -> Result<(), OpError> {
             let text = format!("Bucket {bucket} does not exist");
             Err(OpError::new(OpErrorKind::Failed, text))
         }
-        Err(error) => Err(unproved(bucket, &error)),
+        Err(error) => Err(OpError::unproved(bucket, &error)),
     }
 }
 
-/// Why a bucket could not be looked at.
-fn unproved(bucket: &str, error: &StoreError) -> OpError {
-    let OpError { kind, message, .. } = OpError::of_store(error);
-    if kind == OpErrorKind::Unreachable {
-        let text = format!("Can't connect to cloud provider: {message}");
-        return OpError::new(kind, text).in_own_words();
+/// Prints what an operation found, and gives the failure that goes with it.
+///
+/// Whoever reads may stop when it has seen enough; any other failure to write is
+/// an error, because a list that is cut short must not look whole.
+pub fn answer(answer: Answer) -> Result<(), OpError> {
+    let mut out = io::stdout().lock();
+    let written = out
+        .write_all(answer.text.as_bytes())
+        .and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let text = format!("could not write to standard output: {error}");
+            Err(OpError::new(OpErrorKind::General, text))
+        }
+        _ => answer.failure.map_or(Ok(()), Err),
     }
-    let text = match error.kind {
-        StoreErrorKind::PermissionDenied => format!(
-            "Permission denied when accessing bucket '{bucket}'. Verify that the configured \
-             credentials have sufficient permissions: {message}"
-        ),
-        StoreErrorKind::Invalid => format!(
-            "Bad request when accessing bucket '{bucket}'. This may indicate invalid or \
-             misconfigured credentials: {message}"
-        ),
-        _ => message,
-    };
-    OpError::new(kind, text)
 }
 
 /// What a tool of a later version answers.

@@ -7,10 +7,15 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Reporter;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 
 pub mod backup;
+pub mod check_wal_archive;
+pub mod keep;
+pub mod list;
+mod lookup;
 pub mod restore;
+pub mod show;
 pub mod wal_archive;
 mod wal_object;
 pub mod wal_restore;
@@ -59,6 +64,45 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Env {
                 .map(|(k, v)| (k.into(), v.into()))
                 .collect(),
         )
+    }
+}
+
+/// For whom the answer of a catalogue tool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// People, and scripts that cut columns.
+    Console,
+    /// Programs.
+    Json,
+}
+
+impl Format {
+    /// As typed: anything but `console` is JSON.
+    pub fn of(text: &str) -> Self {
+        if text == "console" {
+            Self::Console
+        } else {
+            Self::Json
+        }
+    }
+}
+
+/// What an operation wants printed.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The text, with its newlines; possibly empty.
+    pub text: String,
+    /// Why the text is not all that was asked for.
+    pub failure: Option<OpError>,
+}
+
+impl Answer {
+    /// All that was asked for.
+    pub fn whole(text: String) -> Self {
+        Self {
+            text,
+            failure: None,
+        }
     }
 }
 
@@ -128,6 +172,27 @@ impl OpError {
             OpErrorKind::General
         };
         Self::new(kind, chain(error))
+    }
+
+    /// Why a bucket could not be looked at.
+    pub fn unproved(bucket: &str, error: &StoreError) -> Self {
+        let Self { kind, message, .. } = Self::of_store(error);
+        if kind == OpErrorKind::Unreachable {
+            let text = format!("Can't connect to cloud provider: {message}");
+            return Self::new(kind, text).in_own_words();
+        }
+        let text = match error.kind {
+            StoreErrorKind::PermissionDenied => format!(
+                "Permission denied when accessing bucket '{bucket}'. Verify that the configured \
+                 credentials have sufficient permissions: {message}"
+            ),
+            StoreErrorKind::Invalid => format!(
+                "Bad request when accessing bucket '{bucket}'. This may indicate invalid or \
+                 misconfigured credentials: {message}"
+            ),
+            _ => message,
+        };
+        Self::new(kind, text)
     }
 
     /// An error of this kind, without a hint.

@@ -71,6 +71,8 @@ impl MemoryStore {
             abilities: Abilities {
                 create_only: true,
                 tags: true,
+                bulk_delete: true,
+                locks: true,
             },
         };
         Self {

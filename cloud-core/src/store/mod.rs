@@ -169,6 +169,12 @@ pub struct Abilities {
     /// Whether `PutOptions::tags` can be kept; where not, a put with tags is
     /// answered `Unsupported`.
     pub tags: bool,
+    /// Whether objects are deleted in bulk, a thousand and more in a request.
+    /// There the reference deletes directories of WAL as a whole, with whatever
+    /// else is in them, and so do we.
+    pub bulk_delete: bool,
+    /// Whether `head` can tell of locks.
+    pub locks: bool,
 }
 
 /// Whether the bucket is there.

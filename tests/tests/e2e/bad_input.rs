@@ -160,7 +160,12 @@ const WITHOUT_SERVER: &[(&str, &str, i32, &str)] = &[
         4,
         "a snapshot backup cannot be compressed",
     ),
-    ("backup-list", "$U main", 4, "not built yet"),
+    (
+        "backup-keep",
+        "--target full $U main 20200101T000000",
+        1,
+        "Backup 20200101T000000 for server main does not exist",
+    ),
 ];
 
 fn one_error(run: &Run, code: i32, message: &str) {

@@ -7,11 +7,11 @@ use jiff::tz::TimeZone;
 use super::{RecoveryTarget, RestoreRequest};
 use crate::catalogue::info::{BackupInfo, Status};
 use crate::catalogue::layout::{BackupId, Layout};
-use crate::catalogue::load::{self, Entry, LoadError};
+use crate::catalogue::load;
 use crate::catalogue::select::{self, Among, Candidate, SelectError, Target, TargetTimeline};
 use crate::catalogue::time::Timestamp;
 use crate::codec;
-use crate::ops::{OpError, OpErrorKind, chain};
+use crate::ops::{OpError, OpErrorKind, lookup};
 use crate::store::ObjectStore;
 
 /// Finds the backup that the request means, and checks that it may be restored.
@@ -21,13 +21,9 @@ pub(super) async fn choose(
     request: &RestoreRequest,
 ) -> Result<(BackupId, BackupInfo), OpError> {
     let text = request.backup.as_str();
-    let by_id = BackupId::is_canonical(text)
-        .then(|| BackupId::new(text))
-        .flatten();
-    let (id, info) = match by_id {
+    let (id, info) = match lookup::id_of(text) {
         Some(id) => {
-            let info = load::load_one(store.as_ref(), layout, &id).await;
-            let info = info.map_err(|error| load_failed(&id, &error))?;
+            let info = lookup::record(store.as_ref(), layout, &id).await?;
             (id, info)
         }
         None => by_catalogue(store, layout, request).await?,
@@ -61,7 +57,7 @@ async fn by_catalogue(
 ) -> Result<(BackupId, Option<BackupInfo>), OpError> {
     let entries = load::load(store.as_ref(), layout).await;
     let entries = entries.map_err(|error| OpError::of_store(&error))?;
-    let catalogue = readable(&entries)?;
+    let catalogue = lookup::readable(&entries)?;
     let id = if request.backup == "auto" {
         automatic(store, layout, &request.recovery_target, &catalogue).await?
     } else {
@@ -72,33 +68,12 @@ async fn by_catalogue(
             &request.server,
         )
     };
-    let id = id.map_err(|error| {
-        let kind = match error {
-            SelectError::NoCandidate => OpErrorKind::Failed,
-            SelectError::Unknown { .. } | SelectError::Ambiguous { .. } => OpErrorKind::General,
-        };
-        OpError::new(kind, error.to_string())
-    })?;
+    let id = id.map_err(|error| lookup::not_found(&error))?;
     let info = catalogue
         .iter()
         .find(|(other, _)| *other == id)
         .map(|(_, info)| (*info).clone());
     Ok((id.clone(), info))
-}
-
-/// The entries that can be read. One that the store does not deliver ends the
-/// search, because it might be the one that is meant; one that makes no sense
-/// is named and left out.
-fn readable(entries: &[Entry]) -> Result<Vec<Candidate<'_>>, OpError> {
-    let mut catalogue = Vec::with_capacity(entries.len());
-    for Entry { id, info } in entries {
-        match info {
-            Ok(info) => catalogue.push((id, info)),
-            Err(LoadError::Store(error)) => return Err(OpError::of_store(error)),
-            Err(error) => tracing::warn!("Unable to open backup.info file for {id}: {error}"),
-        }
-    }
-    Ok(catalogue)
 }
 
 /// The backup that `auto` stands for.
@@ -149,14 +124,4 @@ async fn automatic<'a>(
     let history = history.map_err(|error| OpError::of_store(&error))?;
     target.timeline = Some(timeline);
     Ok(select::for_target(&target, catalogue, history.as_ref()))
-}
-
-fn load_failed(id: &BackupId, error: &LoadError) -> OpError {
-    match error {
-        LoadError::Store(error) => OpError::of_store(error),
-        LoadError::Malformed(_) => OpError::new(
-            OpErrorKind::General,
-            format!("Unable to open backup.info file for {id}: {}", chain(error)),
-        ),
-    }
 }

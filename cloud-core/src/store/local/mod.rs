@@ -71,6 +71,8 @@ impl LocalStore {
             abilities: Abilities {
                 create_only: true,
                 tags: false,
+                bulk_delete: false,
+                locks: false,
             },
         };
         Self {

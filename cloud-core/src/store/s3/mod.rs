@@ -109,6 +109,8 @@ impl S3Store {
             abilities: Abilities {
                 create_only: true,
                 tags: true,
+                bulk_delete: true,
+                locks: true,
             },
         };
         Self {
