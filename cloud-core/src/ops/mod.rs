@@ -11,6 +11,7 @@ use crate::store::{StoreError, StoreErrorKind};
 
 pub mod backup;
 pub mod check_wal_archive;
+pub mod delete;
 pub mod keep;
 pub mod list;
 mod lookup;

@@ -161,6 +161,12 @@ const WITHOUT_SERVER: &[(&str, &str, i32, &str)] = &[
         "a snapshot backup cannot be compressed",
     ),
     (
+        "backup-delete",
+        "-r main $U main",
+        3,
+        "Could not create retention policy main: Cannot parse option retention_policy: main",
+    ),
+    (
         "backup-keep",
         "--target full $U main 20200101T000000",
         1,

@@ -5,6 +5,7 @@ mod bad_input;
 mod command_lines;
 mod credentials;
 mod golden;
+mod golden_catalogue;
 mod harness;
 mod help;
 mod interop;

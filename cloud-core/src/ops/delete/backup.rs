@@ -1,0 +1,266 @@
+//! The archives of a base backup, and its record.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use jiff::tz::TimeZone;
+
+use super::{Found, Work, dry_run};
+use crate::catalogue::deletion::{self, Step};
+use crate::catalogue::info::BackupInfo;
+use crate::catalogue::layout::{ArchiveBase, BackupId, archives_to_delete};
+use crate::catalogue::load::MAX_INFO;
+use crate::key::Key;
+use crate::ops::{OpError, OpErrorKind, chain};
+use crate::store::{self, Depth, LockCheck, ObjectLock, PutOptions, StoreErrorKind};
+
+/// Backups worked on at the same time; each has one request under way, or two.
+const BACKUPS: usize = 16;
+
+/// Locks looked at at the same time, for one backup.
+const LOOKS: usize = 8;
+
+/// Backups that go.
+pub(super) struct Deletion<'a> {
+    pub(super) work: &'a Work<'a>,
+    pub(super) catalogue: &'a [Found],
+}
+
+/// A backup as it stands right before its deletion.
+pub(super) struct Present {
+    /// Its archives, in the order of their deletion.
+    pub(super) archives: Vec<Key>,
+    /// Whether there is a keep annotation.
+    pub(super) kept: bool,
+    /// Its record, if it has not gone in the meantime.
+    pub(super) record: Option<Bytes>,
+}
+
+impl Work<'_> {
+    /// Lists the objects of a backup and reads its record.
+    pub(super) async fn look(&self, id: &BackupId) -> Result<Present, OpError> {
+        let dir = self.layout.backup_dir(id);
+        let key = self.layout.backup_info(id);
+        let (page, record) = tokio::join!(
+            store::list_all(self.store, &dir, Depth::All),
+            store::get_all(self.store, &key, MAX_INFO)
+        );
+        let page = page.map_err(|error| OpError::of_store(&error))?;
+        let record = match record {
+            Ok((_, bytes)) => Some(bytes),
+            Err(error) if error.kind == StoreErrorKind::NotFound => None,
+            Err(error) => return Err(OpError::of_store(&error)),
+        };
+        let keeps = self.layout.keep(id);
+        Ok(Present {
+            archives: archives_to_delete(&dir, page.objects.iter().map(|object| &object.key)),
+            kept: page
+                .objects
+                .iter()
+                .any(|object| keeps.contains(&object.key)),
+            record,
+        })
+    }
+
+    /// Says which archives should be there and are not.
+    pub(super) fn warn_of_missing(&self, id: &BackupId, info: &BackupInfo, archives: &[Key]) {
+        let dir = self.layout.backup_dir(id);
+        let tablespaces = info.tablespaces.iter().map(|t| t.oid);
+        let bases =
+            std::iter::once(ArchiveBase::Data).chain(tablespaces.map(ArchiveBase::Tablespace));
+        for base in bases {
+            let begin = format!("{dir}{base}.");
+            if !archives.iter().any(|key| key.as_str().starts_with(&begin)) {
+                let server = &self.request.server;
+                tracing::warn!("Missing file {dir}{base}.* for server {server}");
+            }
+        }
+    }
+}
+
+impl Deletion<'_> {
+    fn info(&self, id: &BackupId) -> Option<&BackupInfo> {
+        let found = self.catalogue.iter().find(|found| found.id == *id)?;
+        Some(&found.info)
+    }
+
+    /// Deletes the archives of the backups of all steps, several at a time. After
+    /// a failure no further one is begun.
+    ///
+    /// Gives those of which all archives are gone, up to the first that failed,
+    /// and its failure: the WAL of a later one may only go when all before it
+    /// are gone.
+    pub(super) async fn empty_all<'s>(
+        &self,
+        steps: &'s [Step],
+    ) -> (Vec<&'s Step>, Option<OpError>) {
+        let failed = AtomicBool::new(false);
+        let mut results = stream::iter(steps)
+            .map(|step| {
+                let failed = &failed;
+                async move {
+                    if failed.load(Ordering::Relaxed) {
+                        return None;
+                    }
+                    let result = self.empty(&step.id).await;
+                    if result.is_err() {
+                        failed.store(true, Ordering::Relaxed);
+                    }
+                    Some((step, result))
+                }
+            })
+            .buffered(BACKUPS);
+        let mut emptied = Vec::new();
+        let mut failure = None;
+        while let Some(result) = results.next().await {
+            match result {
+                Some((step, Ok(()))) if failure.is_none() => emptied.push(step),
+                Some((_, Err(error))) if failure.is_none() => failure = Some(error),
+                Some((_, Err(error))) => tracing::error!("{error}"),
+                Some((_, Ok(()))) | None => {}
+            }
+        }
+        (emptied, failure)
+    }
+
+    /// Deletes the archives of one backup.
+    async fn empty(&self, id: &BackupId) -> Result<(), OpError> {
+        let present = self.work.look(id).await.map_err(|error| name(id, &error))?;
+        let failed = |why: &str| {
+            let text = format!("Could not delete backup {id}: {why}");
+            OpError::new(OpErrorKind::Failed, text)
+        };
+        if present.kept {
+            return Err(failed("it got a keep annotation in the meantime"));
+        }
+        let info = self.info(id);
+        if let Some(bytes) = &present.record {
+            let now = BackupInfo::parse(bytes, &TimeZone::system()).ok();
+            if now.as_ref() != info {
+                return Err(failed("its backup.info has changed in the meantime")
+                    .with_hint("run the same command again"));
+            }
+        }
+        let Some(info) = info else {
+            return Err(failed("it is not in the catalogue"));
+        };
+        if info.snapshots_info.is_some() {
+            return Err(failed("deleting snapshots of disks is not built yet"));
+        }
+        self.work.warn_of_missing(id, info, &present.archives);
+        if self.work.request.check_object_lock {
+            self.check_locks(&present.archives).await?;
+        }
+        if present.archives.is_empty() {
+            return Ok(());
+        }
+        let original = match present.record {
+            Some(bytes) if !deletion::is_unfinished(info) => Some(bytes),
+            _ => None,
+        };
+        if original.is_some() {
+            self.put_record(id, deletion::marked(info).to_text().into())
+                .await?;
+        }
+        let fates = self.work.remover.remove(&present.archives).await;
+        if let Some(bytes) = original
+            && !fates.refused.is_empty()
+            && fates.nothing_gone()
+        {
+            // The backup is whole: it must not look broken.
+            if let Err(error) = self.put_record(id, bytes).await {
+                tracing::error!("{error}");
+            }
+        }
+        tracing::info!("Deleted {} archives of backup {id}", fates.gone);
+        fates.result(&format!("backup {id}"))
+    }
+
+    async fn put_record(&self, id: &BackupId, body: Bytes) -> Result<(), OpError> {
+        let key = self.work.layout.backup_info(id);
+        let put = self
+            .work
+            .store
+            .put(&key, body, &PutOptions::default())
+            .await;
+        put.map(|_| ()).map_err(|error| {
+            let denied = error.kind == StoreErrorKind::PermissionDenied;
+            let named = name(id, &OpError::of_store(&error));
+            if denied {
+                named.with_hint(
+                    "before its archives go, the record of a backup is rewritten as FAILED: \
+                     allow writing it",
+                )
+            } else {
+                named
+            }
+        })
+    }
+
+    /// Looks at the locks of all archives before the first of them goes.
+    async fn check_locks(&self, archives: &[Key]) -> Result<(), OpError> {
+        let store = self.work.store;
+        if !store.info().abilities.locks {
+            tracing::warn!(
+                "--check-object-lock has no effect: {} knows no locks",
+                store.info().location
+            );
+            return Ok(());
+        }
+        let mut looks = stream::iter(archives)
+            .map(|key| async move { (key, store.head(key, LockCheck::Look).await) })
+            .buffered(LOOKS);
+        while let Some((key, meta)) = looks.next().await {
+            let why = match meta {
+                Ok(meta) => match meta.lock {
+                    Some(lock) if still_locked(&lock) => describe(&lock),
+                    _ => continue,
+                },
+                Err(error) if error.kind == StoreErrorKind::NotFound => continue,
+                Err(error) => chain(&error),
+            };
+            let text = format!("Cannot delete locked object {key}: {why}");
+            return Err(OpError::new(OpErrorKind::Failed, text));
+        }
+        Ok(())
+    }
+
+    /// Deletes the records, after which the backups are gone.
+    pub(super) async fn remove_records(&self, ids: &[&BackupId]) -> Result<(), OpError> {
+        let keys: Vec<Key> = ids
+            .iter()
+            .map(|id| self.work.layout.backup_info(id))
+            .collect();
+        let fates = self.work.remover.remove(&keys).await;
+        let named = dry_run::python_list(ids.iter().map(|id| id.as_str()));
+        fates.result(&format!("the backup.info files of {named}"))
+    }
+}
+
+/// The error with the backup it belongs to.
+fn name(id: &BackupId, error: &OpError) -> OpError {
+    let text = format!("Could not delete backup {id}: {}", error.message);
+    match error.kind {
+        OpErrorKind::Unreachable => OpError::new(OpErrorKind::Unreachable, text).in_own_words(),
+        _ => OpError::new(OpErrorKind::Failed, text),
+    }
+}
+
+fn still_locked(lock: &ObjectLock) -> bool {
+    match lock {
+        ObjectLock::Until(time) => *time > SystemTime::now(),
+        ObjectLock::LegalHold => true,
+    }
+}
+
+fn describe(lock: &ObjectLock) -> String {
+    match lock {
+        ObjectLock::Until(time) => match jiff::Timestamp::try_from(*time) {
+            Ok(time) => format!("it is retained until {time}"),
+            Err(_) => "it is retained".to_owned(),
+        },
+        ObjectLock::LegalHold => "it has a legal hold".to_owned(),
+    }
+}
