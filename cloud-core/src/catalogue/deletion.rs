@@ -174,3 +174,6 @@ fn check_one(catalogue: &[Known<'_>], id: &BackupId, minimum: u64) -> Result<(),
     }
     backup.map(|_| ()).ok_or(Refusal::Absent)
 }
+
+#[cfg(test)]
+mod tests;
