@@ -34,6 +34,9 @@ pub enum Fault {
     FlipBit(u64),
     /// The keys of a deletion that fit the plan are refused; the others go.
     RefuseKeys(StoreErrorKind),
+    /// A call other than `get`, `list` and `delete_batch` lets the others go first
+    /// so many times.
+    Late(u32),
 }
 
 /// A store whose calls fail as told. Clones share the plan.
@@ -157,6 +160,11 @@ impl FaultyStore {
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let fault = self.enter(op, what)?;
+        if let Some((Fault::Late(turns), _)) = fault {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+        }
         let value = call.await?;
         match fault {
             Some((Fault::After(kind), _)) => Err(self.error(op, what, kind)),

@@ -11,8 +11,9 @@ use futures_util::stream::{self, BoxStream};
 
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
-    MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt, PutMode,
-    PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, Tag,
+    MultipartUpload, ObjectLock, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt,
+    PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind, StoreInfo,
+    StoreOp, Tag,
 };
 use crate::key::{Key, Prefix};
 
@@ -44,6 +45,7 @@ struct Object {
     version: u64,
     modified: SystemTime,
     tags: Vec<Tag>,
+    lock: Option<ObjectLock>,
 }
 
 impl Default for MemoryStore {
@@ -129,6 +131,14 @@ impl MemoryStore {
         self.lock().store(key, body.into(), &PutOptions::default());
     }
 
+    /// Locks an object, so that `head` tells; deletions are not refused.
+    pub fn lock_object(&self, key: &str, lock: ObjectLock) {
+        let mut shared = self.lock();
+        for (_, object) in shared.objects.iter_mut().filter(|(k, _)| k.as_str() == key) {
+            object.lock = Some(lock.clone());
+        }
+    }
+
     /// Takes an object away.
     pub fn remove(&self, key: &str) {
         self.lock().objects.retain(|k, _| k.as_str() != key);
@@ -201,6 +211,7 @@ impl Shared {
             version: self.versions,
             modified: SystemTime::now(),
             tags,
+            lock: None,
         };
         self.objects.insert(key, object);
         self.versions
@@ -290,8 +301,16 @@ impl ObjectStore for MemoryStore {
         })
     }
 
-    async fn head(&self, key: &Key, _lock: LockCheck) -> Result<ObjectMeta> {
-        self.find(StoreOp::Head, key).map(|(meta, _)| meta)
+    async fn head(&self, key: &Key, lock: LockCheck) -> Result<ObjectMeta> {
+        let (mut meta, _) = self.find(StoreOp::Head, key)?;
+        if lock == LockCheck::Look {
+            let shared = self.lock();
+            meta.lock = shared
+                .objects
+                .get(key)
+                .and_then(|object| object.lock.clone());
+        }
+        Ok(meta)
     }
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {

@@ -114,7 +114,12 @@ fn catalogue(draws: &[Draw]) -> Vec<Backup> {
             },
             timeline: Some(timeline),
             begin_wal: Some(begin),
-            begin_time: Some(at(hours_ago + 1)),
+            // Young ones are rare that far back, and those are what matters.
+            begin_time: Some(at(if *status == 1 {
+                hours_ago % 300
+            } else {
+                hours_ago + 1
+            })),
             end_wal: Some(end),
             end_time: Some(at(hours_ago)),
             ..BackupInfo::default()

@@ -292,3 +292,6 @@ impl Work<'_> {
         failure.map_or(Ok(()), Err)
     }
 }
+
+#[cfg(test)]
+mod tests;
