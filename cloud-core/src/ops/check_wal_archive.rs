@@ -93,3 +93,90 @@ impl Counter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{FaultyStore, MemoryStore, StoreErrorKind, StoreOp};
+
+    async fn check(store: impl ObjectStore, timeline: Option<u32>) -> Result<(), OpError> {
+        let request = CheckRequest {
+            bucket: "bucket".into(),
+            path: "p".into(),
+            server: "main".into(),
+            timeline: timeline.and_then(NonZeroU32::new),
+        };
+        run(Arc::new(store), request).await
+    }
+
+    #[tokio::test]
+    async fn a_missing_bucket_is_made_and_is_empty() {
+        let store = MemoryStore::new().without_bucket();
+        check(store.clone(), None).await.unwrap();
+        assert_eq!(store.probe().await.unwrap(), BucketState::Exists);
+    }
+
+    #[tokio::test]
+    async fn wal_of_the_timeline_and_of_later_ones_counts_each_file_once() {
+        let store = MemoryStore::new().with_page(3);
+        for name in [
+            "0000000100000000/000000010000000000000001.gz",
+            "0000000200000000/000000020000000000000001",
+            "0000000200000000/000000020000000000000001.00000028.backup",
+            "0000000200000000/000000020000000000000001.bz2",
+            "0000000200000000/000000020000000000000001.partial.gz",
+            "0000000200000000/000000020000000000000001.partial.lz4",
+            "00000002.history",
+            "00000003.history.gz",
+            "odd/000000030000000000000001",
+            "0000000300000000/000000030000000000000001.foo",
+            "0000000300000000/junk",
+        ] {
+            store.insert(&format!("p/main/wals/{name}"), "");
+        }
+        let refused = |why: &str| format!("WAL archive check failed for server main: {why}");
+        for (timeline, expected) in [
+            (None, Some("Expected empty archive".to_owned())),
+            (
+                Some(1),
+                Some("Found 7 files in WAL archive equal to or newer than timeline 1".into()),
+            ),
+            (
+                Some(2),
+                Some("Found 6 files in WAL archive equal to or newer than timeline 2".into()),
+            ),
+            (
+                Some(3),
+                Some("Found 2 files in WAL archive equal to or newer than timeline 3".into()),
+            ),
+            (Some(4), None),
+        ] {
+            let result = check(store.clone(), timeline).await;
+            let message = result.err().map(|error| error.message);
+            assert_eq!(message, expected.map(|why| refused(&why)), "{timeline:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_wal_and_no_wal_of_others_do_not_count() {
+        let store = MemoryStore::new();
+        store.insert("p/main/wals/notes.txt", "");
+        store.insert("p/main/base/20261121T000000/backup.info", "");
+        store.insert("p/main2/wals/00000002.history", "");
+        check(store, None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_asked_is_told_apart() {
+        use crate::store::Fault;
+        for (kind, expected) in [
+            (StoreErrorKind::Connect, OpErrorKind::Unreachable),
+            (StoreErrorKind::PermissionDenied, OpErrorKind::General),
+        ] {
+            let faulty = FaultyStore::new(Arc::new(MemoryStore::new()));
+            faulty.fail(StoreOp::Probe, Fault::Before(kind), 1);
+            let error = check(faulty, None).await.unwrap_err();
+            assert_eq!(error.kind, expected);
+        }
+    }
+}

@@ -123,3 +123,122 @@ async fn release(store: &dyn ObjectStore, layout: &Layout, id: &BackupId) -> Res
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::info::BackupInfo;
+    use crate::store::{LocalStore, MemoryStore};
+
+    const ID: &str = "20261121T000000";
+
+    fn with_backup(status: Status) -> MemoryStore {
+        let store = MemoryStore::new();
+        let info = BackupInfo {
+            status,
+            backup_name: Some("nightly".into()),
+            ..BackupInfo::default()
+        };
+        store.insert(&format!("p/main/base/{ID}/backup.info"), info.to_text());
+        store
+    }
+
+    async fn keep(
+        store: &(impl ObjectStore + Clone),
+        path: &str,
+        backup: &str,
+        action: KeepAction,
+    ) -> Result<String, OpError> {
+        let request = KeepRequest {
+            path: path.into(),
+            server: "main".into(),
+            backup: backup.into(),
+            action,
+        };
+        let answer = run(Arc::new(store.clone()), request).await?;
+        Ok(answer.text)
+    }
+
+    fn keeps(store: &MemoryStore) -> Vec<(String, String)> {
+        let text = |body: Bytes| String::from_utf8(body.to_vec()).unwrap();
+        let contents = store.contents().into_iter();
+        contents
+            .filter(|(key, _)| key.ends_with("/annotations/keep"))
+            .map(|(key, body)| (key, text(body)))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_keep_is_seen_and_released_through_either_spelling_of_the_url() {
+        const FULL: KeepAction = KeepAction::Keep(KeepTarget::Full);
+        for (written, read) in [("p", "p"), ("p", "p/"), ("p/", "p"), ("p/", "p/")] {
+            let store = with_backup(Status::Done);
+            assert_eq!(keep(&store, written, ID, FULL).await.unwrap(), "");
+            let status = keep(&store, read, ID, KeepAction::Status).await.unwrap();
+            assert_eq!(status, "Keep: full\n", "{written} {read}");
+            // The reference, given the same URL, finds it too.
+            let place = format!("{written}/main/base/{ID}/annotations/keep");
+            assert!(keeps(&store).contains(&(place, "full".into())));
+            keep(&store, read, ID, KeepAction::Release).await.unwrap();
+            assert_eq!(keeps(&store), []);
+            let status = keep(&store, written, ID, KeepAction::Status).await.unwrap();
+            assert_eq!(status, "Keep: nokeep\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_target_replaces_the_old_one_everywhere() {
+        let store = with_backup(Status::Done);
+        let other = format!("p//main/base/{ID}/annotations/keep");
+        store.insert(&other, "full");
+        let standalone = KeepAction::Keep(KeepTarget::Standalone);
+        keep(&store, "p", "nightly", standalone).await.unwrap();
+        let texts: Vec<_> = keeps(&store).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["standalone", "standalone"]);
+    }
+
+    #[tokio::test]
+    async fn only_a_backup_that_is_done_can_be_kept() {
+        let full = KeepAction::Keep(KeepTarget::Full);
+        for (status, id, text) in [
+            (
+                Status::Failed,
+                ID,
+                "Cannot add keep to backup 20261121T000000 because it has status FAILED. \
+                 Only backups with status DONE can be kept.",
+            ),
+            (
+                Status::Done,
+                "20200101T000000",
+                "Backup 20200101T000000 for server main does not exist",
+            ),
+        ] {
+            let store = with_backup(status);
+            let error = keep(&store, "p", id, full).await.unwrap_err();
+            assert_eq!(
+                (error.kind, error.message.as_str()),
+                (OpErrorKind::Failed, text)
+            );
+            assert_eq!(keeps(&store), []);
+        }
+        let store = with_backup(Status::Done);
+        let error = keep(&store, "p", "nobody", full).await.unwrap_err();
+        assert_eq!(error.kind, OpErrorKind::General);
+        keep(&store, "p", ID, KeepAction::Release).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn in_a_directory_there_is_one_place_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p/main/base").join(ID);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("backup.info"), "status=DONE\n").unwrap();
+        let store = LocalStore::new(dir.path().to_owned());
+        let full = KeepAction::Keep(KeepTarget::Full);
+        keep(&store, "p/", ID, full).await.unwrap();
+        let status = keep(&store, "p", ID, KeepAction::Status).await.unwrap();
+        assert_eq!(status, "Keep: full\n");
+        keep(&store, "p/", ID, KeepAction::Release).await.unwrap();
+        assert!(!path.join("annotations/keep").exists());
+    }
+}

@@ -62,3 +62,117 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: ListRequest) -> Result<An
     });
     Ok(Answer { text, failure })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::info::{BackupInfo, Status};
+    use crate::store::{Fault, FaultyStore, MemoryStore, StoreErrorKind, StoreOp};
+
+    fn filled() -> MemoryStore {
+        let store = MemoryStore::new().with_page(2);
+        let done = BackupInfo {
+            status: Status::Done,
+            ..BackupInfo::default()
+        };
+        for id in ["A", "B", "C"] {
+            store.insert(&format!("p/main/base/{id}/backup.info"), done.to_text());
+        }
+        store
+    }
+
+    async fn list(store: impl ObjectStore, format: Format) -> Result<Answer, OpError> {
+        let request = ListRequest {
+            path: "p".into(),
+            server: "main".into(),
+            format,
+        };
+        run(Arc::new(store), request).await
+    }
+
+    fn ids(text: &str) -> Vec<String> {
+        let json: serde_json::Value = serde_json::from_str(text).unwrap();
+        let backups = json["backups_list"].as_array().unwrap();
+        let id = |backup: &serde_json::Value| backup["backup_id"].as_str().unwrap().to_owned();
+        backups.iter().map(id).collect()
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_not_whole_says_so() {
+        let garbage = "=".repeat(5 << 20);
+        let wrong = [
+            "garbage",
+            "timeline=one\n",
+            "end_time=soon\n",
+            garbage.as_str(),
+        ];
+        for content in wrong {
+            let store = filled();
+            store.insert("p/main/base/B/backup.info", content.to_owned());
+            for format in [Format::Console, Format::Json] {
+                let answer = list(store.clone(), format).await.unwrap();
+                let failure = answer.failure.unwrap();
+                assert_eq!(failure.kind, OpErrorKind::Failed);
+                let text = "1 of 3 backups cannot be read and are not in the list";
+                assert_eq!(failure.message, text);
+                if format == Format::Json {
+                    assert_eq!(ids(&answer.text), ["A", "C"]);
+                }
+            }
+        }
+        let whole = list(filled(), Format::Json).await.unwrap();
+        assert!(whole.failure.is_none());
+        assert_eq!(ids(&whole.text), ["A", "B", "C"]);
+    }
+
+    #[tokio::test]
+    async fn odd_records_are_listed_with_what_they_have() {
+        let store = filled();
+        store.insert("p/main/base/B/backup.info", "");
+        store.insert("p/main/base/C/backup.info", "future=1\nstatus=DONE\n");
+        store.insert("p/main/base/D/data.tar", "no record");
+        store.insert("p/main/base/x\ny/backup.info", "status=NEW");
+        let answer = list(store, Format::Json).await.unwrap();
+        assert!(answer.failure.is_none());
+        assert_eq!(ids(&answer.text), ["A", "B", "C", "x\ny"]);
+    }
+
+    #[tokio::test]
+    async fn a_failed_listing_is_no_short_list() {
+        let faults = [
+            (
+                StoreOp::List,
+                Fault::Before(StoreErrorKind::Connect),
+                OpErrorKind::Unreachable,
+            ),
+            (
+                StoreOp::List,
+                Fault::After(StoreErrorKind::Timeout),
+                OpErrorKind::Unreachable,
+            ),
+            (
+                StoreOp::List,
+                Fault::Before(StoreErrorKind::BucketMissing),
+                OpErrorKind::General,
+            ),
+            (
+                StoreOp::Get,
+                Fault::Before(StoreErrorKind::Connect),
+                OpErrorKind::Unreachable,
+            ),
+        ];
+        for (op, fault, kind) in faults {
+            let faulty = FaultyStore::new(Arc::new(filled()));
+            faulty.fail(op, fault, 1);
+            let error = list(faulty, Format::Console).await.unwrap_err();
+            assert_eq!(error.kind, kind, "{op:?} {fault:?}");
+        }
+        // One record that may not be read is named like one that is damaged.
+        let faulty = FaultyStore::new(Arc::new(filled()));
+        let denied = Fault::Before(StoreErrorKind::PermissionDenied);
+        faulty.fail_for("base/B/", StoreOp::Get, denied, 1);
+        let answer = list(faulty, Format::Json).await.unwrap();
+        assert!(answer.failure.is_some());
+        assert_eq!(ids(&answer.text), ["A", "C"]);
+    }
+}
