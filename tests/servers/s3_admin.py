@@ -57,6 +57,23 @@ def put(bucket, key, path):
         s3.put_object(Bucket=bucket, Key=key, Body=body)
 
 
+def retain(bucket, key, until):
+    """Locks an object until a time, in ISO 8601."""
+    retention = {"Mode": "GOVERNANCE", "RetainUntilDate": until}
+    s3.put_object_retention(Bucket=bucket, Key=key, Retention=retention)
+
+
+def hold(bucket, key, status):
+    """Sets the legal hold of an object, ON or OFF."""
+    s3.put_object_legal_hold(Bucket=bucket, Key=key, LegalHold={"Status": status})
+
+
+def begin(bucket, key):
+    """Begins an upload in parts and sends one of them."""
+    upload = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"part")
+
+
 def rm(bucket, key):
     """Deletes an object."""
     s3.delete_object(Bucket=bucket, Key=key)
@@ -73,7 +90,7 @@ def head(bucket, key):
     return s3.head_object(Bucket=bucket, Key=key)["ResponseMetadata"]["HTTPHeaders"]
 
 
-commands = {function.__name__: function for function in (mb, ls, uploads, get, put, rm, tags, head)}
+commands = {function.__name__: function for function in (mb, ls, uploads, get, put, retain, hold, begin, rm, tags, head)}
 for line in sys.stdin:
     try:
         name, *arguments = json.loads(line)

@@ -36,6 +36,15 @@ impl S3Server {
     /// A new bucket on this server. Without the server, says what would help and
     /// gives `None`: the test is skipped; on CI (`CI` is set) it fails instead.
     pub fn bucket(self, workspace: &Workspace) -> Option<Bucket<'_>> {
+        self.new_bucket(workspace, false)
+    }
+
+    /// The same with a bucket in which objects can be locked.
+    pub fn bucket_with_locks(self, workspace: &Workspace) -> Option<Bucket<'_>> {
+        self.new_bucket(workspace, true)
+    }
+
+    fn new_bucket(self, workspace: &Workspace, locks: bool) -> Option<Bucket<'_>> {
         let variable = match self {
             Self::CephPlain => "TEST_S3_CEPH_URL",
             Self::CephTls => "TEST_S3_CEPH_TLS_URL",
@@ -56,7 +65,7 @@ impl S3Server {
             workspace,
             admin: Mutex::new(admin),
         };
-        bucket.ask(&json!(["mb", bucket.name]));
+        bucket.ask(&json!(["mb", bucket.name, locks]));
         Some(bucket)
     }
 }
@@ -164,6 +173,22 @@ impl Bucket<'_> {
         let path = self.exchange();
         fs::write(&path, content).expect("a file can be written in a temporary folder");
         self.ask(&json!(["put", self.name, key, path]));
+    }
+
+    /// Locks an object until a time in ISO 8601.
+    pub fn retain(&self, key: &str, until: &str) {
+        self.ask(&json!(["retain", self.name, key, until]));
+    }
+
+    /// Sets the legal hold of an object, or takes it away.
+    pub fn hold(&self, key: &str, on: bool) {
+        let status = if on { "ON" } else { "OFF" };
+        self.ask(&json!(["hold", self.name, key, status]));
+    }
+
+    /// Begins an upload in parts that nobody completes.
+    pub fn begin_upload(&self, key: &str) {
+        self.ask(&json!(["begin", self.name, key]));
     }
 
     /// Deletes an object.

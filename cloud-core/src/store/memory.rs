@@ -132,7 +132,7 @@ impl MemoryStore {
     }
 
     /// Locks an object, so that `head` tells; deletions are not refused.
-    pub fn lock_object(&self, key: &str, lock: ObjectLock) {
+    pub fn lock_object(&self, key: &str, lock: &ObjectLock) {
         let mut shared = self.lock();
         for (_, object) in shared.objects.iter_mut().filter(|(k, _)| k.as_str() == key) {
             object.lock = Some(lock.clone());

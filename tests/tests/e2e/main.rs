@@ -2,6 +2,7 @@
 
 mod backup_options;
 mod bad_input;
+mod catalogue;
 mod command_lines;
 mod credentials;
 mod golden;

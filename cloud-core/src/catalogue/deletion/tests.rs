@@ -96,7 +96,7 @@ fn catalogue(draws: &[Draw]) -> Vec<Backup> {
     for (number, (hours, segments, switch, status, keep, odd)) in draws.iter().enumerate() {
         hours_ago -= hours;
         // Mostly forward; now and then back, as after a restored clock.
-        place = (place + segments).clamp(1, SEGMENTS as i32 - 4);
+        place = (place + segments).clamp(1, SEGMENTS.cast_signed() - 4);
         timeline = match switch {
             0 => timeline + 1,
             1 => timeline.saturating_sub(1).max(1),

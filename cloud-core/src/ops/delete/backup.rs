@@ -149,7 +149,9 @@ impl Deletion<'_> {
         if info.snapshots_info.is_some() {
             return Err(failed("deleting snapshots of disks is not built yet"));
         }
-        self.work.warn_of_missing(id, info, &present.archives);
+        if !deletion::is_unfinished(info) {
+            self.work.warn_of_missing(id, info, &present.archives);
+        }
         if self.work.request.check_object_lock {
             self.check_locks(&present.archives).await?;
         }

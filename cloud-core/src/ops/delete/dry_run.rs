@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::wal::Going;
 use super::{Found, Work};
-use crate::catalogue::deletion::{Plan, Step};
+use crate::catalogue::deletion::{self, Plan, Step};
 use crate::catalogue::literal::Literal;
 use crate::key::{Key, Prefix};
 use crate::ops::{OpError, OpErrorKind};
@@ -86,7 +86,7 @@ impl Work<'_> {
             text.push_str(&format!(
                 "Skipping deletion of {label} due to --dry-run option\n"
             ));
-        } else {
+        } else if !deletion::is_unfinished(info) {
             self.warn_of_missing(&step.id, info, &present.archives);
         }
         let mut keys = present.archives;

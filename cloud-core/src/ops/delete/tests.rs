@@ -313,7 +313,7 @@ async fn one_locked_archive_keeps_the_whole_backup() {
     ] {
         let store = filled();
         let key = format!("{}/9.tar.zst2", dir("20261101T000000"));
-        store.lock_object(&key, lock);
+        store.lock_object(&key, &lock);
         let before = store.contents();
         let request = DeleteRequest {
             check_object_lock: true,
@@ -435,12 +435,11 @@ async fn what_changed_in_the_meantime_is_not_deleted() {
         let catalogue = work.load().await.unwrap();
         let plan = work.plan(request.selection.as_ref().unwrap(), &catalogue);
         let plan = plan.await.unwrap().unwrap();
-        match change {
-            "keep" => keep(&store, "20261101T000000", "full"),
-            _ => {
-                let other = record(&("20261101T000000", "DONE", 4, 6));
-                store.insert(&format!("{}/backup.info", dir("20261101T000000")), other);
-            }
+        if change == "keep" {
+            keep(&store, "20261101T000000", "full");
+        } else {
+            let other = record(&("20261101T000000", "DONE", 4, 6));
+            store.insert(&format!("{}/backup.info", dir("20261101T000000")), other);
         }
         let before = store.contents();
         let error = work.execute(&plan, &catalogue).await.unwrap_err();
