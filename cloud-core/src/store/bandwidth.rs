@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
     ObjectStore, PartNumber, PartReceipt, PutOptions, PutReceipt, ReadRange, Result, StoreInfo,
+    UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -116,6 +117,14 @@ impl ObjectStore for Bandwidth {
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
         self.inner.list(prefix, depth)
+    }
+
+    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
+        self.inner.unfinished_uploads(prefix).await
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        self.inner.abort_upload(upload).await
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {

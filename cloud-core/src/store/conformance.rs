@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -24,6 +25,16 @@ const MAX: u64 = 1 << 30;
 ///
 /// If the store does not do what it must.
 pub async fn all(store: Arc<dyn ObjectStore>, prefix: &str) {
+    unfinished_uploads(store.as_ref(), &Prefix::dir(prefix).subdir("unfinished")).await;
+    all_but_unfinished_uploads(store, prefix).await;
+}
+
+/// The same for a server that cannot tell of unfinished uploads.
+///
+/// # Panics
+///
+/// If the store does not do what it must.
+pub async fn all_but_unfinished_uploads(store: Arc<dyn ObjectStore>, prefix: &str) {
     let dir = |name: &str| Prefix::dir(prefix).subdir(name);
     let s = store.as_ref();
     assert_eq!(
@@ -506,4 +517,43 @@ async fn deletes(store: &dyn ObjectStore, dir: &Prefix) {
         .await
         .expect("nothing can be listed");
     assert!(left.objects.is_empty() && left.prefixes.is_empty());
+}
+
+async fn unfinished_uploads(store: &dyn ObjectStore, dir: &Prefix) {
+    let find = async |prefix: &Prefix| {
+        let found = store.unfinished_uploads(prefix).await;
+        found.expect("unfinished uploads can be listed")
+    };
+    assert!(find(dir).await.is_empty());
+    let begin = async |name: &str| {
+        let key = key(dir, name);
+        let upload = store.begin_multipart(&key, &PutOptions::default()).await;
+        let upload = upload.expect("an upload can begin");
+        let sent = upload.put_part(PartNumber::FIRST, pattern(100, 7)).await;
+        (upload, sent.expect("a part can be sent"))
+    };
+    let (left, _) = begin("sub/left").await;
+    let (completed, receipt) = begin("sub/completed").await;
+    let (aborted, _) = begin("sub/aborted").await;
+    let found = find(dir).await;
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(find(&dir.subdir("sub")).await.len(), 3);
+    assert!(find(&dir.subdir("other")).await.is_empty());
+    let now = SystemTime::now();
+    for upload in &found {
+        let activity = upload.last_activity.expect("the store tells the time");
+        let age = now.duration_since(activity).unwrap_or_default();
+        assert!(age < Duration::from_hours(1), "{age:?}");
+    }
+    completed
+        .complete(&[receipt])
+        .await
+        .expect("it can be completed");
+    aborted.abort().await.expect("it can be aborted");
+    let rest = find(dir).await;
+    assert_eq!(rest.len(), 1, "{rest:?}");
+    let abort = store.abort_upload(&rest[0]).await;
+    abort.expect("an unfinished upload can be aborted");
+    assert!(find(dir).await.is_empty());
+    drop(left);
 }

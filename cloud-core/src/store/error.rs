@@ -149,6 +149,8 @@ pub enum StoreOp {
     List,
     /// `delete_batch`
     Delete,
+    /// `unfinished_uploads`
+    ListUploads,
 }
 
 impl fmt::Display for StoreOp {
@@ -165,6 +167,7 @@ impl fmt::Display for StoreOp {
             Self::Head => "look at",
             Self::List => "list",
             Self::Delete => "delete",
+            Self::ListUploads => "list the unfinished uploads of",
         })
     }
 }

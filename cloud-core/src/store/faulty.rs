@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::{
     BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
     ObjectStore, PartNumber, PartReceipt, PutOptions, PutReceipt, ReadRange, Result, StoreError,
-    StoreErrorKind, StoreInfo, StoreOp,
+    StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -262,6 +262,17 @@ impl ObjectStore for FaultyStore {
             Ok(_) => self.inner.list(prefix, depth),
             Err(error) => stream::iter([Err(error)]).boxed(),
         }
+    }
+
+    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
+        let uploads = self.inner.unfinished_uploads(prefix);
+        self.call(StoreOp::ListUploads, prefix.as_str(), uploads)
+            .await
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let abort = self.inner.abort_upload(upload);
+        self.call(StoreOp::Abort, upload.key.as_str(), abort).await
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -13,7 +13,7 @@ use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
     MultipartUpload, ObjectLock, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt,
     PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind, StoreInfo,
-    StoreOp, Tag,
+    StoreOp, Tag, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -33,7 +33,7 @@ struct Shared {
     missing: bool,
     objects: BTreeMap<Key, Object>,
     versions: u64,
-    uploads: BTreeMap<u64, Key>,
+    uploads: BTreeMap<u64, (Key, SystemTime)>,
 }
 
 /// What was sent of a part, and the token of its receipt.
@@ -146,7 +146,23 @@ impl MemoryStore {
 
     /// The keys of uploads that were neither completed nor aborted.
     pub fn open_uploads(&self) -> Vec<String> {
-        self.lock().uploads.values().map(Key::to_string).collect()
+        let shared = self.lock();
+        let keys = shared.uploads.values().map(|(key, _)| key.to_string());
+        keys.collect()
+    }
+
+    /// Makes objects and uploads whose names contain `part` older.
+    pub fn age(&self, part: &str, by: Duration) {
+        let mut shared = self.lock();
+        let objects = shared.objects.iter_mut();
+        for (_, object) in objects.filter(|(key, _)| key.as_str().contains(part)) {
+            object.modified -= by;
+        }
+        for (key, activity) in shared.uploads.values_mut() {
+            if key.as_str().contains(part) {
+                *activity -= by;
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -267,7 +283,7 @@ impl ObjectStore for MemoryStore {
         let mut shared = self.bucket(StoreOp::BeginMultipart, key.as_str())?;
         shared.versions += 1;
         let id = shared.versions;
-        shared.uploads.insert(id, key.clone());
+        shared.uploads.insert(id, (key.clone(), SystemTime::now()));
         Ok(Box::new(MemoryUpload {
             store: self.clone(),
             id,
@@ -347,6 +363,25 @@ impl ObjectStore for MemoryStore {
         stream::iter(pages.into_iter().map(Ok).collect::<Vec<_>>()).boxed()
     }
 
+    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
+        let shared = self.bucket(StoreOp::ListUploads, prefix.as_str())?;
+        let uploads = shared.uploads.iter();
+        let uploads = uploads.filter(|(_, (key, _))| key.strip_prefix(prefix).is_some());
+        Ok(uploads
+            .map(|(id, (key, activity))| UnfinishedUpload {
+                key: key.clone(),
+                id: id.to_string(),
+                last_activity: Some(*activity),
+            })
+            .collect())
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let mut shared = self.bucket(StoreOp::Abort, upload.key.as_str())?;
+        shared.uploads.retain(|id, _| id.to_string() != upload.id);
+        Ok(())
+    }
+
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
         let mut shared = self.bucket(StoreOp::Delete, "objects")?;
         if keys.len() > self.info.limits.delete_batch {
@@ -403,6 +438,9 @@ impl MultipartUpload for MemoryUpload {
         let token = {
             let mut shared = self.store.lock();
             shared.versions += 1;
+            if let Some((_, activity)) = shared.uploads.get_mut(&self.id) {
+                *activity = SystemTime::now();
+            }
             shared.versions.to_string()
         };
         let part = (token.clone(), Bytes::copy_from_slice(&body));

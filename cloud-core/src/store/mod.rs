@@ -98,6 +98,15 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// Deletes up to `limits.delete_batch` objects; missing ones count as
     /// deleted. `Err` means that the request as a whole failed.
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport>;
+
+    /// The uploads in parts whose keys begin with `prefix` and that were begun
+    /// and neither completed nor aborted: all of them, or an error. Those that
+    /// are under way, here or elsewhere, are among them.
+    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>>;
+
+    /// Frees the parts of an upload that nobody will complete. One that is gone by
+    /// now counts as freed.
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()>;
 }
 
 /// A multipart upload that was begun and is not finished.
@@ -347,6 +356,19 @@ pub struct ListPage {
     /// With [`Depth::One`]: the "directories", each ending in `/`. One may be
     /// named by several pages.
     pub prefixes: Vec<Prefix>,
+}
+
+/// An upload in parts that was neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedUpload {
+    /// The object it would have become. A directory does not know its name; the
+    /// name of the temporary file stands in its place.
+    pub key: Key,
+    /// The store's own name for it: one key may have several.
+    pub id: String,
+    /// When the newest part was written, or the upload begun if it has none;
+    /// `None` if the store does not tell.
+    pub last_activity: Option<SystemTime>,
 }
 
 /// The fate of every key of a `delete_batch`.

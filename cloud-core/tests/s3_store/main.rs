@@ -39,11 +39,18 @@ async fn conforms(address: &str, profile: &str, name: &str) {
         return;
     };
     store.create_bucket().await.expect("the bucket is new");
-    conformance::all(Arc::clone(&store), "plain").await;
     let policy = RetryPolicy {
         total: Duration::from_mins(1),
     };
-    conformance::all(Arc::new(Retry::new(store, policy)), "retry").await;
+    let retry = Arc::new(Retry::new(Arc::clone(&store), policy));
+    if name.starts_with("moto") {
+        // Its list of parts has a root of another name than the documented one.
+        conformance::all_but_unfinished_uploads(store, "plain").await;
+        conformance::all_but_unfinished_uploads(retry, "retry").await;
+    } else {
+        conformance::all(store, "plain").await;
+        conformance::all(retry, "retry").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -344,6 +344,57 @@ fn damaged_and_foreign_records_are_named_and_stop_deletions_alone() {
     scene.assert_deleted();
 }
 
+/// Archives without a record, a FAILED backup and unfinished uploads go when they
+/// are old enough, after a dry run that names them; what is newer than the newest
+/// good backup stays.
+#[test]
+fn what_failed_backups_left_behind_is_purged_on_demand() {
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let scene = Scene::new(&workspace, bucket);
+    let good = scene.bucket.keys("main/");
+    let failed = golden().join("backup-info/failed-unreadable-file.info");
+    scene.bucket.write(
+        "main/base/20261101T120000/backup.info",
+        fs::read(failed).unwrap(),
+    );
+    scene
+        .bucket
+        .write("main/base/20261101T120000/16384.tar", "x");
+    scene
+        .bucket
+        .write("main/base/20261101T130000/data.tar.gz", "x");
+    scene
+        .bucket
+        .begin_upload("main/base/20261101T140000/data.tar");
+    scene
+        .bucket
+        .begin_upload("main/wals/0000000100000000/000000010000000000000001");
+    let newer = "main/base/20261103T000000/data.tar";
+    scene.bucket.write(newer, "x");
+    scene.bucket.begin_upload(newer);
+    scene
+        .bucket
+        .begin_upload("main2/base/20261101T140000/data.tar");
+
+    scene.delete(&["--purge-orphans"]).succeed();
+    assert_eq!(scene.bucket.uploads().len(), 4, "nothing is a week old");
+    let now = ["--purge-orphans", "--older-than=0s"];
+    let dry = scene.delete(&now).arg("--dry-run").run();
+    assert_eq!((dry.code(), dry.stderr.as_str()), (Some(0), ""), "{dry}");
+    assert_eq!(dry.stdout.lines().count(), 4, "{dry}");
+    assert_eq!(scene.bucket.uploads().len(), 4, "it was a dry run");
+    scene.delete(&now).succeed();
+    let mut left = good;
+    left.push(newer.to_owned());
+    left.sort();
+    assert_eq!(scene.bucket.keys("main/"), left);
+    let elsewhere = "main2/base/20261101T140000/data.tar";
+    assert_eq!(scene.bucket.uploads(), [newer, elsewhere]);
+}
+
 #[test]
 fn a_list_that_cannot_be_written_is_an_error() {
     let workspace = Workspace::new();

@@ -129,6 +129,11 @@ fn the_commands_for_a_directory_work() {
     assert_eq!(commands.len(), 4, "{commands:?}");
     let restores = commands.split_off(1);
     stage.run(&cluster, &commands[0]);
+    let catalogue = Section::of("## Use: the catalogue").blocks("sh");
+    assert_eq!(catalogue.len(), 9, "{catalogue:?}");
+    for command in &catalogue {
+        stage.run(&cluster, command);
+    }
     let time = cluster.session().value("SELECT clock_timestamp()");
     cluster.session().run("DELETE FROM t");
     cluster.archive_everything();
@@ -179,7 +184,11 @@ fn every_other_command_is_run_by_continuous_integration() {
         lines: readme.lines().map(str::to_owned).collect(),
     };
     let mut commands = whole.blocks("sh");
-    for heading in ["## Use: a local directory", "## Use: S3"] {
+    for heading in [
+        "## Use: a local directory",
+        "## Use: S3",
+        "## Use: the catalogue",
+    ] {
         let tested = Section::of(heading).blocks("sh");
         commands.retain(|command| !tested.contains(command));
     }

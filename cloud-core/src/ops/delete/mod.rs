@@ -10,6 +10,7 @@
 
 mod backup;
 mod dry_run;
+mod purge;
 mod remove;
 mod wal;
 
@@ -90,9 +91,8 @@ async fn run_at(
             None => {}
         }
     }
-    if request.purge.is_some() {
-        let text = "--purge-orphans is not built yet";
-        return Err(OpError::new(OpErrorKind::General, text));
+    if let Some(older_than) = request.purge {
+        text.push_str(&work.purge(older_than).await?);
     }
     Ok(Answer::whole(text))
 }

@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::store::PutMode;
 
@@ -208,20 +208,47 @@ pub(super) fn tidy(root: &Path, directory: &Path) {
 }
 
 fn sweep(directory: &Path) {
-    let Ok(entries) = directory.read_dir() else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let temporary = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(TEMPORARY));
-        let abandoned = || {
-            let modified = entry.metadata().and_then(|meta| meta.modified());
-            modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED))
-        };
-        if temporary && abandoned() {
-            let _ = std::fs::remove_file(entry.path());
+    for (name, written) in temporaries(directory).unwrap_or_default() {
+        if written.elapsed().is_ok_and(|age| age > ABANDONED) {
+            let _ = std::fs::remove_file(directory.join(name));
         }
     }
+}
+
+/// Whether this is the name of a temporary file.
+pub(super) fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY) && !name.contains('/')
+}
+
+/// The temporary files of a directory, and when each was last written to. A
+/// directory that is not there has none.
+pub(super) fn temporaries(directory: &Path) -> io::Result<Vec<(String, SystemTime)>> {
+    let entries = match directory.read_dir() {
+        Ok(entries) => entries,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if !is_temporary(&name) {
+            continue;
+        }
+        match entry.metadata().and_then(|meta| meta.modified()) {
+            Ok(written) => found.push((name, written)),
+            // It was finished in the meantime.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    found.sort();
+    Ok(found)
 }

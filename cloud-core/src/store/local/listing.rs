@@ -4,6 +4,7 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -63,20 +64,10 @@ struct Lister<'a> {
 
 impl Lister<'_> {
     fn run(&mut self, prefix: &str) -> io::Result<()> {
-        // The root must be there, whatever is asked for below it.
-        self.root.read_dir()?;
-        let (directory, start) = prefix.rsplit_once('/').unwrap_or(("", prefix));
-        let possible = directory.is_empty() && !prefix.starts_with('/')
-            || directory.split('/').all(file::is_component);
-        if !possible {
-            return Ok(());
+        match beginning(self.root, prefix)? {
+            Some((path, text, start)) => self.directory(&path, &text, start),
+            None => Ok(()),
         }
-        let text = if directory.is_empty() {
-            String::new()
-        } else {
-            format!("{directory}/")
-        };
-        self.directory(&self.root.join(directory), &text, start)
     }
 
     /// Lists what begins with `start` in one directory, whose names begin with
@@ -120,6 +111,52 @@ impl Lister<'_> {
             let _ = self.sender.blocking_send(std::mem::take(&mut self.page));
         }
     }
+}
+
+/// Names and times of the temporary files whose names begin with `prefix`.
+pub(super) fn temporaries(root: &Path, prefix: &str) -> io::Result<Vec<(String, SystemTime)>> {
+    let mut found = Vec::new();
+    if let Some((path, text, start)) = beginning(root, prefix)? {
+        temporaries_in(root, &path, &text, start, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn temporaries_in(
+    root: &Path,
+    path: &Path,
+    text: &str,
+    start: &str,
+    found: &mut Vec<(String, SystemTime)>,
+) -> io::Result<()> {
+    for (name, written) in file::temporaries(path)? {
+        if name.starts_with(start) {
+            found.push((format!("{text}{name}"), written));
+        }
+    }
+    for (name, path, is_dir) in entries(root, path, start)? {
+        if is_dir {
+            temporaries_in(root, &path, &format!("{text}{name}/"), "", found)?;
+        }
+    }
+    Ok(())
+}
+
+/// The directory in which names that begin with `prefix` are, its name with a
+/// slash behind it, and what the rest of the names begins with. `None` if there
+/// can be none.
+fn beginning<'p>(root: &Path, prefix: &'p str) -> io::Result<Option<(PathBuf, String, &'p str)>> {
+    // The root must be there, whatever is asked for below it.
+    root.read_dir()?;
+    let (directory, start) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+    let possible = directory.is_empty() && !prefix.starts_with('/')
+        || directory.split('/').all(file::is_component);
+    let text = if directory.is_empty() {
+        String::new()
+    } else {
+        format!("{directory}/")
+    };
+    Ok(possible.then(|| (root.join(directory), text, start)))
 }
 
 /// The entries of a directory whose names begin with `start`, sorted, and

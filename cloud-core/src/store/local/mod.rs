@@ -25,6 +25,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,7 +36,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
     MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, PutOptions, PutReceipt, ReadRange,
-    Result, StoreError, StoreErrorKind, StoreInfo, StoreOp,
+    Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -336,6 +337,41 @@ impl ObjectStore for LocalStore {
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
         listing::pages(self.clone(), prefix.clone(), depth)
+    }
+
+    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
+        let text = prefix.as_str().to_owned();
+        let found = self
+            .blocking(StoreOp::ListUploads, prefix.as_str(), move |root| {
+                listing::temporaries(root, &text)
+            })
+            .await?;
+        let upload = |(name, written): (String, SystemTime)| {
+            Some(UnfinishedUpload {
+                key: Key::new(name.as_str()).ok()?,
+                id: name,
+                last_activity: Some(written),
+            })
+        };
+        Ok(found.into_iter().filter_map(upload).collect())
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let id = upload.id.as_str();
+        let (directory, name) = id.rsplit_once('/').unwrap_or(("", id));
+        let ours = file::is_temporary(name)
+            && (directory.is_empty() || directory.split('/').all(file::is_component));
+        if !ours {
+            let why = "this is not the name of a temporary file";
+            return Err(self.refuse(StoreOp::Abort, id, StoreErrorKind::Invalid, why));
+        }
+        let (directory, path) = (self.root.join(directory), self.root.join(id));
+        self.blocking(StoreOp::Abort, id, move |root| {
+            file::delete(&path)?;
+            file::tidy(root, &directory);
+            Ok(())
+        })
+        .await
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::{
     BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
     ObjectStore, PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind,
-    StoreInfo, get_all,
+    StoreInfo, UnfinishedUpload, get_all,
 };
 use crate::key::{Key, Prefix};
 
@@ -264,6 +264,14 @@ impl ObjectStore for Retry {
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
         listing::pages(self.clone(), prefix.clone(), depth)
+    }
+
+    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
+        self.run(|| self.inner.unfinished_uploads(prefix)).await
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        self.run(|| self.inner.abort_upload(upload)).await
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {

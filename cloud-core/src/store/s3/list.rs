@@ -100,13 +100,7 @@ impl Listing {
 
 fn page(output: &ListObjectsV2Output) -> Result<ListPage, Failure> {
     let encoded = output.encoding_type() == Some(&EncodingType::Url);
-    let name = |text: &str| {
-        if encoded {
-            decoded(text)
-        } else {
-            Some(text.to_owned())
-        }
-    };
+    let name = |text: &str| name_of(text, encoded);
     let odd = |text: &str| {
         let text = text.escape_default();
         let why = format!("the listing has a name that is none: `{text}`");
@@ -135,6 +129,15 @@ fn page(output: &ListObjectsV2Output) -> Result<ListPage, Failure> {
             .push(Prefix::text(name(text).ok_or_else(|| odd(text))?));
     }
     Ok(page)
+}
+
+/// A name of a listing; `None` for one that is none.
+pub(super) fn name_of(text: &str, encoded: bool) -> Option<String> {
+    if encoded {
+        decoded(text)
+    } else {
+        Some(text.to_owned())
+    }
 }
 
 /// A name as `encoding-type=url` has it: `+` is a blank.

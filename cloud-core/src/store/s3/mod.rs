@@ -17,6 +17,7 @@ mod multipart;
 mod put;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::error::Error;
 use std::fmt;
@@ -36,7 +37,7 @@ use self::error::Failure;
 use super::{
     Abilities, BucketState, CustomerKey, DeleteReport, Depth, Download, Limits, ListPage,
     LockCheck, MultipartUpload, ObjectMeta, ObjectStore, PutOptions, PutReceipt, ReadRange, Result,
-    StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp,
+    StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -265,5 +266,15 @@ impl ObjectStore for S3Store {
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
         self.inner.delete_batch(keys).await
+    }
+
+    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
+        uploads::list(&self.inner, prefix).await
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let failed = |failure| self.inner.error(StoreOp::Abort, &upload.key, failure);
+        let aborted = self.inner.abort(&upload.key, &upload.id).await;
+        aborted.map_err(failed)
     }
 }

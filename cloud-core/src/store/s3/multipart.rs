@@ -276,26 +276,12 @@ impl MultipartUpload for Upload {
         if self.over.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let sent = self
-            .inner
-            .call(|connection| {
-                connection
-                    .client
-                    .abort_multipart_upload()
-                    .bucket(&self.inner.bucket)
-                    .key(self.key.as_str())
-                    .upload_id(&self.id)
-                    .send()
-            })
-            .await;
-        match sent {
-            Err(failure) if failure.kind != StoreErrorKind::NotFound => {
-                Err(self.inner.error(StoreOp::Abort, &self.key, failure))
-            }
-            _ => {
+        match self.inner.abort(&self.key, &self.id).await {
+            Ok(()) => {
                 self.over.store(true, Ordering::Relaxed);
                 Ok(())
             }
+            Err(failure) => Err(self.inner.error(StoreOp::Abort, &self.key, failure)),
         }
     }
 }

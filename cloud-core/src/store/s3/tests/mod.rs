@@ -10,6 +10,7 @@ mod listing;
 mod multipart;
 mod reading;
 mod server;
+mod uploads;
 mod writing;
 
 use std::path::{Path, PathBuf};
