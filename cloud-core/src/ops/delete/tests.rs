@@ -560,7 +560,7 @@ async fn littered() -> MemoryStore {
     // Newer than the newest backup that is DONE: perhaps one under way.
     store.insert(&format!("{}/data.tar.gz", dir("20261106T000000")), "x");
     // Not of a tool that takes backups.
-    store.insert("p/main/base/lost+found/data.tar.gz", "x");
+    store.insert("p/main/base/2026-archive/data.tar.gz", "x");
     store
 }
 
@@ -706,6 +706,23 @@ async fn without_a_good_backup_or_with_an_unreadable_one_nothing_is_purged() {
     let before = (store.contents(), store.open_uploads());
     delete_now(store.clone(), &purge(7)).await.unwrap();
     assert_eq!((store.contents(), store.open_uploads()), before);
+}
+
+/// As long as one of its archives is there the record stays, and the next run
+/// comes back to it.
+#[tokio::test]
+async fn a_failed_backup_goes_whole_or_keeps_its_record() {
+    let store = littered().await;
+    store.age("", 8 * DAY);
+    let faulty = FaultyStore::new(Arc::new(store.clone()));
+    let fault = Fault::RefuseKeys(StoreErrorKind::PermissionDenied);
+    faulty.fail_for("20261102T000000/16384", StoreOp::Delete, fault, 1);
+    let error = delete_now(faulty, &purge(7)).await.unwrap_err();
+    assert_eq!(error.kind, OpErrorKind::Failed);
+    let record = format!("{}/backup.info", dir("20261102T000000"));
+    assert!(store.contents().contains_key(&record));
+    delete_now(store.clone(), &purge(7)).await.unwrap();
+    assert!(!store.contents().contains_key(&record));
 }
 
 /// It dies anywhere, and the next run finishes.
