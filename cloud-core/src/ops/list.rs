@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Answer, Format, OpError, OpErrorKind, lookup};
-use crate::catalogue::load::{self, LoadError};
+use crate::catalogue::load;
 use crate::catalogue::{console, json};
 use crate::store::ObjectStore;
 
@@ -27,18 +27,7 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: ListRequest) -> Result<An
     let layout = lookup::layout(&request.path, &request.server)?;
     let entries = load::load(store.as_ref(), &layout).await;
     let entries = entries.map_err(|error| OpError::of_store(&error))?;
-    let mut missing = 0;
-    for entry in &entries {
-        if let Err(error) = &entry.info {
-            if let LoadError::Store(error) = error
-                && error.kind.is_unreachable()
-            {
-                return Err(OpError::of_store(error));
-            }
-            tracing::warn!("{}", lookup::unreadable(&entry.id, error));
-            missing += 1;
-        }
-    }
+    let missing = lookup::name_unreadable(&entries)?.len();
     let readable = entries
         .iter()
         .filter_map(|entry| Some((entry, entry.info.as_ref().ok()?)));

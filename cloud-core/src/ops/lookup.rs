@@ -40,8 +40,25 @@ pub(super) fn readable(entries: &[Entry]) -> Result<Vec<Candidate<'_>>, OpError>
     Ok(catalogue)
 }
 
+/// Names the entries that cannot be read in the log, and gives their ids. A store
+/// that cannot be reached makes all of them doubtful, and is an error.
+pub(super) fn name_unreadable(entries: &[Entry]) -> Result<Vec<&BackupId>, OpError> {
+    let mut ids = Vec::new();
+    for entry in entries {
+        let Err(error) = &entry.info else { continue };
+        if let LoadError::Store(error) = error
+            && error.kind.is_unreachable()
+        {
+            return Err(OpError::of_store(error));
+        }
+        tracing::warn!("{}", unreadable(&entry.id, error));
+        ids.push(&entry.id);
+    }
+    Ok(ids)
+}
+
 /// The sentence for a record that cannot be read.
-pub(super) fn unreadable(id: &BackupId, error: &LoadError) -> String {
+fn unreadable(id: &BackupId, error: &LoadError) -> String {
     format!("Unable to open backup.info file for {id}: {}", chain(error))
 }
 

@@ -26,7 +26,7 @@ use crate::catalogue::deletion::{self, Plan, Refusal, What, Why};
 use crate::catalogue::info::{BackupInfo, Status};
 use crate::catalogue::keep::Keep;
 use crate::catalogue::layout::{BackupId, Layout};
-use crate::catalogue::load::{self, Entry, LoadError};
+use crate::catalogue::load::{self, Entry};
 use crate::catalogue::retention::{Known, Policy, Verdict};
 use crate::catalogue::select::{self, Among, Candidate};
 use crate::store::ObjectStore;
@@ -129,20 +129,9 @@ impl Work<'_> {
     async fn load(&self) -> Result<Vec<Found>, OpError> {
         let entries = load::load(self.store, self.layout).await;
         let entries = entries.map_err(|error| OpError::of_store(&error))?;
-        let mut unreadable = Vec::new();
-        for entry in &entries {
-            if let Err(error) = &entry.info {
-                if let LoadError::Store(error) = error
-                    && error.kind.is_unreachable()
-                {
-                    return Err(OpError::of_store(error));
-                }
-                tracing::warn!("{}", lookup::unreadable(&entry.id, error));
-                unreadable.push(entry.id.as_str());
-            }
-        }
+        let unreadable = lookup::name_unreadable(&entries)?;
         if !unreadable.is_empty() {
-            let ids = dry_run::python_list(unreadable);
+            let ids = dry_run::python_list(unreadable.iter().map(|id| id.as_str()));
             tracing::error!("Cannot read the following backups: {ids}");
             let text = "Unsafe to proceed with deletion due to failure reading backup catalog";
             return Err(OpError::new(OpErrorKind::Failed, text));

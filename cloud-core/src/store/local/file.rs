@@ -1,6 +1,6 @@
 //! Files that become visible whole or not at all.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, ReadDir};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -215,6 +215,22 @@ fn sweep(directory: &Path) {
     }
 }
 
+/// The entries of a directory; `None` if there is none.
+pub(super) fn read_dir(path: &Path) -> io::Result<Option<ReadDir>> {
+    match path.read_dir() {
+        Ok(entries) => Ok(Some(entries)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether this is the name of a temporary file.
 pub(super) fn is_temporary(name: &str) -> bool {
     name.starts_with(TEMPORARY) && !name.contains('/')
@@ -223,20 +239,8 @@ pub(super) fn is_temporary(name: &str) -> bool {
 /// The temporary files of a directory, and when each was last written to. A
 /// directory that is not there has none.
 pub(super) fn temporaries(directory: &Path) -> io::Result<Vec<(String, SystemTime)>> {
-    let entries = match directory.read_dir() {
-        Ok(entries) => entries,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error),
-    };
     let mut found = Vec::new();
-    for entry in entries {
+    for entry in read_dir(directory)?.into_iter().flatten() {
         let entry = entry?;
         let name = entry.file_name().into_string().unwrap_or_default();
         if !is_temporary(&name) {

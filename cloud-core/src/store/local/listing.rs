@@ -163,20 +163,8 @@ fn beginning<'p>(root: &Path, prefix: &'p str) -> io::Result<Option<(PathBuf, St
 /// whether each is a directory. A directory that is not there has none, and
 /// links that lead back to where they are are left out.
 fn entries(root: &Path, path: &Path, start: &str) -> io::Result<Vec<(String, PathBuf, bool)>> {
-    let found = match path.read_dir() {
-        Ok(found) => found,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error),
-    };
     let mut entries = Vec::new();
-    for entry in found {
+    for entry in file::read_dir(path)?.into_iter().flatten() {
         let entry = entry?;
         let name = match entry.file_name().into_string() {
             Ok(name) => name,
