@@ -10,6 +10,7 @@ use cloud_core::cli::args::{
     TagArgs,
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, tags, values};
+use cloud_core::manifest::Algorithm;
 use cloud_core::ops::backup::{self, BackupRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
 use cloud_core::pg;
@@ -146,6 +147,17 @@ pub struct Args {
     #[arg(long, value_parser = values::positive, help_heading = argparse::OURS)]
     stop_timeout: Option<NonZeroU32>,
 
+    /// How the manifest of the backup sums up its files: crc32c, which finds every
+    /// accident, or sha256
+    #[arg(
+        long,
+        default_value = "crc32c",
+        value_name = "ALGORITHM",
+        value_parser = str::parse::<Algorithm>,
+        help_heading = argparse::OURS
+    )]
+    manifest_checksums: Algorithm,
+
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -235,6 +247,7 @@ impl Tool for Args {
             stop_timeout: self
                 .stop_timeout
                 .map(|limit| Duration::from_secs(limit.get().into())),
+            manifest_checksums: self.manifest_checksums,
         };
         backup::run(ctx, at.store, request).await
     }

@@ -9,6 +9,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod codec;
 pub mod key;
+pub mod manifest;
 pub mod ops;
 pub mod pg;
 pub mod pgdata;

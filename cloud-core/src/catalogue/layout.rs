@@ -94,6 +94,16 @@ pub enum ArchiveBase {
     Tablespace(u32),
 }
 
+impl ArchiveBase {
+    /// The tablespace, if it is one.
+    pub fn tablespace(self) -> Option<u32> {
+        match self {
+            Self::Data => None,
+            Self::Tablespace(oid) => Some(oid),
+        }
+    }
+}
+
 impl fmt::Display for ArchiveBase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -13,6 +13,7 @@ mod interop;
 mod interop_info;
 mod interop_wal;
 mod life_cycle;
+mod manifest;
 mod odd_tree;
 mod pitr;
 mod readme;

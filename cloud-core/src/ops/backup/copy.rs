@@ -2,8 +2,8 @@
 //!
 //! Tablespaces first, then PGDATA, then `pg_control`, which must be older than
 //! nothing else in the backup (upholds B4), then configuration files that lie
-//! elsewhere. The label comes when the server has stopped backup mode; it is
-//! the last member of the last archive.
+//! elsewhere. The manifest and the label come when the server has stopped backup
+//! mode; they are the last members of the last archive.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,11 +13,13 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::manifest::{Closing, Listing};
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
+use crate::manifest::{Algorithm, Checksum, Summing};
 use crate::ops::chain;
 use crate::pgdata::{
-    self, EntryKind, FileId, Found, HardLinks, LABEL_NAME, LabelInPgdata, LeftOutReason,
-    OwnerNames, Rules, Walk, display_name,
+    self, ControlFile, EntryKind, FileId, Found, HardLinks, LABEL_NAME, LabelInPgdata,
+    LeftOutReason, MANIFEST_NAME, OwnerNames, Rules, Walk, display_name,
 };
 use crate::report::Reporter;
 use crate::tar::{AppendError, ArchiveSink, Copied, Member, MemberKind, Splitter};
@@ -103,10 +105,14 @@ pub(super) struct Job {
     pub(super) lane: LaneOptions,
     pub(super) uploader: Uploader,
     pub(super) reporter: Arc<dyn Reporter>,
-    /// Told when everything but the label is in the archives.
+    /// `server_version_num`, which decides the version of the manifest.
+    pub(super) version: u32,
+    /// How the manifest sums up the files.
+    pub(super) algorithm: Algorithm,
+    /// Told when everything but manifest and label is in the archives.
     pub(super) copied: oneshot::Sender<()>,
-    /// Delivers the label.
-    pub(super) label: oneshot::Receiver<String>,
+    /// Delivers what they say.
+    pub(super) closing: oneshot::Receiver<Closing>,
 }
 
 /// What was met on the way.
@@ -148,15 +154,23 @@ impl Job {
             lane,
             uploader,
             reporter,
+            version,
+            algorithm,
             copied,
-            label,
+            closing,
         } = self;
+        let identifier = identifier(&sources.pgdata)?;
+        let listing = Listing::new(algorithm, version, identifier)
+            .map_err(|error| manifest_failed(&error))?;
         let mut copy = Copy {
             sources: &sources,
-            cancel: lane.cancel.clone(),
-            reporter: reporter.as_ref(),
             owners: OwnerNames::default(),
-            report: CopyReport::default(),
+            listing,
+            writing: Writing {
+                cancel: lane.cancel.clone(),
+                reporter: reporter.as_ref(),
+                report: CopyReport::default(),
+            },
         };
         let archives = |base| {
             let lane_of = Lane::new(&lane, &uploader, runtime.clone());
@@ -175,7 +189,7 @@ impl Job {
             copy.source(base, &tablespace.location, &mut splitter)?;
             splitter
                 .finish()
-                .map_err(|error| copy.write_error(&error))?;
+                .map_err(|error| copy.writing.error(&error))?;
         }
         let mut splitter = archives(ArchiveBase::Data);
         copy.source(ArchiveBase::Data, &sources.pgdata, &mut splitter)?;
@@ -184,14 +198,10 @@ impl Job {
         // Nobody listens if the backup was given up meanwhile; the next line
         // finds that out.
         let _ = copied.send(());
-        let label = label
+        let closing = closing
             .blocking_recv()
             .map_err(|_| TransferError::Cancelled)?;
-        copy.label(&label, &mut splitter)?;
-        splitter
-            .finish()
-            .map_err(|error| copy.write_error(&error))?;
-        Ok(copy.report)
+        copy.close(&closing, splitter)
     }
 }
 
@@ -236,9 +246,15 @@ impl ArchiveSink for Archives<'_> {
 
 struct Copy<'a> {
     sources: &'a Sources,
+    owners: OwnerNames,
+    listing: Listing,
+    writing: Writing<'a>,
+}
+
+/// The way into the archives.
+struct Writing<'a> {
     cancel: CancellationToken,
     reporter: &'a dyn Reporter,
-    owners: OwnerNames,
     report: CopyReport,
 }
 
@@ -254,7 +270,7 @@ impl Copy<'_> {
         let mut walk = self.sources.walk(base).map_err(|error| files(&error))?;
         let mut links = HardLinks::default();
         for found in &mut walk {
-            if self.cancel.is_cancelled() {
+            if self.writing.cancel.is_cancelled() {
                 return Err(TransferError::Cancelled);
             }
             match found.map_err(|error| files(&error))? {
@@ -264,38 +280,43 @@ impl Copy<'_> {
                         .open(&mut self.owners)
                         .map_err(|error| files(&error))?;
                     let Some(mut open) = open else {
-                        self.report.vanished += 1;
+                        self.writing.report.vanished += 1;
                         continue;
                     };
                     let linked = links.stored_as(&open.meta);
                     let linked = linked.map(|(archive, name)| (archive, name.to_vec()));
                     let part = out.make_room(open.member.size());
-                    let part = part.map_err(|error| self.write_error(&error))?;
+                    let part = part.map_err(|error| self.writing.error(&error))?;
                     match linked {
                         Some((archive, target)) if archive == part => {
+                            let first = self.listing.noted(&target);
                             let kind = MemberKind::HardLink { target };
-                            self.add(
-                                &Member {
-                                    kind,
-                                    ..open.member
-                                },
-                                &mut io::empty(),
-                                out,
-                            )?;
+                            let member = Member {
+                                kind,
+                                ..open.member
+                            };
+                            self.writing.add(&member, &mut io::empty(), out)?;
+                            if let Some((size, sum)) = first {
+                                let listed = self.listing.add(base, &member, size, sum);
+                                listed.map_err(|error| manifest_failed(&error))?;
+                            }
                         }
                         _ => {
                             links.note(part, &open.meta, &entry.name);
-                            self.add(&open.member, &mut open.file, out)?;
+                            let sum = self.file(base, &open.member, &mut open.file, out)?;
+                            if links.stored_as(&open.meta).is_some() {
+                                self.listing.note(&entry.name, open.member.size(), sum);
+                            }
                         }
                     }
                 }
                 Found::Entry(entry) => {
                     let member = entry.member(&mut self.owners);
-                    self.add(&member, &mut io::empty(), out)?;
+                    self.writing.add(&member, &mut io::empty(), out)?;
                 }
             }
         }
-        self.report.vanished += walk.vanished();
+        self.writing.report.vanished += walk.vanished();
         Ok(())
     }
 
@@ -303,7 +324,8 @@ impl Copy<'_> {
     fn control(&mut self, out: &mut Out) -> Result<(), TransferError> {
         let read = pgdata::read_control_member(&self.sources.pgdata, &mut self.owners);
         let (snapshot, member) = read.map_err(|error| files(&error))?;
-        self.add(&member, &mut &snapshot.bytes[..], out)
+        self.file(ArchiveBase::Data, &member, &mut &snapshot.bytes[..], out)?;
+        Ok(())
     }
 
     fn configuration(&mut self, out: &mut Out) -> Result<(), TransferError> {
@@ -316,7 +338,9 @@ impl Copy<'_> {
                 .to_vec();
             let open = pgdata::open_external(&file.path, name, &mut self.owners);
             match open.map_err(|error| files(&error))? {
-                Some(mut open) => self.add(&open.member, &mut open.file, out)?,
+                Some(mut open) => {
+                    self.file(ArchiveBase::Data, &open.member, &mut open.file, out)?;
+                }
                 None if file.required => {
                     let text = format!(
                         "the configuration file {} does not exist",
@@ -330,19 +354,64 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn label(&mut self, label: &str, out: &mut Out) -> Result<(), TransferError> {
-        let size = label.len() as u64;
-        let member = pgdata::made_member(&self.sources.pgdata, LABEL_NAME, size, &mut self.owners);
-        let member = member.map_err(|error| files(&error))?;
-        self.add(&member, &mut label.as_bytes(), out)
+    /// The manifest, which lists the label too, and the label.
+    fn close(self, closing: &Closing, mut out: Out) -> Result<CopyReport, TransferError> {
+        let Self {
+            sources,
+            mut owners,
+            mut listing,
+            mut writing,
+        } = self;
+        let mut made = |name: &[u8], size| {
+            let member = pgdata::made_member(&sources.pgdata, name, size, &mut owners);
+            member.map_err(|error| files(&error))
+        };
+        let mut text = closing.label.as_bytes();
+        let label = made(LABEL_NAME, text.len() as u64)?;
+        let mut sum = listing.summing();
+        sum.add(text);
+        let listed = listing.add(ArchiveBase::Data, &label, label.size(), sum.finish());
+        listed.map_err(|error| manifest_failed(&error))?;
+        let mut manifest = listing
+            .finish(&closing.range)
+            .map_err(|error| manifest_failed(&error))?;
+        let member = made(MANIFEST_NAME, manifest.size())?;
+        writing.add(&member, &mut manifest, &mut out)?;
+        writing.add(&label, &mut text, &mut out)?;
+        out.finish().map_err(|error| writing.error(&error))?;
+        Ok(writing.report)
     }
 
+    /// Adds a file to the archive and to the manifest, as it is in the archive.
+    fn file(
+        &mut self,
+        base: ArchiveBase,
+        member: &Member,
+        data: &mut dyn Read,
+        out: &mut Out,
+    ) -> Result<Checksum, TransferError> {
+        let mut summed = Summed {
+            data,
+            sum: self.listing.summing(),
+            left: member.size(),
+        };
+        let copied = self.writing.add(member, &mut summed, out)?;
+        let mut sum = summed.sum;
+        sum.add_zeroes(copied.missing);
+        let sum = sum.finish();
+        let listed = self.listing.add(base, member, member.size(), sum);
+        listed.map_err(|error| manifest_failed(&error))?;
+        Ok(sum)
+    }
+}
+
+impl Writing<'_> {
     fn add(
         &mut self,
         member: &Member,
         data: &mut dyn Read,
         out: &mut Out,
-    ) -> Result<(), TransferError> {
+    ) -> Result<Copied, TransferError> {
         let mut watched = Watched {
             data,
             cancel: &self.cancel,
@@ -353,7 +422,7 @@ impl Copy<'_> {
                 if member.size() > 0 {
                     self.report.count(copied);
                 }
-                Ok(())
+                Ok(copied)
             }
             Err(AppendError::Read(_)) if self.cancel.is_cancelled() => {
                 Err(TransferError::Cancelled)
@@ -364,13 +433,13 @@ impl Copy<'_> {
                     "could not read `{name}`: {error}"
                 )))
             }
-            Err(AppendError::Write(error)) => Err(self.write_error(&error)),
+            Err(AppendError::Write(error)) => Err(self.error(&error)),
         }
     }
 
     /// Writing fails because the upload did, which knows why, or because the
     /// encoder did.
-    fn write_error(&self, error: &io::Error) -> TransferError {
+    fn error(&self, error: &io::Error) -> TransferError {
         if self.cancel.is_cancelled() {
             TransferError::Cancelled
         } else {
@@ -396,6 +465,35 @@ fn warn_of(left: &pgdata::LeftOut, root: &Path) {
         LeftOutReason::Device => {
             tracing::warn!("`{name}` in {root} is a device, which is not part of the backup");
         }
+    }
+}
+
+fn manifest_failed(error: &io::Error) -> TransferError {
+    TransferError::Files(format!("could not make the manifest: {error}"))
+}
+
+/// The system identifier of the cluster.
+fn identifier(pgdata: &Path) -> Result<u64, TransferError> {
+    let path = pgdata.join("global/pg_control");
+    let control = pgdata::read_control(&path).map_err(|error| files(&error))?;
+    let control = ControlFile::parse(&control.bytes).map_err(|error| files(&error))?;
+    Ok(control.system_identifier)
+}
+
+/// Sums up the bytes that are stored of a file: not what it grew by.
+struct Summed<'a> {
+    data: &'a mut dyn Read,
+    sum: Summing,
+    left: u64,
+}
+
+impl Read for Summed<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.data.read(buf)?;
+        let stored = usize::try_from(self.left).map_or(count, |left| left.min(count));
+        self.sum.add(&buf[..stored]);
+        self.left -= stored as u64;
+        Ok(count)
     }
 }
 

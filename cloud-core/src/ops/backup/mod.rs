@@ -7,6 +7,7 @@
 //! Whatever goes wrong after the start is recorded as FAILED (`outcome`).
 
 mod copy;
+mod manifest;
 mod outcome;
 mod preflight;
 mod stats;
@@ -20,10 +21,12 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use self::copy::Sources;
+use self::manifest::Closing;
 use self::outcome::{Failure, Record};
 use super::{Ctx, OpError, OpErrorKind};
 use crate::catalogue::layout::{BackupId, Layout};
 use crate::codec::{Codec, Level};
+use crate::manifest::{Algorithm, WalRange};
 use crate::pg::{BackupStop, Options as ConnectionOptions, PgError, Session};
 use crate::report::Work;
 use crate::store::{Bandwidth, ObjectStore, PutOptions, Tag};
@@ -60,6 +63,8 @@ pub struct BackupRequest {
     pub keepalive_interval: Option<Duration>,
     /// How long the stop of the backup may take; `None` for ever.
     pub stop_timeout: Option<Duration>,
+    /// How the manifest sums up the files.
+    pub manifest_checksums: Algorithm,
 }
 
 /// Takes the base backup.
@@ -93,6 +98,7 @@ pub async fn run(
         request: &request,
         plan,
         budget,
+        version: facts.version,
     };
     let result = taking.run(&session, sources, &mut record).await;
     ctx.reporter.end();
@@ -136,6 +142,8 @@ struct Taking<'a> {
     request: &'a BackupRequest,
     plan: PartPlan,
     budget: Budget,
+    /// `server_version_num`.
+    version: u32,
 }
 
 impl Taking<'_> {
@@ -169,7 +177,7 @@ impl Taking<'_> {
             Arc::clone(&self.ctx.reporter),
         );
         let (copied_tx, copied) = oneshot::channel();
-        let (label_tx, label) = oneshot::channel();
+        let (closing_tx, closing) = oneshot::channel();
         let job = copy::Job {
             sources,
             layout: self.layout.clone(),
@@ -184,8 +192,10 @@ impl Taking<'_> {
             },
             uploader: uploader.clone(),
             reporter: Arc::clone(&self.ctx.reporter),
+            version: self.version,
+            algorithm: self.request.manifest_checksums,
             copied: copied_tx,
-            label,
+            closing,
         };
         let runtime = Handle::current();
         let thread = tokio::task::spawn_blocking(move || job.run(&runtime));
@@ -193,21 +203,29 @@ impl Taking<'_> {
         let stopped = self.copy_and_stop(session, copied, &cancel).await;
         let stopped = match stopped {
             Ok(stop) => {
+                let closing = Closing {
+                    label: stop.label_file.clone(),
+                    range: WalRange {
+                        timeline: start.timeline,
+                        start: start.lsn,
+                        end: stop.lsn,
+                    },
+                };
                 // The receiver is gone only if the thread failed, which it says below.
-                let _ = label_tx.send(stop.label_file.clone());
+                let _ = closing_tx.send(closing);
                 Some(stop)
             }
             Err(Some(failure)) => {
                 cancel.cancel();
-                drop(label_tx);
+                drop(closing_tx);
                 let _ = thread.await;
                 let _ = uploader.finish().await;
                 return Err(failure);
             }
             Err(None) => {
                 // An upload that fails this late finds the thread waiting for the
-                // label.
-                drop(label_tx);
+                // end.
+                drop(closing_tx);
                 None
             }
         };

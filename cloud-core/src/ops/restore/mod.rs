@@ -9,6 +9,7 @@
 mod choose;
 mod plan;
 mod unpack;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;

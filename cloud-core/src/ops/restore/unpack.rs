@@ -7,13 +7,15 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{Plan, Source, interrupted};
+use super::verify::{Restored, Summed, Unpacked};
 use crate::catalogue::info::Status;
 use crate::catalogue::layout::{Archive, ArchiveBase};
 use crate::codec;
+use crate::manifest;
 use crate::ops::{Ctx, OpError, OpErrorKind, chain};
 use crate::pgdata::{
-    CONTROL_NAME, ControlFile, LABEL_NAME, RestoreError, Target, Unpacker, display_name,
-    is_held_back, plain_name, sync_all,
+    CONTROL_NAME, ControlFile, LABEL_NAME, MANIFEST_NAME, RestoreError, Target, Unpacker,
+    display_name, is_held_back, plain_name, sync_all,
 };
 use crate::report::Reporter;
 use crate::store::{ObjectStore, StoreError};
@@ -26,6 +28,13 @@ const MAX_HELD: u64 = 1 << 20;
 
 /// Members that are written last, by their name in PGDATA.
 type Held = BTreeMap<Vec<u8>, (Member, Vec<u8>)>;
+
+/// How far the restore is.
+#[derive(Default)]
+struct Progress {
+    held: Held,
+    unpacked: Unpacked,
+}
 
 /// Unpacks everything and makes it durable.
 pub(super) async fn all(
@@ -44,16 +53,16 @@ pub(super) async fn all(
         targets.map_err(|error| general(&error))
     });
     let targets: Vec<Arc<Target>> = opened.await?.into_iter().map(Arc::new).collect();
-    let mut held = Held::new();
+    let mut progress = Progress::default();
     for (source, target) in plan.sources.iter().zip(&targets) {
         for archive in &source.archives {
-            one(ctx, store, source, archive, target, &mut held).await?;
+            one(ctx, store, source, archive, target, &mut progress).await?;
         }
     }
     if ctx.cancel.is_cancelled() {
         return Err(interrupted());
     }
-    blocking(move || finish(&plan, &targets, held)).await
+    blocking(move || finish(&plan, &targets, progress)).await
 }
 
 async fn blocking<T: Send + 'static>(
@@ -70,7 +79,7 @@ async fn one(
     source: &Source,
     archive: &Archive,
     target: &Arc<Target>,
-    held: &mut Held,
+    progress: &mut Progress,
 ) -> Result<(), OpError> {
     // A token of its own: an archive that cannot be unpacked stops its download.
     let cancel = ctx.cancel.child_token();
@@ -85,13 +94,13 @@ async fn one(
     let work = Unpacking {
         key: archive.key.to_string(),
         suffix: archive.suffix.clone(),
-        keeps_label: source.base == ArchiveBase::Data,
+        base: source.base,
         target: Arc::clone(target),
         cancel: ctx.cancel.clone(),
         reporter: Arc::clone(&ctx.reporter),
     };
-    let taken = std::mem::take(held);
-    *held = blocking(move || work.run(reader, &failure, taken)).await?;
+    let taken = std::mem::take(progress);
+    *progress = blocking(move || work.run(reader, &failure, taken)).await?;
     ctx.reporter.archive_done(archive.key.base_name());
     Ok(())
 }
@@ -99,8 +108,8 @@ async fn one(
 struct Unpacking {
     key: String,
     suffix: String,
-    /// Whether members may be held back: only those of PGDATA.
-    keeps_label: bool,
+    /// What the archive holds.
+    base: ArchiveBase,
     target: Arc<Target>,
     cancel: CancellationToken,
     reporter: Arc<dyn Reporter>,
@@ -117,16 +126,16 @@ impl Unpacking {
         &self,
         reader: DownloadReader,
         failure: &DownloadFailure,
-        mut held: Held,
-    ) -> Result<Held, OpError> {
-        match self.members(reader, &mut held) {
-            Ok(()) => Ok(held),
+        mut progress: Progress,
+    ) -> Result<Progress, OpError> {
+        match self.members(reader, &mut progress) {
+            Ok(()) => Ok(progress),
             Err(_) if self.cancel.is_cancelled() => Err(interrupted()),
             Err(trouble) => Err(self.explain(trouble, failure.take())),
         }
     }
 
-    fn members(&self, reader: DownloadReader, held: &mut Held) -> Result<(), Trouble> {
+    fn members(&self, reader: DownloadReader, progress: &mut Progress) -> Result<(), Trouble> {
         let codec = codec::by_suffix(&self.suffix).unwrap_or(&codec::None);
         let plain = codec
             .decoder(Box::new(reader))
@@ -139,17 +148,46 @@ impl Unpacking {
         let mut archive = TarReader::new(counted);
         let mut unpacker = Unpacker::new(&self.target);
         while let Some(member) = archive.next_member().map_err(Trouble::Archive)? {
-            if self.keeps_label && is_held_back(&member.name) {
+            // Only members of PGDATA are held back.
+            if self.base == ArchiveBase::Data && is_held_back(&member.name) {
                 let name = plain_name(&member.name).map_err(Trouble::Files)?;
                 let bytes = hold(&member, &mut archive).map_err(Trouble::Archive)?;
-                held.insert(name, (member, bytes));
+                progress.held.insert(name, (member, bytes));
             } else {
                 // Later members win, and one that takes the name of a member
                 // that is held back is of its kind anyhow.
+                let mut content = Summed {
+                    inner: &mut archive,
+                    crc: 0,
+                };
                 unpacker
-                    .unpack(&member, &mut archive)
+                    .unpack(&member, &mut content)
+                    .map_err(Trouble::Files)?;
+                let crc = content.crc;
+                self.remember(&member, crc, &mut progress.unpacked)
                     .map_err(Trouble::Files)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Remembers a member that was unpacked. The manifest does not list itself.
+    fn remember(
+        &self,
+        member: &Member,
+        crc: u32,
+        unpacked: &mut Unpacked,
+    ) -> Result<(), RestoreError> {
+        let tablespace = self.base.tablespace();
+        let path = manifest::path(tablespace, &plain_name(&member.name)?);
+        match &member.kind {
+            MemberKind::File { .. } if path == MANIFEST_NAME => {}
+            MemberKind::File { size } => unpacked.file(&path, *size, crc),
+            MemberKind::HardLink { target } => {
+                let target = manifest::path(tablespace, &plain_name(target)?);
+                unpacked.linked(&path, &target);
+            }
+            _ => unpacked.replaced(&path),
         }
         Ok(())
     }
@@ -188,9 +226,10 @@ fn hold(member: &Member, archive: &mut impl Read) -> Result<Vec<u8>, TarError> {
     Ok(bytes)
 }
 
-/// Links, directories, everything to disk; then the label; then `pg_control`
-/// (upholds R1).
-fn finish(plan: &Plan, targets: &[Arc<Target>], mut held: Held) -> Result<(), OpError> {
+/// The comparison with the manifest; links, directories, everything to disk; then
+/// the label; then `pg_control` (upholds R1).
+fn finish(plan: &Plan, targets: &[Arc<Target>], progress: Progress) -> Result<(), OpError> {
+    let Progress { mut held, unpacked } = progress;
     let complete = plan.info.status == Status::Done;
     let mut take = |name: &[u8]| match held.remove(name) {
         None if complete => Err(OpError::new(
@@ -207,6 +246,16 @@ fn finish(plan: &Plan, targets: &[Arc<Target>], mut held: Held) -> Result<(), Op
     let (label, control) = (take(LABEL_NAME)?, take(CONTROL_NAME)?);
     if let Some((_, bytes)) = &control {
         check_control(plan, bytes)?;
+    }
+    if complete {
+        let held = label.iter().map(|(_, bytes)| (LABEL_NAME, &bytes[..]));
+        let held = held.chain(control.iter().map(|(_, bytes)| (CONTROL_NAME, &bytes[..])));
+        let restored = Restored {
+            plan,
+            targets,
+            held: held.collect(),
+        };
+        restored.verify(unpacked)?;
     }
     let (pgdata, tablespaces) = targets.split_first().ok_or_else(interrupted)?;
     for (source, target) in plan.sources[1..].iter().zip(tablespaces) {

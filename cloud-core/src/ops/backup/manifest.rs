@@ -1,0 +1,90 @@
+//! The manifest of the backup, made while its files are copied.
+//!
+//! It lists what is *in the archives*: a file that shrank is listed with the
+//! zeroes that took the place of what was gone, so that a restore finds exactly
+//! that. The manifest goes into the last archive of PGDATA, just before the label
+//! (docs/decisions.md 24).
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use crate::catalogue::layout::ArchiveBase;
+use crate::manifest::{self, Algorithm, Builder, Checksum, Entry, Manifest, Summing, WalRange};
+use crate::tar::Member;
+
+/// What the end of the backup brings.
+#[derive(Debug, Clone)]
+pub(super) struct Closing {
+    /// Text of the backup label.
+    pub(super) label: String,
+    /// The WAL that the backup needs.
+    pub(super) range: WalRange,
+}
+
+/// The files of the backup so far.
+#[derive(Debug)]
+pub(super) struct Listing {
+    algorithm: Algorithm,
+    builder: Builder,
+    /// Files at the top of PGDATA: a configuration file that lies elsewhere may
+    /// take the name of one, and a path must not be listed twice.
+    top: BTreeMap<Vec<u8>, Entry>,
+    /// Files that have several names, by the first of them.
+    linked: HashMap<Vec<u8>, (u64, Checksum)>,
+}
+
+impl Listing {
+    pub(super) fn new(algorithm: Algorithm, version: u32, identifier: u64) -> io::Result<Self> {
+        Ok(Self {
+            algorithm,
+            builder: Builder::new(version, identifier)?,
+            top: BTreeMap::new(),
+            linked: HashMap::new(),
+        })
+    }
+
+    /// A checksum of no bytes yet.
+    pub(super) fn summing(&self) -> Summing {
+        Summing::new(self.algorithm)
+    }
+
+    /// Adds a file as it is stored.
+    pub(super) fn add(
+        &mut self,
+        base: ArchiveBase,
+        member: &Member,
+        size: u64,
+        checksum: Checksum,
+    ) -> io::Result<()> {
+        let entry = Entry {
+            path: manifest::path(base.tablespace(), &member.name),
+            size,
+            modified: member.mtime.seconds,
+            checksum: Some(checksum),
+        };
+        if entry.path.contains(&b'/') {
+            return self.builder.add(&entry);
+        }
+        self.top.insert(entry.path.clone(), entry);
+        Ok(())
+    }
+
+    /// Notes that a file has other names too, which may be stored as links to
+    /// `name`.
+    pub(super) fn note(&mut self, name: &[u8], size: u64, checksum: Checksum) {
+        self.linked.insert(name.to_vec(), (size, checksum));
+    }
+
+    /// Size and checksum of a file that was noted.
+    pub(super) fn noted(&self, name: &[u8]) -> Option<(u64, Checksum)> {
+        self.linked.get(name).copied()
+    }
+
+    /// The manifest of all files.
+    pub(super) fn finish(mut self, range: &WalRange) -> io::Result<Manifest> {
+        for entry in self.top.values() {
+            self.builder.add(entry)?;
+        }
+        self.builder.finish(range)
+    }
+}
