@@ -119,16 +119,16 @@ impl ObjectStore for Bandwidth {
         self.inner.list(prefix, depth)
     }
 
-    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
-        self.inner.unfinished_uploads(prefix).await
+    async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
+        self.inner.delete_batch(keys).await
+    }
+
+    fn list_uploads(&self, prefix: &Prefix) -> BoxStream<'static, Result<Vec<UnfinishedUpload>>> {
+        self.inner.list_uploads(prefix)
     }
 
     async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
         self.inner.abort_upload(upload).await
-    }
-
-    async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
-        self.inner.delete_batch(keys).await
     }
 }
 

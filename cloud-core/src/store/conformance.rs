@@ -6,18 +6,30 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::{
-    BucketState, Depth, LockCheck, ObjectStore, PartNumber, PutMode, PutOptions, ReadRange,
-    StoreErrorKind, delete_all, exists, get_all, list_all,
+    BucketState, Depth, LockCheck, ObjectStore, PutMode, PutOptions, ReadRange, StoreErrorKind,
+    delete_all, exists, get_all, list_all, list_all_uploads,
 };
 use crate::key::{Key, Prefix};
 
+mod multipart;
+mod uploads;
+
 /// Largest object the suite reads back.
 const MAX: u64 = 1 << 30;
+
+/// What a server that stands in for the real one cannot do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gap {
+    /// Its answers about unfinished uploads are none that a client understands.
+    UnfinishedUploads,
+    /// To complete an upload that was aborted by another is answered as a fault
+    /// of the server, and not as an upload that is gone.
+    CompleteAborted,
+}
 
 /// Runs the whole list below `prefix`.
 ///
@@ -25,16 +37,15 @@ const MAX: u64 = 1 << 30;
 ///
 /// If the store does not do what it must.
 pub async fn all(store: Arc<dyn ObjectStore>, prefix: &str) {
-    unfinished_uploads(store.as_ref(), &Prefix::dir(prefix).subdir("unfinished")).await;
-    all_but_unfinished_uploads(store, prefix).await;
+    all_but(store, prefix, &[]).await;
 }
 
-/// The same for a server that cannot tell of unfinished uploads.
+/// Runs the list below `prefix` without what `gaps` stand in the way of.
 ///
 /// # Panics
 ///
 /// If the store does not do what it must.
-pub async fn all_but_unfinished_uploads(store: Arc<dyn ObjectStore>, prefix: &str) {
+pub async fn all_but(store: Arc<dyn ObjectStore>, prefix: &str, gaps: &[Gap]) {
     let dir = |name: &str| Prefix::dir(prefix).subdir(name);
     let s = store.as_ref();
     assert_eq!(
@@ -50,13 +61,18 @@ pub async fn all_but_unfinished_uploads(store: Arc<dyn ObjectStore>, prefix: &st
     ranges_and_versions(s, &dir("ranges")).await;
     names(s, &dir("names")).await;
     listings(s, &dir("list")).await;
-    multipart(s, &dir("multipart")).await;
-    multipart_create_only(s, &dir("multipart-create-only")).await;
+    multipart::whole(s, &dir("multipart")).await;
+    multipart::create_only(s, &dir("multipart-create-only")).await;
+    if !gaps.contains(&Gap::UnfinishedUploads) {
+        uploads::unfinished(s, &Prefix::dir(prefix), gaps).await;
+    }
     deletes(s, &dir("delete")).await;
     let left = list_all(s, &Prefix::dir(prefix), Depth::All)
         .await
         .expect("the rest can be listed");
     let keys: Vec<Key> = left.objects.into_iter().map(|object| object.key).collect();
+    let open = list_all_uploads(s, &Prefix::dir(prefix)).await;
+    assert_eq!(open.expect("uploads can be listed"), [], "all have ended");
     let report = delete_all(s, &keys).await;
     assert!(
         report.is_complete(),
@@ -347,157 +363,6 @@ async fn listings(store: &dyn ObjectStore, dir: &Prefix) {
     assert_eq!(list("many/", Depth::All).await.0.len(), 25);
 }
 
-async fn multipart(store: &dyn ObjectStore, dir: &Prefix) {
-    let number = |n| PartNumber::new(n).expect("it is not zero");
-    let part = usize::try_from(store.info().limits.min_part)
-        .expect("it is small")
-        .max(100_000);
-    let options = PutOptions::default();
-
-    let key = key(dir, "object");
-    let upload = store
-        .begin_multipart(&key, &options)
-        .await
-        .expect("an upload can begin");
-    let bodies = [pattern(part, 1), pattern(part, 2), pattern(1234, 3)];
-    // In another order, at the same time, and one of them twice.
-    upload
-        .put_part(number(2), pattern(part, 9))
-        .await
-        .expect("a part can be sent");
-    let (third, (second, first)) =
-        tokio::join!(upload.put_part(number(3), bodies[2].clone()), async {
-            tokio::join!(
-                upload.put_part(number(2), bodies[1].clone()),
-                upload.put_part(number(1), bodies[0].clone()),
-            )
-        });
-    let receipts = [first, second, third].map(|receipt| receipt.expect("a part can be sent"));
-    assert!(
-        !exists(store, &key).await.expect("absence can be told"),
-        "nothing shows before the end"
-    );
-    upload
-        .complete(&receipts)
-        .await
-        .expect("the upload can be completed");
-    assert_eq!(read(store, &key).await, bodies.concat());
-
-    let only = pattern(10, 4);
-    let upload = store
-        .begin_multipart(&key, &options)
-        .await
-        .expect("an upload can begin");
-    let receipt = upload
-        .put_part(number(1), only.clone())
-        .await
-        .expect("a part can be sent");
-    upload
-        .complete(&[receipt])
-        .await
-        .expect("one small part is enough");
-    assert_eq!(read(store, &key).await, only, "the object was replaced");
-
-    let upload = store
-        .begin_multipart(&key, &options)
-        .await
-        .expect("an upload can begin");
-    let error = upload.complete(&[]).await.expect_err("there is no part");
-    assert_eq!(error.kind, StoreErrorKind::Invalid);
-    let mut receipts = Vec::new();
-    for (n, size) in [(1, part), (2, part + 1), (2, part), (3, 0)] {
-        let sent = upload.put_part(number(n), pattern(size, u64::from(n)));
-        receipts.push(sent.await.expect("a part can be sent"));
-    }
-    // The one with another size was replaced.
-    let receipts = [0, 2, 3].map(|at: usize| receipts[at].clone());
-    upload
-        .complete(&receipts)
-        .await
-        .expect("the upload can be completed");
-    let expected = [pattern(part, 1), pattern(part, 2)].concat();
-    assert_eq!(read(store, &key).await, expected);
-    upload.abort().await.expect("there is nothing to abort");
-    assert_eq!(read(store, &key).await, expected, "it was completed");
-
-    many_parts(store, &dir.key("many").expect("the name is valid")).await;
-
-    let aborted = dir.key("aborted").expect("the name is valid");
-    let upload = store
-        .begin_multipart(&aborted, &options)
-        .await
-        .expect("an upload can begin");
-    upload
-        .put_part(number(1), pattern(part, 5))
-        .await
-        .expect("a part can be sent");
-    upload.abort().await.expect("an upload can be aborted");
-    upload
-        .abort()
-        .await
-        .expect("aborting twice is the same as once");
-    assert!(!exists(store, &aborted).await.expect("absence can be told"));
-    let error = upload
-        .put_part(number(1), pattern(part, 5))
-        .await
-        .expect_err("the upload is over");
-    assert_eq!(error.kind, StoreErrorKind::NotFound);
-}
-
-/// Parts of one size, all on the way at the same time.
-async fn many_parts(store: &dyn ObjectStore, key: &Key) {
-    let part = usize::try_from(store.info().limits.min_part)
-        .expect("it is small")
-        .max(10_000);
-    let upload = store
-        .begin_multipart(key, &PutOptions::default())
-        .await
-        .expect("an upload can begin");
-    let last = 12;
-    let body = |n: u32| pattern(if n == last { 77 } else { part }, u64::from(n));
-    let sending = (1..=last).rev().map(|n| {
-        let number = PartNumber::new(n).expect("it is not zero");
-        upload.put_part(number, body(n))
-    });
-    let mut receipts: Vec<_> = futures_util::future::try_join_all(sending)
-        .await
-        .expect("parts can be sent");
-    receipts.sort_by_key(|receipt| receipt.number);
-    upload
-        .complete(&receipts)
-        .await
-        .expect("the upload can be completed");
-    let expected: Vec<Bytes> = (1..=last).map(body).collect();
-    assert_eq!(read(store, key).await, expected.concat());
-}
-
-async fn multipart_create_only(store: &dyn ObjectStore, dir: &Prefix) {
-    if !store.info().abilities.create_only {
-        return;
-    }
-    let key = key(dir, "object");
-    let body = pattern(1000, 1);
-    let upload = store
-        .begin_multipart(&key, &create())
-        .await
-        .expect("an upload can begin");
-    let receipt = upload
-        .put_part(PartNumber::FIRST, body.clone())
-        .await
-        .expect("it can be sent");
-    put(store, &key, pattern(10, 2)).await;
-    let error = upload
-        .complete(&[receipt])
-        .await
-        .expect_err("the name was taken meanwhile");
-    assert_eq!(error.kind, StoreErrorKind::AlreadyExists);
-    upload
-        .abort()
-        .await
-        .expect("what was refused can be aborted");
-    assert_eq!(read(store, &key).await, pattern(10, 2));
-}
-
 async fn deletes(store: &dyn ObjectStore, dir: &Prefix) {
     let keys: Vec<Key> = (0..30)
         .map(|n| key(dir, &format!("d{}/{n}", n % 3)))
@@ -517,43 +382,4 @@ async fn deletes(store: &dyn ObjectStore, dir: &Prefix) {
         .await
         .expect("nothing can be listed");
     assert!(left.objects.is_empty() && left.prefixes.is_empty());
-}
-
-async fn unfinished_uploads(store: &dyn ObjectStore, dir: &Prefix) {
-    let find = async |prefix: &Prefix| {
-        let found = store.unfinished_uploads(prefix).await;
-        found.expect("unfinished uploads can be listed")
-    };
-    assert!(find(dir).await.is_empty());
-    let begin = async |name: &str| {
-        let key = key(dir, name);
-        let upload = store.begin_multipart(&key, &PutOptions::default()).await;
-        let upload = upload.expect("an upload can begin");
-        let sent = upload.put_part(PartNumber::FIRST, pattern(100, 7)).await;
-        (upload, sent.expect("a part can be sent"))
-    };
-    let (left, _) = begin("sub/left").await;
-    let (completed, receipt) = begin("sub/completed").await;
-    let (aborted, _) = begin("sub/aborted").await;
-    let found = find(dir).await;
-    assert_eq!(found.len(), 3, "{found:?}");
-    assert_eq!(find(&dir.subdir("sub")).await.len(), 3);
-    assert!(find(&dir.subdir("other")).await.is_empty());
-    let now = SystemTime::now();
-    for upload in &found {
-        let activity = upload.last_activity.expect("the store tells the time");
-        let age = now.duration_since(activity).unwrap_or_default();
-        assert!(age < Duration::from_hours(1), "{age:?}");
-    }
-    completed
-        .complete(&[receipt])
-        .await
-        .expect("it can be completed");
-    aborted.abort().await.expect("it can be aborted");
-    let rest = find(dir).await;
-    assert_eq!(rest.len(), 1, "{rest:?}");
-    let abort = store.abort_upload(&rest[0]).await;
-    abort.expect("an unfinished upload can be aborted");
-    assert!(find(dir).await.is_empty());
-    drop(left);
 }

@@ -139,7 +139,7 @@ pub enum StoreOp {
     PutPart,
     /// `complete`
     Complete,
-    /// `abort`
+    /// `abort`, `abort_upload`
     Abort,
     /// `get`
     Get,
@@ -149,7 +149,7 @@ pub enum StoreOp {
     List,
     /// `delete_batch`
     Delete,
-    /// `unfinished_uploads`
+    /// `list_uploads`
     ListUploads,
 }
 

@@ -171,6 +171,31 @@ impl FaultyStore {
             _ => Ok(value),
         }
     }
+
+    /// The pages of a listing, with the fault that is planned for it.
+    fn pages<P: Send + 'static>(
+        &self,
+        op: StoreOp,
+        prefix: &Prefix,
+        pages: BoxStream<'static, Result<P>>,
+    ) -> BoxStream<'static, Result<P>> {
+        match self.enter(op, prefix.as_str()) {
+            Ok(Some((Fault::After(kind), _))) => {
+                let error = self.error(op, prefix.as_str(), kind);
+                let state = (pages, 0, Some(error));
+                stream::unfold(state, |(mut pages, count, mut error)| async move {
+                    if let Some(error) = error.take_if(|_| count == 1) {
+                        return Some((Err(error), (pages, count, None)));
+                    }
+                    let page = pages.next().await?;
+                    Some((page, (pages, count + 1, error)))
+                })
+                .boxed()
+            }
+            Ok(_) => pages,
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -246,33 +271,7 @@ impl ObjectStore for FaultyStore {
     }
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
-        match self.enter(StoreOp::List, prefix.as_str()) {
-            Ok(Some((Fault::After(kind), _))) => {
-                let error = self.error(StoreOp::List, prefix.as_str(), kind);
-                let state = (self.inner.list(prefix, depth), 0, Some(error));
-                stream::unfold(state, |(mut pages, count, mut error)| async move {
-                    if let Some(error) = error.take_if(|_| count == 1) {
-                        return Some((Err(error), (pages, count, None)));
-                    }
-                    let page = pages.next().await?;
-                    Some((page, (pages, count + 1, error)))
-                })
-                .boxed()
-            }
-            Ok(_) => self.inner.list(prefix, depth),
-            Err(error) => stream::iter([Err(error)]).boxed(),
-        }
-    }
-
-    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
-        let uploads = self.inner.unfinished_uploads(prefix);
-        self.call(StoreOp::ListUploads, prefix.as_str(), uploads)
-            .await
-    }
-
-    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
-        let abort = self.inner.abort_upload(upload);
-        self.call(StoreOp::Abort, upload.key.as_str(), abort).await
+        self.pages(StoreOp::List, prefix, self.inner.list(prefix, depth))
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
@@ -296,6 +295,16 @@ impl ObjectStore for FaultyStore {
             (key, error)
         }));
         Ok(report)
+    }
+
+    fn list_uploads(&self, prefix: &Prefix) -> BoxStream<'static, Result<Vec<UnfinishedUpload>>> {
+        let pages = self.inner.list_uploads(prefix);
+        self.pages(StoreOp::ListUploads, prefix, pages)
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let abort = self.inner.abort_upload(upload);
+        self.call(StoreOp::Abort, upload.key.as_str(), abort).await
     }
 }
 

@@ -33,7 +33,15 @@ struct Shared {
     missing: bool,
     objects: BTreeMap<Key, Object>,
     versions: u64,
-    uploads: BTreeMap<u64, (Key, SystemTime)>,
+    /// Those that were neither completed nor aborted.
+    uploads: BTreeMap<u64, OpenUpload>,
+}
+
+#[derive(Debug)]
+struct OpenUpload {
+    key: Key,
+    parts: BTreeMap<PartNumber, Part>,
+    last_activity: Option<SystemTime>,
 }
 
 /// What was sent of a part, and the token of its receipt.
@@ -147,21 +155,29 @@ impl MemoryStore {
     /// The keys of uploads that were neither completed nor aborted.
     pub fn open_uploads(&self) -> Vec<String> {
         let shared = self.lock();
-        let keys = shared.uploads.values().map(|(key, _)| key.to_string());
-        keys.collect()
+        shared.uploads.values().map(|u| u.key.to_string()).collect()
     }
 
-    /// Makes objects and uploads whose names contain `part` older.
+    /// Sets when the open uploads of a key were last written to; `None` makes
+    /// the store one that does not tell.
+    pub fn set_last_activity(&self, key: &str, at: Option<SystemTime>) {
+        let mut shared = self.lock();
+        let uploads = shared.uploads.values_mut();
+        for upload in uploads.filter(|upload| upload.key.as_str() == key) {
+            upload.last_activity = at;
+        }
+    }
+
+    /// Makes objects and open uploads whose names contain `part` older.
     pub fn age(&self, part: &str, by: Duration) {
         let mut shared = self.lock();
         let objects = shared.objects.iter_mut();
         for (_, object) in objects.filter(|(key, _)| key.as_str().contains(part)) {
             object.modified -= by;
         }
-        for (key, activity) in shared.uploads.values_mut() {
-            if key.as_str().contains(part) {
-                *activity -= by;
-            }
+        let uploads = shared.uploads.values_mut();
+        for upload in uploads.filter(|upload| upload.key.as_str().contains(part)) {
+            upload.last_activity = upload.last_activity.map(|time| time - by);
         }
     }
 
@@ -234,6 +250,16 @@ impl Shared {
     }
 }
 
+impl OpenUpload {
+    fn told(&self, id: u64) -> UnfinishedUpload {
+        UnfinishedUpload {
+            key: self.key.clone(),
+            id: id.to_string(),
+            last_activity: self.last_activity,
+        }
+    }
+}
+
 impl Object {
     fn meta(&self, key: &Key) -> ObjectMeta {
         ObjectMeta {
@@ -283,13 +309,17 @@ impl ObjectStore for MemoryStore {
         let mut shared = self.bucket(StoreOp::BeginMultipart, key.as_str())?;
         shared.versions += 1;
         let id = shared.versions;
-        shared.uploads.insert(id, (key.clone(), SystemTime::now()));
+        let upload = OpenUpload {
+            key: key.clone(),
+            parts: BTreeMap::new(),
+            last_activity: Some(SystemTime::now()),
+        };
+        shared.uploads.insert(id, upload);
         Ok(Box::new(MemoryUpload {
             store: self.clone(),
             id,
             key: key.clone(),
             options: options.clone(),
-            parts: Mutex::default(),
         }))
     }
 
@@ -363,25 +393,6 @@ impl ObjectStore for MemoryStore {
         stream::iter(pages.into_iter().map(Ok).collect::<Vec<_>>()).boxed()
     }
 
-    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
-        let shared = self.bucket(StoreOp::ListUploads, prefix.as_str())?;
-        let uploads = shared.uploads.iter();
-        let uploads = uploads.filter(|(_, (key, _))| key.strip_prefix(prefix).is_some());
-        Ok(uploads
-            .map(|(id, (key, activity))| UnfinishedUpload {
-                key: key.clone(),
-                id: id.to_string(),
-                last_activity: Some(*activity),
-            })
-            .collect())
-    }
-
-    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
-        let mut shared = self.bucket(StoreOp::Abort, upload.key.as_str())?;
-        shared.uploads.retain(|id, _| id.to_string() != upload.id);
-        Ok(())
-    }
-
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
         let mut shared = self.bucket(StoreOp::Delete, "objects")?;
         if keys.len() > self.info.limits.delete_batch {
@@ -397,6 +408,25 @@ impl ObjectStore for MemoryStore {
             failed: Vec::new(),
         })
     }
+
+    fn list_uploads(&self, prefix: &Prefix) -> BoxStream<'static, Result<Vec<UnfinishedUpload>>> {
+        let shared = match self.bucket(StoreOp::ListUploads, prefix.as_str()) {
+            Ok(shared) => shared,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let found = shared.uploads.iter();
+        let found = found.filter(|(_, upload)| upload.key.strip_prefix(prefix).is_some());
+        let found: Vec<_> = found.map(|(id, upload)| upload.told(*id)).collect();
+        let pages: Vec<_> = found.chunks(self.page).map(|p| Ok(p.to_vec())).collect();
+        stream::iter(pages).boxed()
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let mut shared = self.bucket(StoreOp::Abort, upload.key.as_str())?;
+        let uploads = &mut shared.uploads;
+        uploads.retain(|id, open| open.key != upload.key || id.to_string() != upload.id);
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -405,28 +435,26 @@ struct MemoryUpload {
     id: u64,
     key: Key,
     options: PutOptions,
-    parts: Mutex<BTreeMap<PartNumber, Part>>,
 }
 
 impl MemoryUpload {
-    fn check_open(&self, op: StoreOp) -> Result<()> {
-        if self.store.lock().uploads.contains_key(&self.id) {
-            return Ok(());
-        }
-        let why = "the upload was completed or aborted";
-        let kind = StoreErrorKind::NotFound;
-        Err(self.store.error(op, self.key.as_str(), kind, why))
-    }
-
-    fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Part>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What was sent so far, or the refusal of a call that comes after the end.
+    fn open<'a>(&self, shared: &'a mut Shared, op: StoreOp) -> Result<&'a mut OpenUpload> {
+        shared.uploads.get_mut(&self.id).ok_or_else(|| {
+            let why = "the upload was completed or aborted";
+            let kind = StoreErrorKind::NotFound;
+            self.store.error(op, self.key.as_str(), kind, why)
+        })
     }
 }
 
 #[async_trait]
 impl MultipartUpload for MemoryUpload {
     async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
-        self.check_open(StoreOp::PutPart)?;
+        let mut shared = self.store.lock();
+        shared.versions += 1;
+        let token = shared.versions.to_string();
+        let upload = self.open(&mut shared, StoreOp::PutPart)?;
         let limits = self.store.info.limits;
         let size = body.len() as u64;
         if size > limits.max_part || number.get() > limits.max_parts {
@@ -435,16 +463,9 @@ impl MultipartUpload for MemoryUpload {
             let key = self.key.as_str();
             return Err(self.store.error(StoreOp::PutPart, key, kind, why));
         }
-        let token = {
-            let mut shared = self.store.lock();
-            shared.versions += 1;
-            if let Some((_, activity)) = shared.uploads.get_mut(&self.id) {
-                *activity = SystemTime::now();
-            }
-            shared.versions.to_string()
-        };
         let part = (token.clone(), Bytes::copy_from_slice(&body));
-        self.parts().insert(number, part);
+        upload.parts.insert(number, part);
+        upload.last_activity = Some(SystemTime::now());
         Ok(PartReceipt {
             number,
             size,
@@ -453,7 +474,11 @@ impl MultipartUpload for MemoryUpload {
     }
 
     async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
-        self.check_open(StoreOp::Complete)?;
+        // As they are now; the bytes themselves are shared.
+        let sent = self
+            .open(&mut self.store.lock(), StoreOp::Complete)?
+            .parts
+            .clone();
         let key = self.key.as_str();
         let refuse = |why| {
             self.store
@@ -475,15 +500,12 @@ impl MultipartUpload for MemoryUpload {
             return Err(refuse("the parts are not of one size"));
         }
         let mut body = BytesMut::new();
-        {
-            let sent = self.parts();
-            for part in parts {
-                let (_, bytes) = sent
-                    .get(&part.number)
-                    .filter(|(token, _)| *token == part.token)
-                    .ok_or_else(|| refuse("a part was not sent, or was sent again since"))?;
-                body.extend_from_slice(bytes);
-            }
+        for part in parts {
+            let (_, bytes) = sent
+                .get(&part.number)
+                .filter(|(token, _)| *token == part.token)
+                .ok_or_else(|| refuse("a part was not sent, or was sent again since"))?;
+            body.extend_from_slice(bytes);
         }
         if body.len() as u64 > limits.max_object {
             return Err(refuse("the object is too large"));
@@ -496,7 +518,6 @@ impl MultipartUpload for MemoryUpload {
     }
 
     async fn abort(&self) -> Result<()> {
-        self.parts().clear();
         self.store.lock().uploads.remove(&self.id);
         Ok(())
     }
@@ -512,6 +533,32 @@ mod tests {
         let store = MemoryStore::new().with_page(7);
         conformance::all(Arc::new(store.clone()), "run").await;
         assert!(store.contents().is_empty() && store.open_uploads().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_age_of_an_upload_is_what_a_test_sets() {
+        let store = MemoryStore::new();
+        let key = |name| Key::new(name).unwrap();
+        let options = PutOptions::default();
+        for name in ["b", "a", "a"] {
+            // Dropped, as by a process that was killed.
+            store.begin_multipart(&key(name), &options).await.unwrap();
+        }
+        assert_eq!(store.open_uploads(), ["b", "a", "a"]);
+        let old = SystemTime::UNIX_EPOCH;
+        store.set_last_activity("a", Some(old));
+        store.set_last_activity("b", None);
+        let prefix = Prefix::text("");
+        let told = crate::store::list_all_uploads(&store, &prefix).await;
+        let told = told.unwrap();
+        let told = told.iter().map(|u| (u.key.as_str(), u.last_activity));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [("a", Some(old)), ("a", Some(old)), ("b", None)]
+        );
+        let missing = store.without_bucket();
+        let told = crate::store::list_all_uploads(&missing, &prefix).await;
+        assert_eq!(told.unwrap_err().kind, StoreErrorKind::BucketMissing);
     }
 
     #[tokio::test]

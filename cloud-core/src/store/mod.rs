@@ -42,7 +42,7 @@ pub use retry::{Retry, RetryPolicy};
 pub use s3::S3Store;
 pub use sse_c::CustomerKey;
 pub use url::{InvalidUrl, Provider, StoreUrl, printable};
-pub use util::{DeleteAllReport, delete_all, exists, get_all, list_all};
+pub use util::{DeleteAllReport, delete_all, exists, get_all, list_all, list_all_uploads};
 
 /// A flat set of named objects.
 ///
@@ -99,13 +99,18 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// deleted. `Err` means that the request as a whole failed.
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport>;
 
-    /// The uploads in parts whose keys begin with `prefix` and that were begun
-    /// and neither completed nor aborted: all of them, or an error. Those that
-    /// are under way, here or elsewhere, are among them.
-    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>>;
+    /// Lists the uploads in parts whose key begins with `prefix` that were
+    /// begun and neither completed nor aborted, page by page, as `list` does.
+    ///
+    /// Those that are under way are among them: only `last_activity` tells them
+    /// from what a killed process left. An upload that ends while the listing
+    /// runs may be in it or not. A store that has no notion of such uploads
+    /// gives an empty stream; `Unsupported` if it has, and cannot list them.
+    fn list_uploads(&self, prefix: &Prefix) -> BoxStream<'static, Result<Vec<UnfinishedUpload>>>;
 
-    /// Frees the parts of an upload that nobody will complete. One that is gone by
-    /// now counts as freed.
+    /// Frees the parts of an upload that `list_uploads` named. One that is gone
+    /// by now counts as aborted. Whoever still works on it is answered
+    /// `NotFound` when it comes to [`MultipartUpload::complete`].
     async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()>;
 }
 
@@ -358,16 +363,16 @@ pub struct ListPage {
     pub prefixes: Vec<Prefix>,
 }
 
-/// An upload in parts that was neither completed nor aborted.
+/// An upload in parts that was begun and neither completed nor aborted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfinishedUpload {
-    /// The object it would have become. A directory does not know its name; the
-    /// name of the temporary file stands in its place.
+    /// The object it was to become. A local directory cannot tell: there it is
+    /// the name of a file beside that object, which no object can have.
     pub key: Key,
-    /// The store's own name for it: one key may have several.
+    /// The store's own name of it; several uploads may have one key.
     pub id: String,
-    /// When the newest part was written, or the upload begun if it has none;
-    /// `None` if the store does not tell.
+    /// When its newest part was written, or it was begun if it has none. `None`
+    /// if the store does not tell: it may be a minute old.
     pub last_activity: Option<SystemTime>,
 }
 

@@ -5,7 +5,7 @@ use futures_util::{StreamExt, TryStreamExt};
 
 use super::{
     Depth, ListPage, LockCheck, ObjectMeta, ObjectStore, ReadRange, Result, StoreError,
-    StoreErrorKind, StoreOp,
+    StoreErrorKind, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -60,6 +60,16 @@ pub async fn list_all(store: &dyn ObjectStore, prefix: &Prefix, depth: Depth) ->
     all.objects.sort_by(|one, other| one.key.cmp(&other.key));
     all.prefixes.sort();
     all.prefixes.dedup();
+    Ok(all)
+}
+
+/// All unfinished uploads below a prefix, sorted by key and id.
+pub async fn list_all_uploads(
+    store: &dyn ObjectStore,
+    prefix: &Prefix,
+) -> Result<Vec<UnfinishedUpload>> {
+    let mut all = store.list_uploads(prefix).try_concat().await?;
+    all.sort_by(|one, other| (&one.key, &one.id).cmp(&(&other.key, &other.id)));
     Ok(all)
 }
 

@@ -10,6 +10,14 @@ use cloud_core::store::{
     ObjectStore, Retry, RetryPolicy, StoreConfig, StoreErrorKind, conformance, open,
 };
 
+use conformance::Gap;
+
+/// Ceph 16 says that an upload that is gone is being completed, with a 500.
+const CEPH: &[Gap] = &[Gap::CompleteAborted];
+
+/// moto answers `ListParts` with an element of another name (`ListPartsResponse`).
+const MOTO: &[Gap] = &[Gap::UnfinishedUploads];
+
 /// The store behind an address, or a word on why there is none.
 #[expect(clippy::print_stderr, reason = "a skipped test says what would run it")]
 fn store(address: &str, profile: &str, bucket: &str) -> Option<Arc<dyn ObjectStore>> {
@@ -34,48 +42,42 @@ fn bucket(name: &str) -> String {
     format!("conformance-{name}-{}", std::process::id())
 }
 
-async fn conforms(address: &str, profile: &str, name: &str) {
+async fn conforms(address: &str, profile: &str, name: &str, gaps: &[Gap]) {
     let Some(store) = store(address, profile, &bucket(name)) else {
         return;
     };
     store.create_bucket().await.expect("the bucket is new");
+    conformance::all_but(Arc::clone(&store), "plain", gaps).await;
     let policy = RetryPolicy {
         total: Duration::from_mins(1),
     };
-    let retry = Arc::new(Retry::new(Arc::clone(&store), policy));
-    if name.starts_with("moto") {
-        // Its list of parts has a root of another name than the documented one.
-        conformance::all_but_unfinished_uploads(store, "plain").await;
-        conformance::all_but_unfinished_uploads(retry, "retry").await;
-    } else {
-        conformance::all(store, "plain").await;
-        conformance::all(retry, "retry").await;
-    }
+    let retry = Arc::new(Retry::new(store, policy));
+    conformance::all_but(retry, "retry", gaps).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ceph_conforms() {
-    conforms("TEST_S3_CEPH_URL", "test", "ceph").await;
+    conforms("TEST_S3_CEPH_URL", "test", "ceph", CEPH).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ceph_conforms_over_tls() {
-    conforms("TEST_S3_CEPH_TLS_URL", "test-tls", "ceph-tls").await;
+    conforms("TEST_S3_CEPH_TLS_URL", "test-tls", "ceph-tls", CEPH).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ceph_conforms_without_checksum_headers() {
-    conforms("TEST_S3_CEPH_URL", "test-when-required", "ceph-md5").await;
+    conforms("TEST_S3_CEPH_URL", "test-when-required", "ceph-md5", CEPH).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn moto_conforms() {
-    conforms("TEST_S3_MOTO_URL", "test", "moto").await;
+    conforms("TEST_S3_MOTO_URL", "test", "moto", MOTO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn moto_conforms_without_checksum_headers() {
-    conforms("TEST_S3_MOTO_URL", "test-when-required", "moto-md5").await;
+    conforms("TEST_S3_MOTO_URL", "test-when-required", "moto-md5", MOTO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,7 +150,7 @@ impl Work<'_> {
         &self,
         prefix: &crate::key::Prefix,
     ) -> Result<Vec<UnfinishedUpload>, StoreError> {
-        match self.store.unfinished_uploads(prefix).await {
+        match store::list_all_uploads(self.store, prefix).await {
             Err(error) if error.kind == StoreErrorKind::Unsupported => {
                 tracing::warn!("Unfinished uploads are not looked for: {}", chain(&error));
                 Ok(Vec::new())

@@ -708,6 +708,20 @@ async fn without_a_good_backup_or_with_an_unreadable_one_nothing_is_purged() {
     assert_eq!((store.contents(), store.open_uploads()), before);
 }
 
+/// An upload of which the store does not tell the time may be a minute old.
+#[tokio::test]
+async fn what_has_no_date_stays() {
+    let store = littered().await;
+    store.age("", 8 * DAY);
+    let upload = format!("{}/data.tar.gz", dir("20261101T130000"));
+    for key in [&upload, &wal(3)] {
+        store.set_last_activity(key, None);
+    }
+    delete_now(store.clone(), &purge(7)).await.unwrap();
+    let open = store.open_uploads();
+    assert!(open.contains(&upload) && open.contains(&wal(3)), "{open:?}");
+}
+
 /// As long as one of its archives is there the record stays, and the next run
 /// comes back to it.
 #[tokio::test]

@@ -1,15 +1,19 @@
 //! Files that become visible whole or not at all.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions, ReadDir};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::store::PutMode;
 
 /// What temporary names begin with; no component of a key may.
 const TEMPORARY: &str = ".barman-cloud-";
+
+/// What the name of an upload's first file ends with. Its other files have that
+/// name and more behind it.
+const FIRST: &str = ".tmp";
 
 /// Age from which a temporary file counts as left behind by a process that was
 /// killed. No upload waits that long between two writes; if one did, it would
@@ -23,6 +27,26 @@ const TRIES: u32 = 100;
 /// Whether a text can be a component of a key.
 pub(super) fn is_component(text: &str) -> bool {
     !matches!(text, "" | "." | "..") && !text.starts_with(TEMPORARY)
+}
+
+/// The upload that a temporary file belongs to, by the name of its first file;
+/// `None` if this is no temporary name.
+pub(super) fn upload_of(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix(TEMPORARY)?;
+    let end = rest.find(FIRST).map_or(rest.len(), |at| at + FIRST.len());
+    Some(&name[..TEMPORARY.len() + end])
+}
+
+/// The directory that a name lies in, and what follows the last `/`; `None` if
+/// there can be no such directory below a root.
+pub(super) fn split(name: &str) -> Option<(&str, &str)> {
+    match name.rsplit_once('/') {
+        None => Some(("", name)),
+        Some((directory, rest)) => {
+            let possible = directory.split('/').all(is_component);
+            possible.then_some((directory, rest))
+        }
+    }
 }
 
 /// A file that nobody sees yet. Dropped, it is gone.
@@ -54,12 +78,18 @@ impl Temporary {
     }
 
     fn new(directory: &Path) -> io::Result<Self> {
-        let name = format!(
-            "{TEMPORARY}{}-{:016x}.tmp",
-            std::process::id(),
-            fastrand::u64(..)
-        );
-        let path = directory.join(name);
+        let (process, random) = (std::process::id(), fastrand::u64(..));
+        Self::at(directory.join(format!("{TEMPORARY}{process}-{random:016x}{FIRST}")))
+    }
+
+    /// Another file of the same upload.
+    pub(super) fn another(&self) -> io::Result<Self> {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{:016x}", fastrand::u64(..)));
+        Self::at(name.into())
+    }
+
+    fn at(path: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -93,6 +123,7 @@ impl Temporary {
         if let Err(error) = done
             && !self.is_at(target)?
         {
+            self.check_in_place()?;
             return Err(match mode {
                 PutMode::Overwrite => error,
                 PutMode::CreateOnly => explain_link(error, target),
@@ -100,6 +131,16 @@ impl Temporary {
         }
         sync_directories(root, target.parent().unwrap_or(root))?;
         self.file.metadata()
+    }
+
+    /// The refusal of a file whose name was taken away.
+    pub(super) fn check_in_place(&self) -> io::Result<()> {
+        if self.is_at(&self.path)? {
+            return Ok(());
+        }
+        let why = "its temporary file was deleted: the upload was aborted by another process, or \
+                   nothing was written for a week";
+        Err(io::Error::new(io::ErrorKind::NotFound, why))
     }
 
     /// Whether `target` is this very file. Over NFS the answer to a link or
@@ -196,10 +237,15 @@ pub(super) fn delete(path: &Path) -> io::Result<()> {
 /// and those above it below `root`. Temporary files that nobody has written to
 /// for `ABANDONED` do not keep it.
 pub(super) fn tidy(root: &Path, directory: &Path) {
-    let below = |path: &Path| path != root && path.starts_with(root);
     if directory.starts_with(root) {
         sweep(directory);
     }
+    prune(root, directory);
+}
+
+/// Takes away a directory below `root` if it is empty, and then those above it.
+pub(super) fn prune(root: &Path, directory: &Path) {
+    let below = |path: &Path| path != root && path.starts_with(root);
     for ancestor in directory.ancestors().take_while(|path| below(path)) {
         if std::fs::remove_dir(ancestor).is_err() {
             break;
@@ -207,52 +253,29 @@ pub(super) fn tidy(root: &Path, directory: &Path) {
     }
 }
 
+/// Whether there is no such directory.
+pub(super) fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
 fn sweep(directory: &Path) {
-    for (name, written) in temporaries(directory).unwrap_or_default() {
-        if written.elapsed().is_ok_and(|age| age > ABANDONED) {
-            let _ = std::fs::remove_file(directory.join(name));
+    let Ok(entries) = directory.read_dir() else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let temporary = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(TEMPORARY));
+        let abandoned = || {
+            let modified = entry.metadata().and_then(|meta| meta.modified());
+            modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED))
+        };
+        if temporary && abandoned() {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
-}
-
-/// The entries of a directory; `None` if there is none.
-pub(super) fn read_dir(path: &Path) -> io::Result<Option<ReadDir>> {
-    match path.read_dir() {
-        Ok(entries) => Ok(Some(entries)),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether this is the name of a temporary file.
-pub(super) fn is_temporary(name: &str) -> bool {
-    name.starts_with(TEMPORARY) && !name.contains('/')
-}
-
-/// The temporary files of a directory, and when each was last written to. A
-/// directory that is not there has none.
-pub(super) fn temporaries(directory: &Path) -> io::Result<Vec<(String, SystemTime)>> {
-    let mut found = Vec::new();
-    for entry in read_dir(directory)?.into_iter().flatten() {
-        let entry = entry?;
-        let name = entry.file_name().into_string().unwrap_or_default();
-        if !is_temporary(&name) {
-            continue;
-        }
-        match entry.metadata().and_then(|meta| meta.modified()) {
-            Ok(written) => found.push((name, written)),
-            // It was finished in the meantime.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    found.sort();
-    Ok(found)
 }

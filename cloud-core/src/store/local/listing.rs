@@ -4,7 +4,7 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -17,26 +17,63 @@ use crate::store::{Depth, ListPage, Result, StoreOp};
 /// Most entries of a page.
 const PAGE: usize = 1000;
 
-/// The pages of a listing, made on a thread that may block.
+/// The pages of a listing of objects.
 pub(super) fn pages(
     store: LocalStore,
     prefix: Prefix,
     depth: Depth,
 ) -> BoxStream<'static, Result<ListPage>> {
+    on_a_thread(store, StoreOp::List, prefix, move |start, sender| {
+        let mut lister = Lister {
+            root: start.root,
+            sender,
+            page: ListPage::default(),
+            depth,
+        };
+        lister.directory(&start.directory, &start.text, start.name)?;
+        let _ = sender.blocking_send(lister.page);
+        Ok(())
+    })
+}
+
+/// Where a listing begins.
+pub(super) struct Start<'a> {
+    pub(super) root: &'a Path,
+    pub(super) directory: PathBuf,
+    /// What names in that directory begin with, up to the last `/`.
+    pub(super) text: String,
+    /// What follows it.
+    pub(super) name: &'a str,
+}
+
+impl<'a> Start<'a> {
+    /// `None` if nothing can begin with `prefix`.
+    fn new(root: &'a Path, prefix: &'a str) -> io::Result<Option<Self>> {
+        // The root must be there, whatever is asked for below it.
+        root.read_dir()?;
+        Ok(file::split(prefix).map(|(directory, name)| Self {
+            root,
+            directory: root.join(directory),
+            text: prefix[..prefix.len() - name.len()].to_owned(),
+            name,
+        }))
+    }
+}
+
+/// The pages that `list` sends, made on a thread that may block.
+pub(super) fn on_a_thread<P: Send + 'static>(
+    store: LocalStore,
+    op: StoreOp,
+    prefix: Prefix,
+    list: impl FnOnce(&Start<'_>, &mpsc::Sender<P>) -> io::Result<()> + Send + 'static,
+) -> BoxStream<'static, Result<P>> {
     stream::once(async move {
         let (sender, receiver) = mpsc::channel(2);
-        let lister = store.clone();
+        let root = Arc::clone(&store.root);
         let text = prefix.clone();
-        let worker = tokio::task::spawn_blocking(move || {
-            let mut lister = Lister {
-                root: &lister.root,
-                sender: &sender,
-                page: ListPage::default(),
-                depth,
-            };
-            lister.run(text.as_str())?;
-            let _ = sender.blocking_send(lister.page);
-            Ok(())
+        let worker = tokio::task::spawn_blocking(move || match Start::new(&root, text.as_str())? {
+            Some(start) => list(&start, &sender),
+            None => Ok(()),
         });
         let pages = stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|page| (Ok(page), receiver))
@@ -47,7 +84,7 @@ pub(super) fn pages(
                 .await
                 .unwrap_or_else(|_| Err(io::Error::other("the worker ended early")))
                 .err()?;
-            Some(Err(store.error(StoreOp::List, prefix.as_str(), error)))
+            Some(Err(store.error(op, prefix.as_str(), error)))
         };
         pages.chain(stream::once(fate).filter_map(std::future::ready))
     })
@@ -63,17 +100,11 @@ struct Lister<'a> {
 }
 
 impl Lister<'_> {
-    fn run(&mut self, prefix: &str) -> io::Result<()> {
-        match beginning(self.root, prefix)? {
-            Some((path, text, start)) => self.directory(&path, &text, start),
-            None => Ok(()),
-        }
-    }
-
     /// Lists what begins with `start` in one directory, whose names begin with
     /// `text`.
     fn directory(&mut self, path: &Path, text: &str, start: &str) -> io::Result<()> {
-        for (name, path, is_dir) in entries(self.root, path, start)? {
+        let wanted = |name: &str| name.starts_with(start) && file::is_component(name);
+        for (name, path, is_dir) in entries(self.root, path, wanted)? {
             if self.sender.is_closed() {
                 return Ok(());
             }
@@ -113,58 +144,20 @@ impl Lister<'_> {
     }
 }
 
-/// Names and times of the temporary files whose names begin with `prefix`.
-pub(super) fn temporaries(root: &Path, prefix: &str) -> io::Result<Vec<(String, SystemTime)>> {
-    let mut found = Vec::new();
-    if let Some((path, text, start)) = beginning(root, prefix)? {
-        temporaries_in(root, &path, &text, start, &mut found)?;
-    }
-    Ok(found)
-}
-
-fn temporaries_in(
+/// The entries of a directory whose names are wanted, sorted, and whether each
+/// is a directory. A directory that is not there has none, and links that lead
+/// back to where they are are left out.
+pub(super) fn entries(
     root: &Path,
     path: &Path,
-    text: &str,
-    start: &str,
-    found: &mut Vec<(String, SystemTime)>,
-) -> io::Result<()> {
-    for (name, written) in file::temporaries(path)? {
-        if name.starts_with(start) {
-            found.push((format!("{text}{name}"), written));
-        }
-    }
-    for (name, path, is_dir) in entries(root, path, start)? {
-        if is_dir {
-            temporaries_in(root, &path, &format!("{text}{name}/"), "", found)?;
-        }
-    }
-    Ok(())
-}
-
-/// The directory in which names that begin with `prefix` are, its name with a
-/// slash behind it, and what the rest of the names begins with. `None` if there
-/// can be none.
-fn beginning<'p>(root: &Path, prefix: &'p str) -> io::Result<Option<(PathBuf, String, &'p str)>> {
-    // The root must be there, whatever is asked for below it.
-    root.read_dir()?;
-    let (directory, start) = prefix.rsplit_once('/').unwrap_or(("", prefix));
-    let possible = directory.is_empty() && !prefix.starts_with('/')
-        || directory.split('/').all(file::is_component);
-    let text = if directory.is_empty() {
-        String::new()
-    } else {
-        format!("{directory}/")
+    wanted: impl Fn(&str) -> bool,
+) -> io::Result<Vec<(String, PathBuf, bool)>> {
+    let found = match path.read_dir() {
+        Err(error) if file::is_absence(&error) => return Ok(Vec::new()),
+        found => found?,
     };
-    Ok(possible.then(|| (root.join(directory), text, start)))
-}
-
-/// The entries of a directory whose names begin with `start`, sorted, and
-/// whether each is a directory. A directory that is not there has none, and
-/// links that lead back to where they are are left out.
-fn entries(root: &Path, path: &Path, start: &str) -> io::Result<Vec<(String, PathBuf, bool)>> {
     let mut entries = Vec::new();
-    for entry in file::read_dir(path)?.into_iter().flatten() {
+    for entry in found {
         let entry = entry?;
         let name = match entry.file_name().into_string() {
             Ok(name) => name,
@@ -176,7 +169,7 @@ fn entries(root: &Path, path: &Path, start: &str) -> io::Result<Vec<(String, Pat
                 continue;
             }
         };
-        if !name.starts_with(start) || !file::is_component(&name) {
+        if !wanted(&name) {
             continue;
         }
         let is_dir = match entry.file_type() {
@@ -209,7 +202,7 @@ fn leads_back(root: &Path, path: &Path, link: &Path) -> Option<bool> {
 
 /// Whether there is a file anywhere below: an empty directory is nothing.
 fn holds_an_object(root: &Path, path: &Path) -> io::Result<bool> {
-    for (_, path, is_dir) in entries(root, path, "")? {
+    for (_, path, is_dir) in entries(root, path, file::is_component)? {
         if !is_dir || holds_an_object(root, &path)? {
             return Ok(true);
         }

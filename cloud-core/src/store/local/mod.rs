@@ -8,8 +8,9 @@
 //!
 //! Objects have mode 0600 and directories 0700: they hold a whole database.
 //! Temporary files have names no key can have; one that a killed process left
-//! is invisible and harmless, and goes when, a week later, something is deleted
-//! from its directory.
+//! is harmless and no object. It is listed among the unfinished uploads, and goes
+//! when it is aborted or when, a week later, something is deleted from its
+//! directory.
 //!
 //! Symbolic links below the root are followed: an administrator may have moved
 //! a server's directory to another disk. Whoever may place links there may
@@ -18,6 +19,7 @@
 mod file;
 mod listing;
 mod multipart;
+mod uploads;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,7 +27,6 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -339,41 +340,6 @@ impl ObjectStore for LocalStore {
         listing::pages(self.clone(), prefix.clone(), depth)
     }
 
-    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
-        let text = prefix.as_str().to_owned();
-        let found = self
-            .blocking(StoreOp::ListUploads, prefix.as_str(), move |root| {
-                listing::temporaries(root, &text)
-            })
-            .await?;
-        let upload = |(name, written): (String, SystemTime)| {
-            Some(UnfinishedUpload {
-                key: Key::new(name.as_str()).ok()?,
-                id: name,
-                last_activity: Some(written),
-            })
-        };
-        Ok(found.into_iter().filter_map(upload).collect())
-    }
-
-    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
-        let id = upload.id.as_str();
-        let (directory, name) = id.rsplit_once('/').unwrap_or(("", id));
-        let ours = file::is_temporary(name)
-            && (directory.is_empty() || directory.split('/').all(file::is_component));
-        if !ours {
-            let why = "this is not the name of a temporary file";
-            return Err(self.refuse(StoreOp::Abort, id, StoreErrorKind::Invalid, why));
-        }
-        let (directory, path) = (self.root.join(directory), self.root.join(id));
-        self.blocking(StoreOp::Abort, id, move |root| {
-            file::delete(&path)?;
-            file::tidy(root, &directory);
-            Ok(())
-        })
-        .await
-    }
-
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
         let mut paths = Vec::with_capacity(keys.len());
         let mut report = DeleteReport::default();
@@ -410,6 +376,14 @@ impl ObjectStore for LocalStore {
             }
         }
         Ok(report)
+    }
+
+    fn list_uploads(&self, prefix: &Prefix) -> BoxStream<'static, Result<Vec<UnfinishedUpload>>> {
+        uploads::pages(self.clone(), prefix.clone())
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        uploads::abort(self, upload).await
     }
 }
 

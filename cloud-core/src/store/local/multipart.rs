@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -174,8 +174,6 @@ impl State {
 
 /// Writes a part, and notes where it is.
 fn write_part(
-    root: &Path,
-    target: &Path,
     state: &Mutex<State>,
     number: PartNumber,
     part: &Part,
@@ -185,7 +183,9 @@ fn write_part(
         let file = lock(state).current(number, part)?.0;
         return file.file().write_all_at(body, offset);
     }
-    let aside = Temporary::beside(root, target)?;
+    let file = lock(state).current(number, part)?.0;
+    let aside = file.another()?;
+    drop(file);
     aside.file().write_all_at(body, 0)?;
     lock(state).current(number, part)?.1.place = Place::Aside(Arc::new(aside));
     Ok(())
@@ -193,12 +193,7 @@ fn write_part(
 
 /// The parts as one file: the one that grew, if nothing else was put where a
 /// part belongs and nobody writes to it any more; a new one otherwise.
-fn assemble(
-    root: &Path,
-    target: &Path,
-    grown: &Arc<Temporary>,
-    wanted: &[Part],
-) -> io::Result<Arc<Temporary>> {
+fn assemble(grown: &Arc<Temporary>, wanted: &[Part]) -> io::Result<Arc<Temporary>> {
     let mut offset = 0;
     let mut fits = true;
     for part in wanted {
@@ -213,7 +208,10 @@ fn assemble(
     let whole = if fits {
         Arc::clone(grown)
     } else {
-        Arc::new(Temporary::beside(root, target)?)
+        // What another process aborted must not become visible after all, in a
+        // file that was not there then.
+        grown.check_in_place()?;
+        Arc::new(grown.another()?)
     };
     let mut to = 0;
     for part in wanted {
@@ -252,10 +250,10 @@ impl MultipartUpload for LocalUpload {
         // Here and not in the thread: threads start in any order.
         let part = lock(&self.state).begin(number, size);
         let token = part.sending.to_string();
-        let (state, target) = (Arc::clone(&self.state), self.path.clone());
+        let state = Arc::clone(&self.state);
         self.store
-            .blocking(StoreOp::PutPart, self.key.as_str(), move |root| {
-                write_part(root, &target, &state, number, &part, &body)
+            .blocking(StoreOp::PutPart, self.key.as_str(), move |_| {
+                write_part(&state, number, &part, &body)
             })
             .await?;
         Ok(PartReceipt {
@@ -292,8 +290,8 @@ impl MultipartUpload for LocalUpload {
         let (state, target, mode) = (Arc::clone(&self.state), self.path.clone(), self.mode);
         self.store
             .blocking(op, key, move |root| {
-                let published = assemble(root, &target, &grown, &wanted)
-                    .and_then(|whole| whole.publish(root, &target, mode));
+                let published =
+                    assemble(&grown, &wanted).and_then(|whole| whole.publish(root, &target, mode));
                 let mut state = lock(&state);
                 state.closing = false;
                 let meta = published?;

@@ -432,7 +432,8 @@ async fn abandoned_temporary_files_go_when_something_is_deleted_beside_them() {
         .unwrap();
     let old = File::create(store.root.join("a/b/.barman-cloud-1-2.tmp")).unwrap();
     let week = std::time::Duration::from_hours(8 * 24);
-    old.set_modified(SystemTime::now() - week).unwrap();
+    old.set_modified(std::time::SystemTime::now() - week)
+        .unwrap();
     let running = store.begin_multipart(&key("a/e"), &options).await.unwrap();
     let deleted = store.delete_batch(&[key("a/b/c"), key("a/d")]).await;
     assert_eq!(deleted.unwrap().deleted.len(), 2);

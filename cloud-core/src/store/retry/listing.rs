@@ -4,21 +4,19 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
 use super::{Patience, Retry};
-use crate::key::Prefix;
-use crate::store::{Depth, ListPage, Result};
+use crate::store::{ObjectStore, Result};
 
-/// All pages. The first can be asked for by beginning again, later ones only of
-/// the same listing: to begin again would hand out what was handed out.
-pub(super) fn pages(
+/// All pages of the listing that `open` begins. A page that failed is asked for
+/// by going on. Where that is the end, the first can still be had by beginning
+/// again; after later ones that would hand out what was handed out.
+pub(super) fn pages<P: Send + 'static>(
     store: Retry,
-    prefix: Prefix,
-    depth: Depth,
-) -> BoxStream<'static, Result<ListPage>> {
+    open: impl Fn(&dyn ObjectStore) -> BoxStream<'static, Result<P>> + Send + 'static,
+) -> BoxStream<'static, Result<P>> {
     let state = Listing {
         patience: store.patience(),
         store,
-        prefix,
-        depth,
+        open,
         pages: None,
         begun: false,
     };
@@ -28,23 +26,25 @@ pub(super) fn pages(
     .boxed()
 }
 
-struct Listing {
+struct Listing<P, F> {
     store: Retry,
-    prefix: Prefix,
-    depth: Depth,
-    pages: Option<BoxStream<'static, Result<ListPage>>>,
+    open: F,
+    pages: Option<BoxStream<'static, Result<P>>>,
     /// Whether a page was handed out.
     begun: bool,
     patience: Patience,
 }
 
-impl Listing {
-    async fn next(&mut self) -> Result<Option<ListPage>> {
+impl<P, F> Listing<P, F>
+where
+    F: Fn(&dyn ObjectStore) -> BoxStream<'static, Result<P>>,
+{
+    async fn next(&mut self) -> Result<Option<P>> {
         let mut failed = false;
         loop {
             let pages = self
                 .pages
-                .get_or_insert_with(|| self.store.inner.list(&self.prefix, self.depth));
+                .get_or_insert_with(|| (self.open)(self.store.inner.as_ref()));
             match pages.next().await {
                 Some(Ok(page)) => {
                     self.begun = true;
@@ -52,16 +52,15 @@ impl Listing {
                     self.patience = self.store.patience();
                     return Ok(Some(page));
                 }
-                // The page that failed cannot be asked for again.
-                None if failed => return Err(self.patience.take_first()),
+                None if failed && self.begun => return Err(self.patience.take_first()),
+                None if failed => {
+                    self.pages = None;
+                    failed = false;
+                }
                 None => return Ok(None),
                 Some(Err(error)) => {
                     self.patience.after(error).await?;
-                    if self.begun {
-                        failed = true;
-                    } else {
-                        self.pages = None;
-                    }
+                    failed = true;
                 }
             }
         }
@@ -74,7 +73,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::{MemoryStore, RetryPolicy, StoreError, StoreErrorKind, StoreOp};
+    use crate::key::Prefix;
+    use crate::store::{
+        Depth, ListPage, MemoryStore, RetryPolicy, StoreError, StoreErrorKind, StoreOp,
+    };
 
     /// Its end would pass for the end of the listing.
     #[tokio::test(start_paused = true)]
@@ -95,8 +97,7 @@ mod tests {
         let mut listing = Listing {
             patience: store.patience(),
             store,
-            prefix: Prefix::text(""),
-            depth: Depth::All,
+            open: |inner: &dyn ObjectStore| inner.list(&Prefix::text(""), Depth::All),
             pages: Some(first.boxed()),
             begun: false,
         };

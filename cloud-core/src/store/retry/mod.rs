@@ -263,15 +263,8 @@ impl ObjectStore for Retry {
     }
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
-        listing::pages(self.clone(), prefix.clone(), depth)
-    }
-
-    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
-        self.run(|| self.inner.unfinished_uploads(prefix)).await
-    }
-
-    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
-        self.run(|| self.inner.abort_upload(upload)).await
+        let prefix = prefix.clone();
+        listing::pages(self.clone(), move |inner| inner.list(&prefix, depth))
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
@@ -303,6 +296,15 @@ impl ObjectStore for Retry {
                 return Ok(report);
             }
         }
+    }
+
+    fn list_uploads(&self, prefix: &Prefix) -> BoxStream<'static, Result<Vec<UnfinishedUpload>>> {
+        let prefix = prefix.clone();
+        listing::pages(self.clone(), move |inner| inner.list_uploads(&prefix))
+    }
+
+    async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
+        self.run(|| self.inner.abort_upload(upload)).await
     }
 }
 

@@ -1,7 +1,9 @@
 use futures_util::TryStreamExt;
 
 use super::*;
-use crate::store::{Fault, FaultyStore, MemoryStore, PartNumber, StoreOp, conformance};
+use crate::store::{
+    Fault, FaultyStore, MemoryStore, PartNumber, StoreOp, conformance, list_all_uploads,
+};
 
 const POLICY: RetryPolicy = RetryPolicy {
     total: Duration::from_mins(1),
@@ -289,4 +291,36 @@ async fn a_store_that_never_answered_is_given_up_sooner() {
         let seconds = began.elapsed().as_secs();
         assert!((least..=most).contains(&seconds), "{met}: {seconds} s");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn unfinished_uploads_are_listed_and_aborted_in_spite_of_passing_failures() {
+    let memory = MemoryStore::new().with_page(2);
+    let faulty = FaultyStore::new(Arc::new(memory.clone()));
+    let retry = Retry::new(Arc::new(faulty.clone()), POLICY);
+    let options = PutOptions::default();
+    for _ in 0..5 {
+        memory.begin_multipart(&key(), &options).await.unwrap();
+    }
+    let busy = StoreErrorKind::RateLimited;
+    faulty.fail(StoreOp::ListUploads, Fault::Before(busy), 2);
+    faulty.fail(StoreOp::ListUploads, Fault::After(busy), 1);
+    let prefix = Prefix::text("");
+    let listed = list_all_uploads(&retry, &prefix).await.unwrap();
+    let mut ids: Vec<_> = listed.iter().map(|upload| &upload.id).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "each of them once: {listed:?}");
+    assert_eq!(faulty.count(StoreOp::ListUploads), 3);
+
+    faulty.fail(StoreOp::Abort, Fault::After(StoreErrorKind::Timeout), 1);
+    retry.abort_upload(&listed[0]).await.unwrap();
+    assert_eq!(faulty.count(StoreOp::Abort), 2);
+    let left = list_all_uploads(&retry, &prefix).await.unwrap();
+    assert_eq!(left, listed[1..]);
+
+    let denied = StoreErrorKind::PermissionDenied;
+    faulty.fail_for("object", StoreOp::Abort, Fault::Before(denied), 1);
+    let refused = retry.abort_upload(&listed[1]).await;
+    assert_eq!(refused.unwrap_err().kind, denied);
+    assert_eq!(list_all_uploads(&retry, &prefix).await.unwrap(), left);
 }

@@ -4,6 +4,7 @@
 use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
 use aws_sdk_s3::operation::head_object::builders::HeadObjectFluentBuilder;
+use aws_sdk_s3::operation::list_parts::builders::ListPartsFluentBuilder;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::operation::upload_part::builders::UploadPartFluentBuilder;
 use aws_sdk_s3::types::ServerSideEncryption;
@@ -47,7 +48,7 @@ impl Encryption {
     }
 }
 
-/// The fields of a customer key, which five requests have.
+/// The fields of a customer key, which six requests have.
 macro_rules! with_customer_key {
     ($request:expr, $encryption:expr) => {
         match &$encryption.customer {
@@ -79,6 +80,10 @@ impl Encryption {
     }
 
     pub(super) fn part(&self, request: UploadPartFluentBuilder) -> UploadPartFluentBuilder {
+        with_customer_key!(request, self)
+    }
+
+    pub(super) fn list_parts(&self, request: ListPartsFluentBuilder) -> ListPartsFluentBuilder {
         with_customer_key!(request, self)
     }
 

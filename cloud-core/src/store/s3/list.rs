@@ -1,6 +1,7 @@
 //! Listing, page by page.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
@@ -18,15 +19,58 @@ struct Listing {
     inner: Arc<Inner>,
     prefix: Prefix,
     depth: Depth,
-    next: Next,
-    /// Tokens that were used: one that comes again leads in a circle.
-    used: HashSet<String>,
+    course: Course<String>,
 }
 
-enum Next {
+/// Which page of a listing comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next<M> {
     First,
-    Token(String),
+    After(M),
     End,
+}
+
+/// The way through a listing whose pages name the next one by a marker.
+#[derive(Debug)]
+pub(super) struct Course<M> {
+    pub(super) next: Next<M>,
+    /// Markers that were used: one that comes again leads in a circle.
+    used: HashSet<M>,
+}
+
+impl<M: Clone + Eq + Hash> Course<M> {
+    pub(super) fn new() -> Self {
+        Self {
+            next: Next::First,
+            used: HashSet::new(),
+        }
+    }
+
+    /// What comes after an answer.
+    pub(super) fn after(
+        &self,
+        truncated: Option<bool>,
+        marker: Option<M>,
+    ) -> Result<Next<M>, Failure> {
+        let marker = marker.filter(|marker| !self.used.contains(marker));
+        match (truncated, marker) {
+            (Some(true), Some(marker)) => Ok(Next::After(marker)),
+            // Going on would never end, stopping would be a short list.
+            (Some(true), None) => {
+                let why = "the answer says that there is more, but not how to get it";
+                Err(Failure::new(StoreErrorKind::Corrupt, why))
+            }
+            _ => Ok(Next::End),
+        }
+    }
+
+    /// Goes on to what `after` said.
+    pub(super) fn go(&mut self, next: Next<M>) {
+        if let Next::After(marker) = &next {
+            self.used.insert(marker.clone());
+        }
+        self.next = next;
+    }
 }
 
 pub(super) fn list(
@@ -38,8 +82,7 @@ pub(super) fn list(
         inner: Arc::clone(inner),
         prefix: prefix.clone(),
         depth,
-        next: Next::First,
-        used: HashSet::new(),
+        course: Course::new(),
     };
     stream::unfold(listing, |mut listing| async {
         let page = listing.page().await?;
@@ -51,24 +94,21 @@ pub(super) fn list(
 impl Listing {
     /// The next page. After an error the same one is asked for again.
     async fn page(&mut self) -> Option<Result<ListPage>> {
-        let token = match &self.next {
+        let token = match &self.course.next {
             Next::First => None,
-            Next::Token(token) => Some(token.clone()),
+            Next::After(token) => Some(token.clone()),
             Next::End => return None,
         };
         Some(match self.ask(token).await {
             Ok((page, next)) => {
-                if let Next::Token(token) = &next {
-                    self.used.insert(token.clone());
-                }
-                self.next = next;
+                self.course.go(next);
                 Ok(page)
             }
             Err(failure) => Err(self.inner.error(StoreOp::List, &self.prefix, failure)),
         })
     }
 
-    async fn ask(&self, token: Option<String>) -> Result<(ListPage, Next), Failure> {
+    async fn ask(&self, token: Option<String>) -> Result<(ListPage, Next<String>), Failure> {
         let output = self
             .inner
             .call(|connection| {
@@ -83,29 +123,35 @@ impl Listing {
                     .send()
             })
             .await?;
-        let next = output.next_continuation_token();
-        let next = next.filter(|token| !token.is_empty() && !self.used.contains(*token));
-        let next = match (output.is_truncated(), next) {
-            (Some(true), Some(next)) => Next::Token(next.to_owned()),
-            // Going on would never end, stopping would be a short list.
-            (Some(true), _) => {
-                let why = "the answer says that there is more, but not how to get it";
-                return Err(Failure::new(StoreErrorKind::Corrupt, why));
-            }
-            _ => Next::End,
-        };
+        let token = told(output.next_continuation_token());
+        let next = self.course.after(output.is_truncated(), token)?;
         Ok((page(&output)?, next))
     }
 }
 
+/// What an answer says in an element that stores also leave empty.
+pub(super) fn told(text: Option<&str>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// A name in an answer, which says of itself whether it encodes names.
+pub(super) fn name(text: &str, encoding: Option<&EncodingType>) -> Option<String> {
+    if encoding == Some(&EncodingType::Url) {
+        decoded(text)
+    } else {
+        Some(text.to_owned())
+    }
+}
+
+/// The complaint about a name that cannot be one.
+pub(super) fn odd(text: &str) -> Failure {
+    let text = text.escape_default();
+    let why = format!("the listing has a name that is none: `{text}`");
+    Failure::new(StoreErrorKind::Corrupt, why)
+}
+
 fn page(output: &ListObjectsV2Output) -> Result<ListPage, Failure> {
-    let encoded = output.encoding_type() == Some(&EncodingType::Url);
-    let name = |text: &str| name_of(text, encoded);
-    let odd = |text: &str| {
-        let text = text.escape_default();
-        let why = format!("the listing has a name that is none: `{text}`");
-        Failure::new(StoreErrorKind::Corrupt, why)
-    };
+    let name = |text: &str| name(text, output.encoding_type());
     let mut page = ListPage::default();
     for object in output.contents() {
         let text = object.key().unwrap_or_default();
@@ -129,15 +175,6 @@ fn page(output: &ListObjectsV2Output) -> Result<ListPage, Failure> {
             .push(Prefix::text(name(text).ok_or_else(|| odd(text))?));
     }
     Ok(page)
-}
-
-/// A name of a listing; `None` for one that is none.
-pub(super) fn name_of(text: &str, encoded: bool) -> Option<String> {
-    if encoded {
-        decoded(text)
-    } else {
-        Some(text.to_owned())
-    }
 }
 
 /// A name as `encoding-type=url` has it: `+` is a blank.

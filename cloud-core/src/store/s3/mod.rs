@@ -67,6 +67,8 @@ struct Learned {
     without_conditions: Flag,
     /// `DeleteObjects`: objects are deleted one by one.
     one_by_one: Flag,
+    /// `ListParts`: when an upload was last written to is not known.
+    without_part_lists: Flag,
 }
 
 #[derive(Debug, Default)]
@@ -268,13 +270,11 @@ impl ObjectStore for S3Store {
         self.inner.delete_batch(keys).await
     }
 
-    async fn unfinished_uploads(&self, prefix: &Prefix) -> Result<Vec<UnfinishedUpload>> {
-        uploads::list(&self.inner, prefix).await
+    fn list_uploads(&self, prefix: &Prefix) -> BoxStream<'static, Result<Vec<UnfinishedUpload>>> {
+        uploads::list(&self.inner, prefix)
     }
 
     async fn abort_upload(&self, upload: &UnfinishedUpload) -> Result<()> {
-        let failed = |failure| self.inner.error(StoreOp::Abort, &upload.key, failure);
-        let aborted = self.inner.abort(&upload.key, &upload.id).await;
-        aborted.map_err(failed)
+        self.inner.abort(&upload.key, &upload.id).await
     }
 }

@@ -169,6 +169,29 @@ impl Upload {
     }
 }
 
+impl Inner {
+    /// Frees the parts of an upload; one that is gone has none.
+    pub(super) async fn abort(&self, key: &Key, id: &str) -> Result<()> {
+        let sent = self
+            .call(|connection| {
+                connection
+                    .client
+                    .abort_multipart_upload()
+                    .bucket(&self.bucket)
+                    .key(key.as_str())
+                    .upload_id(id)
+                    .send()
+            })
+            .await;
+        match sent {
+            Err(failure) if failure.kind != StoreErrorKind::NotFound => {
+                Err(self.error(StoreOp::Abort, key, failure))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// `ETag` and checksum of a part, in one token.
 fn token(etag: &str, checksum: Option<&str>) -> String {
     match checksum {
@@ -276,12 +299,8 @@ impl MultipartUpload for Upload {
         if self.over.load(Ordering::Relaxed) {
             return Ok(());
         }
-        match self.inner.abort(&self.key, &self.id).await {
-            Ok(()) => {
-                self.over.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(failure) => Err(self.inner.error(StoreOp::Abort, &self.key, failure)),
-        }
+        self.inner.abort(&self.key, &self.id).await?;
+        self.over.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }

@@ -331,6 +331,9 @@ async fn everything(store: &dyn ObjectStore) {
         .await
         .unwrap();
     store.delete_batch(&[key()]).await.unwrap();
+    crate::store::list_all_uploads(store, &prefix)
+        .await
+        .unwrap();
 }
 
 /// What a request is called in the manual.
@@ -344,7 +347,9 @@ fn name(request: &Request) -> &'static str {
         ("POST", true) => "CompleteMultipartUpload",
         ("POST", false) => "DeleteObjects",
         ("DELETE", _) => "AbortMultipartUpload",
+        ("GET", true) if request.asks("uploadId") => "ListParts",
         ("GET", true) => "GetObject",
+        ("GET", false) if request.asks("uploads") => "ListMultipartUploads",
         ("GET", false) => "ListObjectsV2",
         ("HEAD", true) => "HeadObject",
         _ => "HeadBucket",
@@ -358,6 +363,8 @@ fn all_is_well(request: &Request) -> Answer {
         "HeadObject" => Answer::new(404),
         "GetObject" => written().body("x"),
         "ListObjectsV2" => listing::page("<IsTruncated>false</IsTruncated>"),
+        "ListMultipartUploads" => uploads::page(&uploads::begun("dir/a b+c", "id")),
+        "ListParts" => uploads::parts(""),
         "DeleteObjects" => Answer::new(200)
             .xml("<DeleteResult><Deleted><Key>dir/a b+c</Key></Deleted></DeleteResult>"),
         _ => written(),
@@ -367,12 +374,13 @@ fn all_is_well(request: &Request) -> Answer {
 #[test]
 fn encryption_is_asked_for_where_it_must_be_and_nowhere_else() {
     const AT_REST: [&str; 2] = ["PutObject", "CreateMultipartUpload"];
-    const CUSTOMER: [&str; 5] = [
+    const CUSTOMER: [&str; 6] = [
         "PutObject",
         "CreateMultipartUpload",
         "UploadPart",
         "GetObject",
         "HeadObject",
+        "ListParts",
     ];
     const SSE: &str = "x-amz-server-side-encryption";
     alone(|| async {
@@ -427,7 +435,7 @@ fn encryption_is_asked_for_where_it_must_be_and_nowhere_else() {
             everything(&*store).await;
             let requests = server.requests();
             let names: std::collections::BTreeSet<_> = requests.iter().map(name).collect();
-            assert_eq!(names.len(), 11, "one of each: {names:?}");
+            assert_eq!(names.len(), 13, "one of each: {names:?}");
             for request in requests {
                 let named = |(name, _): &&(String, String)| name.starts_with(SSE);
                 let mut sent: Vec<_> = request.headers.iter().filter(named).cloned().collect();
