@@ -119,7 +119,7 @@ start() {
   radosgw-admin -c "$conf" user create --uid test --display-name test \
     --access-key $access_key --secret-key $secret_key
   daemon "$folder" rgw.out radosgw -f -c "$conf" -n client.admin --keyring "$keyring" --rgw-frontends \
-    "beast endpoint=127.0.0.1:$base ssl_endpoint=127.0.0.1:$((base + 1)) ssl_certificate=$folder/tls.pem ssl_private_key=$folder/tls.key"
+    "beast tcp_nodelay=1 endpoint=127.0.0.1:$base ssl_endpoint=127.0.0.1:$((base + 1)) ssl_certificate=$folder/tls.pem ssl_private_key=$folder/tls.key"
   wait_for 60 "the gateway to listen" port_open "$base"
   cat >"$folder/env.part" <<ENV
 export TEST_S3_CEPH_URL=http://127.0.0.1:$base
