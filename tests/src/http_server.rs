@@ -20,6 +20,37 @@ pub struct HttpRequest {
 }
 
 impl HttpRequest {
+    /// Reads the next request of a connection up to its body; `None` at the
+    /// connection's end.
+    pub fn read_head(stream: &mut impl BufRead) -> Option<Self> {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let (method, target) = (words.next()?, words.next()?);
+        let mut headers = Vec::new();
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line).ok()?;
+            let Some((name, value)) = line.split_once(':') else {
+                break;
+            };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        Some(Self {
+            method,
+            target,
+            headers,
+            body: Vec::new(),
+        })
+    }
+
+    /// Reads the body that the head announces; `None` if it does not come whole.
+    pub fn read_body(&mut self, stream: &mut impl Read) -> Option<()> {
+        let length = self.header("content-length").parse().unwrap_or(0);
+        self.body.resize(length, 0);
+        stream.read_exact(&mut self.body).ok()
+    }
+
     /// The value of a header; empty if there is none.
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(header, _)| header == name);
@@ -110,38 +141,13 @@ fn serve(
     answer: &dyn Fn(&HttpRequest) -> Option<Vec<u8>>,
 ) -> Option<()> {
     let mut stream = BufReader::new(stream);
-    let request = read(&mut stream)?;
+    let mut request = HttpRequest::read_head(&mut stream)?;
+    request.read_body(&mut stream)?;
     let mut seen = kept.lock().unwrap_or_else(PoisonError::into_inner);
     seen.push(request.clone());
     drop(seen);
     let answer = answer(&request)?;
     stream.get_mut().write_all(&answer).ok()
-}
-
-fn read(stream: &mut BufReader<TcpStream>) -> Option<HttpRequest> {
-    let mut line = String::new();
-    stream.read_line(&mut line).ok()?;
-    let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, target) = (words.next()?, words.next()?);
-    let mut headers = Vec::new();
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.split_once(':') else {
-            break;
-        };
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-    }
-    let mut request = HttpRequest {
-        method,
-        target,
-        headers,
-        body: Vec::new(),
-    };
-    let length = request.header("content-length").parse().unwrap_or(0);
-    request.body.resize(length, 0);
-    stream.read_exact(&mut request.body).ok()?;
-    Some(request)
 }
 
 fn pass_on(request: &HttpRequest, upstream: &str) -> std::io::Result<Vec<u8>> {
