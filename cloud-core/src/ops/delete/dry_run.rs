@@ -39,17 +39,18 @@ impl Work<'_> {
                 whose.push(number);
             }
         }
+        // Each step is told as if it were the only one, but that what an earlier one
+        // took object by object is not told again: so the reference tells it.
         let mut wal = vec![Wal::default(); plan.steps.len()];
+        let mut told = BTreeSet::new();
         let sorted = self
-            .sort_wal(&rules, async |going| {
-                for going in going {
-                    match going {
-                        Going::Object(rule, key) => {
-                            wal[whose[rule]].objects.insert(key);
-                        }
-                        Going::InDirectory(rule, prefix, _) => {
-                            wal[whose[rule]].directories.insert(prefix);
-                        }
+            .sort_wal_apart(&rules, |number, going| match going {
+                Going::InDirectory(prefix, _) => {
+                    wal[whose[number]].directories.insert(prefix);
+                }
+                Going::Object(key) => {
+                    if told.insert(key.clone()) {
+                        wal[whose[number]].objects.insert(key);
                     }
                 }
             })

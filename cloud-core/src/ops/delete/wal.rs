@@ -17,19 +17,19 @@ use crate::ops::OpError;
 use crate::store::{Depth, StoreError};
 use crate::wal::WalName;
 
-/// What goes because of whom.
+/// What goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Going {
-    /// An object, and the number of the rules that take it.
-    Object(usize, Key),
+    /// An object.
+    Object(Key),
     /// An object of a directory that goes as a whole.
-    InDirectory(usize, Prefix, Key),
+    InDirectory(Prefix, Key),
 }
 
 impl Going {
     pub(super) fn object(&self) -> &Key {
         match self {
-            Self::Object(_, key) | Self::InDirectory(_, _, key) => key,
+            Self::Object(key) | Self::InDirectory(_, key) => key,
         }
     }
 }
@@ -71,24 +71,24 @@ impl<'a> Sorter<'a> {
         };
         if self.whole
             && let Some((directory, _)) = rest.split_once('/')
-            && let Some(number) = self.whole_directory(directory)
+            && self.is_whole(directory)
         {
             let prefix = self.wals.subdir(directory);
-            out.push(Going::InDirectory(number, prefix, key.clone()));
+            out.push(Going::InDirectory(prefix, key.clone()));
             return;
         }
         let Some((name, _)) = wal_of_key(key.base_name(), &self.suffixes) else {
             return;
         };
-        let Some(number) = self.rules.iter().position(|rules| rules.takes(&name)) else {
+        if !self.rules.iter().any(|rules| rules.takes(&name)) {
             return;
-        };
+        }
         let beginning = |name: &WalName| name.as_str().get(..24).map(str::to_owned);
         let last = self.near.last();
         if last.is_some_and(|(last, _)| beginning(last) != beginning(&name)) {
             self.finish(out);
         }
-        let going = Going::Object(number, key.clone());
+        let going = Going::Object(key.clone());
         match self.near.iter_mut().find(|(other, _)| *other == name) {
             Some((_, other)) => *other = going,
             None => self.near.push((name, going)),
@@ -100,22 +100,22 @@ impl<'a> Sorter<'a> {
         out.extend(self.near.drain(..).map(|(_, going)| going));
     }
 
-    /// The rules that take a directory as a whole.
-    fn whole_directory(&mut self, name: &str) -> Option<usize> {
-        for (number, rules) in self.rules.iter().enumerate() {
+    /// Whether any of the rules take a directory as a whole.
+    fn is_whole(&mut self, name: &str) -> bool {
+        for rules in self.rules {
             match rules.takes_directory(name) {
-                Some(true) => return Some(number),
+                Some(true) => return true,
                 Some(false) => {}
                 None => {
                     if self.odd.insert(name.to_owned()) {
                         let prefix = self.wals.subdir(name);
                         tracing::warn!("Ignoring malformed WAL object prefix: {prefix}");
                     }
-                    return None;
+                    return false;
                 }
             }
         }
-        None
+        false
     }
 }
 
@@ -129,8 +129,7 @@ impl Work<'_> {
         if rules.is_empty() {
             return Ok(());
         }
-        let whole = self.store.info().abilities.bulk_delete;
-        let mut sorter = Sorter::new(self.layout.wals(), rules, whole);
+        let mut sorter = self.sorter(rules);
         let mut pages = self.store.list(&self.layout.wals(), Depth::All);
         while let Some(page) = pages.next().await {
             let mut going = Vec::new();
@@ -143,6 +142,39 @@ impl Work<'_> {
         sorter.finish(&mut rest);
         take(rest).await;
         Ok(())
+    }
+
+    /// Walks through the archive and gives what each of the rules takes by itself,
+    /// with the number of the rules, to `take`.
+    pub(super) async fn sort_wal_apart(
+        &self,
+        rules: &[&WalRules],
+        mut take: impl FnMut(usize, Going),
+    ) -> Result<(), StoreError> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let mut sorters: Vec<_> = rules.chunks(1).map(|one| self.sorter(one)).collect();
+        let mut going = Vec::new();
+        let mut pages = self.store.list(&self.layout.wals(), Depth::All);
+        while let Some(page) = pages.next().await {
+            for object in page?.objects {
+                for (number, sorter) in sorters.iter_mut().enumerate() {
+                    sorter.next(&object.key, &mut going);
+                    going.drain(..).for_each(|going| take(number, going));
+                }
+            }
+        }
+        for (number, sorter) in sorters.iter_mut().enumerate() {
+            sorter.finish(&mut going);
+            going.drain(..).for_each(|going| take(number, going));
+        }
+        Ok(())
+    }
+
+    fn sorter<'r>(&self, rules: &'r [&'r WalRules]) -> Sorter<'r> {
+        let whole = self.store.info().abilities.bulk_delete;
+        Sorter::new(self.layout.wals(), rules, whole)
     }
 
     /// Deletes the WAL that any of the rules take.
