@@ -7,7 +7,7 @@ use crate::ops::{OpError, OpErrorKind, chain};
 use crate::store::{ObjectStore, StoreError};
 
 /// Requests under way at the same time.
-const REQUESTS: usize = 4;
+pub(super) const REQUESTS: usize = 4;
 
 /// Deletes in batches of one size.
 #[derive(Debug, Clone, Copy)]

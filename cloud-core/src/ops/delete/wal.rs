@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use futures_util::StreamExt;
 
 use super::Work;
-use super::remove::Fates;
+use super::remove::{Fates, REQUESTS};
 use crate::catalogue::load::wal_of_key;
 use crate::catalogue::wal_cleanup::WalRules;
 use crate::codec;
@@ -182,13 +182,17 @@ impl Work<'_> {
         let mut fates = Fates::default();
         let mut waiting: Vec<Key> = Vec::new();
         // Several requests' worth at a time go side by side.
-        let enough = self.remover.batch() * 4;
+        let batch = self.remover.batch();
+        let enough = batch * REQUESTS;
         let sorted = self
             .sort_wal(rules, async |going| {
                 waiting.extend(going.iter().map(|going| going.object().clone()));
                 if waiting.len() >= enough {
+                    // Whole requests only: one more, half empty, would be waited for
+                    // alone.
+                    let rest = waiting.split_off(waiting.len() - waiting.len() % batch);
                     fates.add(self.remover.remove(&waiting).await);
-                    waiting.clear();
+                    waiting = rest;
                 }
             })
             .await;
