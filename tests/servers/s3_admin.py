@@ -57,6 +57,12 @@ def put(bucket, key, path):
         s3.put_object(Bucket=bucket, Key=key, Body=body)
 
 
+def fill(bucket, objects):
+    """Makes an object of each text, by key."""
+    for key, text in objects.items():
+        s3.put_object(Bucket=bucket, Key=key, Body=text.encode())
+
+
 def retain(bucket, key, until):
     """Locks an object until a time, in ISO 8601."""
     retention = {"Mode": "GOVERNANCE", "RetainUntilDate": until}
@@ -90,7 +96,7 @@ def head(bucket, key):
     return s3.head_object(Bucket=bucket, Key=key)["ResponseMetadata"]["HTTPHeaders"]
 
 
-commands = {function.__name__: function for function in (mb, ls, uploads, get, put, retain, hold, begin, rm, tags, head)}
+commands = {function.__name__: function for function in (mb, ls, uploads, get, put, fill, retain, hold, begin, rm, tags, head)}
 for line in sys.stdin:
     try:
         name, *arguments = json.loads(line)
