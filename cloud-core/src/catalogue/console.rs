@@ -8,6 +8,7 @@ use super::info::{BackupInfo, Status};
 use super::keep::Keep;
 use super::layout::BackupId;
 use super::literal::Literal;
+use super::snapshots::in_full;
 use crate::units::{pretty_duration, pretty_size};
 
 /// Widths of the columns of a list, in characters. Longer values push the rest.
@@ -158,6 +159,7 @@ impl Page {
         let Some(snapshots) = &info.snapshots_info else {
             return;
         };
+        let snapshots = in_full(snapshots);
         self.section("Snapshot information");
         let provider = snapshots.get("provider").map(plain);
         self.nested("provider", &or_none(provider));

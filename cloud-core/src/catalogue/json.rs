@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::info::{BackupInfo, FieldValue};
 use super::layout::BackupId;
 use super::literal::Literal;
+use super::snapshots::in_full;
 
 /// `{"backups_list": […]}` of backups sorted by id.
 pub fn list<'a>(backups: impl IntoIterator<Item = (&'a BackupId, &'a BackupInfo)>) -> String {
@@ -26,7 +27,11 @@ pub fn show(id: &BackupId, info: &BackupInfo) -> String {
 fn backup(id: &BackupId, info: &BackupInfo) -> String {
     let mut members = Vec::new();
     for (name, value) in info.fields() {
-        members.push((name, of_field(&value)));
+        let value = match (name, value) {
+            ("snapshots_info", FieldValue::Literal(value)) => of_literal(&in_full(&value)),
+            (_, value) => of_field(&value),
+        };
+        members.push((name, value));
     }
     members.push(("backup_id", text(id.as_str())));
     for (name, time) in [

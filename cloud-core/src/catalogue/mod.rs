@@ -10,5 +10,6 @@ pub mod literal;
 pub mod load;
 pub mod retention;
 pub mod select;
+mod snapshots;
 pub mod time;
 pub mod wal_cleanup;

@@ -5,6 +5,7 @@
 //! start of any backup that stays, whatever its id, and nothing from the start
 //! of a backup that is still running (docs/decisions.md 31).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -151,10 +152,12 @@ fn timelines_of(backup: &Known<'_>) -> Vec<TimelineId> {
 
 /// The digits of the part of a name that says where a segment lies, in the case
 /// in which servers write them.
-fn upper(name: &str) -> String {
+fn upper(name: &str) -> Cow<'_, str> {
     match name.split_at_checked(24) {
-        Some((digits, rest)) => format!("{}{rest}", digits.to_ascii_uppercase()),
-        None => name.to_owned(),
+        Some((digits, rest)) if digits.bytes().any(|b| b.is_ascii_lowercase()) => {
+            Cow::Owned(format!("{}{rest}", digits.to_ascii_uppercase()))
+        }
+        _ => Cow::Borrowed(name),
     }
 }
 
@@ -186,7 +189,7 @@ impl WalRules {
         };
         let kept =
             |(begin, end): &(WalName, WalName)| begin.as_str() <= place && place <= end.as_str();
-        !self.ranges.iter().any(kept) && text.as_str() < self.limit.as_str()
+        !self.ranges.iter().any(kept) && *text < *self.limit.as_str()
     }
 
     /// Whether everything in this directory of the archive goes, whatever it is.

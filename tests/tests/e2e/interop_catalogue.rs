@@ -299,7 +299,7 @@ impl<'a> Copies<'a> {
         if theirs.code() != ours.code() {
             self.differ("exit code", &theirs, &ours);
         }
-        if options[0] == "-b" && theirs.stdout != self.as_theirs(&ours.stdout) {
+        if theirs.stdout != self.as_theirs(&ours.stdout) {
             self.differ("stdout", &theirs, &ours);
         }
         self.same_objects(&format!("{theirs}\n{ours}"));

@@ -42,15 +42,24 @@ impl Work<'_> {
         // Each step is told as if it were the only one, but that what an earlier one
         // took object by object is not told again: so the reference tells it.
         let mut wal = vec![Wal::default(); plan.steps.len()];
-        let mut told = BTreeSet::new();
+        let mut last = None;
         let sorted = self
-            .sort_wal_apart(&rules, |number, going| match going {
-                Going::InDirectory(prefix, _) => {
-                    wal[whose[number]].directories.insert(prefix);
-                }
-                Going::Object(key) => {
-                    if told.insert(key.clone()) {
-                        wal[whose[number]].objects.insert(key);
+            .sort_wal(&rules, true, async |going| {
+                for going in going {
+                    match going {
+                        Going::Object(rule, key) => {
+                            wal[whose[rule]].objects.insert(key);
+                        }
+                        Going::InDirectory(takers, prefix, _) => {
+                            if last.as_ref() == Some(&prefix) {
+                                continue;
+                            }
+                            let takers = takers.iter().zip(&whose).filter(|(takes, _)| **takes);
+                            for (_, step) in takers {
+                                wal[*step].directories.insert(prefix.clone());
+                            }
+                            last = Some(prefix);
+                        }
                     }
                 }
             })

@@ -4,6 +4,7 @@
 //! while the listing goes on: it may have millions of files.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use futures_util::StreamExt;
 
@@ -20,16 +21,17 @@ use crate::wal::WalName;
 /// What goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Going {
-    /// An object.
-    Object(Key),
-    /// An object of a directory that goes as a whole.
-    InDirectory(Prefix, Key),
+    /// An object, and the number of the first rules that take it.
+    Object(usize, Key),
+    /// An object of a directory that goes as a whole, and which of the rules take
+    /// that.
+    InDirectory(Rc<[bool]>, Prefix, Key),
 }
 
 impl Going {
     pub(super) fn object(&self) -> &Key {
         match self {
-            Self::Object(key) | Self::InDirectory(_, key) => key,
+            Self::Object(_, key) | Self::InDirectory(_, _, key) => key,
         }
     }
 }
@@ -40,25 +42,19 @@ pub(super) struct Sorter<'a> {
     rules: &'a [&'a WalRules],
     /// Whether directories go as a whole, with all that is in them.
     whole: bool,
+    /// Whether what some of the rules take as a directory is looked at for the
+    /// others too, object by object.
+    apart: bool,
     suffixes: Vec<&'static str>,
     /// Directories that are none of WAL, each named once.
     odd: BTreeSet<String>,
+    /// The directory that was met last, and which of the rules take it.
+    last: Option<(String, Rc<[bool]>)>,
     /// The files of the segment that was met last.
-    near: Vec<(WalName, Going)>,
+    near: Vec<(WalName, Key, Rc<[bool]>)>,
 }
 
-impl<'a> Sorter<'a> {
-    fn new(wals: Prefix, rules: &'a [&'a WalRules], whole: bool) -> Self {
-        Self {
-            wals,
-            rules,
-            whole,
-            suffixes: codec::suffixes(),
-            odd: BTreeSet::new(),
-            near: Vec::new(),
-        }
-    }
-
+impl Sorter<'_> {
     /// Takes the next object. What goes is given out when nothing more can be
     /// said against it.
     ///
@@ -69,67 +65,87 @@ impl<'a> Sorter<'a> {
         let Some(rest) = key.strip_prefix(&self.wals) else {
             return;
         };
-        if self.whole
-            && let Some((directory, _)) = rest.split_once('/')
-            && self.is_whole(directory)
-        {
+        let directory = rest.split_once('/').map_or("", |(directory, _)| directory);
+        let takers = self.takers(directory);
+        if takers.contains(&true) {
             let prefix = self.wals.subdir(directory);
-            out.push(Going::InDirectory(prefix, key.clone()));
-            return;
+            out.push(Going::InDirectory(Rc::clone(&takers), prefix, key.clone()));
+            if !self.apart {
+                return;
+            }
         }
         let Some((name, _)) = wal_of_key(key.base_name(), &self.suffixes) else {
             return;
         };
-        if !self.rules.iter().any(|rules| rules.takes(&name)) {
-            return;
-        }
         let beginning = |name: &WalName| name.as_str().get(..24).map(str::to_owned);
         let last = self.near.last();
-        if last.is_some_and(|(last, _)| beginning(last) != beginning(&name)) {
+        if last.is_some_and(|(last, ..)| beginning(last) != beginning(&name)) {
             self.finish(out);
         }
-        let going = Going::Object(key.clone());
-        match self.near.iter_mut().find(|(other, _)| *other == name) {
-            Some((_, other)) => *other = going,
-            None => self.near.push((name, going)),
+        match self.near.iter_mut().find(|(other, ..)| *other == name) {
+            Some(other) => *other = (name, key.clone(), takers),
+            None => self.near.push((name, key.clone(), takers)),
         }
     }
 
     /// Gives out what is still held back.
     fn finish(&mut self, out: &mut Vec<Going>) {
-        out.extend(self.near.drain(..).map(|(_, going)| going));
+        for (name, key, takers) in self.near.drain(..) {
+            let mut rules = self.rules.iter().zip(takers.iter());
+            if let Some(number) = rules.position(|(rules, whole)| !whole && rules.takes(&name)) {
+                out.push(Going::Object(number, key));
+            }
+        }
     }
 
-    /// Whether any of the rules take a directory as a whole.
-    fn is_whole(&mut self, name: &str) -> bool {
-        for rules in self.rules {
-            match rules.takes_directory(name) {
-                Some(true) => return true,
-                Some(false) => {}
-                None => {
-                    if self.odd.insert(name.to_owned()) {
-                        let prefix = self.wals.subdir(name);
-                        tracing::warn!("Ignoring malformed WAL object prefix: {prefix}");
-                    }
-                    return false;
+    /// Which of the rules take a directory as a whole.
+    fn takers(&mut self, name: &str) -> Rc<[bool]> {
+        if let Some((last, takers)) = &self.last
+            && last == name
+        {
+            return Rc::clone(takers);
+        }
+        let mut takers = vec![false; self.rules.len()];
+        if self.whole && !name.is_empty() {
+            for (rules, taker) in self.rules.iter().zip(&mut takers) {
+                if let Some(takes) = rules.takes_directory(name) {
+                    *taker = takes;
+                } else if self.odd.insert(name.to_owned()) {
+                    let prefix = self.wals.subdir(name);
+                    tracing::warn!("Ignoring malformed WAL object prefix: {prefix}");
                 }
             }
         }
-        false
+        let takers: Rc<[bool]> = takers.into();
+        self.last = Some((name.to_owned(), Rc::clone(&takers)));
+        takers
     }
 }
 
 impl Work<'_> {
     /// Walks through the archive and gives what goes, page by page, to `take`.
+    ///
+    /// `apart`: a directory that some of the rules take as a whole is looked at for
+    /// the others as well, as if those were the only ones.
     pub(super) async fn sort_wal(
         &self,
         rules: &[&WalRules],
+        apart: bool,
         mut take: impl AsyncFnMut(Vec<Going>),
     ) -> Result<(), StoreError> {
         if rules.is_empty() {
             return Ok(());
         }
-        let mut sorter = self.sorter(rules);
+        let mut sorter = Sorter {
+            wals: self.layout.wals(),
+            rules,
+            whole: self.store.info().abilities.bulk_delete,
+            apart,
+            suffixes: codec::suffixes(),
+            odd: BTreeSet::new(),
+            last: None,
+            near: Vec::new(),
+        };
         let mut pages = self.store.list(&self.layout.wals(), Depth::All);
         while let Some(page) = pages.next().await {
             let mut going = Vec::new();
@@ -144,39 +160,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Walks through the archive and gives what each of the rules takes by itself,
-    /// with the number of the rules, to `take`.
-    pub(super) async fn sort_wal_apart(
-        &self,
-        rules: &[&WalRules],
-        mut take: impl FnMut(usize, Going),
-    ) -> Result<(), StoreError> {
-        if rules.is_empty() {
-            return Ok(());
-        }
-        let mut sorters: Vec<_> = rules.chunks(1).map(|one| self.sorter(one)).collect();
-        let mut going = Vec::new();
-        let mut pages = self.store.list(&self.layout.wals(), Depth::All);
-        while let Some(page) = pages.next().await {
-            for object in page?.objects {
-                for (number, sorter) in sorters.iter_mut().enumerate() {
-                    sorter.next(&object.key, &mut going);
-                    going.drain(..).for_each(|going| take(number, going));
-                }
-            }
-        }
-        for (number, sorter) in sorters.iter_mut().enumerate() {
-            sorter.finish(&mut going);
-            going.drain(..).for_each(|going| take(number, going));
-        }
-        Ok(())
-    }
-
-    fn sorter<'r>(&self, rules: &'r [&'r WalRules]) -> Sorter<'r> {
-        let whole = self.store.info().abilities.bulk_delete;
-        Sorter::new(self.layout.wals(), rules, whole)
-    }
-
     /// Deletes the WAL that any of the rules take.
     pub(super) async fn remove_wal(&self, rules: &[&WalRules]) -> Result<(), OpError> {
         let mut fates = Fates::default();
@@ -185,7 +168,7 @@ impl Work<'_> {
         let batch = self.remover.batch();
         let enough = batch * REQUESTS;
         let sorted = self
-            .sort_wal(rules, async |going| {
+            .sort_wal(rules, false, async |going| {
                 waiting.extend(going.iter().map(|going| going.object().clone()));
                 if waiting.len() >= enough {
                     // Whole requests only: one more, half empty, would be waited for
