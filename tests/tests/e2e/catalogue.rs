@@ -344,6 +344,54 @@ fn damaged_and_foreign_records_are_named_and_stop_deletions_alone() {
     scene.assert_deleted();
 }
 
+/// `-v` says of each backup why it stays or goes, and requests hold no more
+/// objects than was asked for.
+#[test]
+fn a_deletion_is_explained_and_keeps_to_its_batches() {
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let scene = Scene::new(&workspace, bucket);
+    let run = scene.delete(&["-v", "--batch-size=1"]).args(POLICY).run();
+    assert_eq!(run.code(), Some(0), "{run}");
+    let said = run.messages("INFO");
+    for line in [
+        format!("Backup {OLD} for server main goes: the retention policy does not want it"),
+        format!("Backup {NEW} for server main stays: the retention policy wants it"),
+    ] {
+        assert!(said.contains(&line), "{line}: {run}");
+    }
+    let log = scene.proxy.log();
+    let requests = log.iter().filter(|r| r.line.contains("?delete")).count();
+    // Two archives, the WAL before the newer backup, and the record.
+    assert_eq!(requests, 2 + 8 + 1, "{run}");
+    scene.assert_deleted();
+}
+
+#[test]
+fn the_check_of_an_archive_makes_a_missing_bucket() {
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let url = format!("{}-new", bucket.url());
+    let tool = |name: &str| {
+        let tool = workspace.tool(name).envs(bucket.environment());
+        tool.args([url.as_str(), "main"])
+    };
+    let missing = tool("barman-cloud-backup-list").run();
+    assert_eq!(missing.code(), Some(4), "{missing}");
+    let check = || tool("barman-cloud-check-wal-archive");
+    check().arg("--test").succeed();
+    let still = tool("barman-cloud-backup-list").run();
+    assert_eq!(still.code(), Some(4), "a test makes nothing: {still}");
+    check().succeed();
+    check().succeed();
+    let made = tool("barman-cloud-backup-list").run();
+    assert_eq!(made.code(), Some(0), "{made}");
+}
+
 /// Archives without a record, a FAILED backup and unfinished uploads go when they
 /// are old enough, after a dry run that names them; what is newer than the newest
 /// good backup stays.

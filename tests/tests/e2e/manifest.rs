@@ -83,6 +83,9 @@ fn pg_verifybackup_accepts_what_either_side_restored() {
                 .arg(&restored)
                 .run();
             assert_eq!(run.code(), Some(0), "{run}");
+            let text = fs::read_to_string(restored.join("backup_manifest")).unwrap();
+            let algorithm = format!("\"Checksum-Algorithm\": \"{}\"", name.to_uppercase());
+            assert!(text.contains(&algorithm), "{name}");
             verify(&program, &workspace, &["-n"], &restored);
             for wal in wal_of(&place, name) {
                 place
