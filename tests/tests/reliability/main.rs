@@ -1,0 +1,1 @@
+//! Nothing lost: every scenario here is a row of `docs/reliability.md`.
