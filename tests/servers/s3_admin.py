@@ -9,6 +9,7 @@ the server is comes from the environment (`AWS_*`), as for any tool:
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 from botocore.config import Config
@@ -41,6 +42,12 @@ def ls(bucket, prefix):
     return [[entry["Key"], entry["Size"]] for entry in pages("list_objects_v2", "Contents", Bucket=bucket, Prefix=prefix)]
 
 
+def etags(bucket, prefix):
+    """Keys, and what the server says of their content."""
+    found = pages("list_objects_v2", "Contents", Bucket=bucket, Prefix=prefix)
+    return {entry["Key"]: entry["ETag"] for entry in found}
+
+
 def uploads(bucket):
     """Keys of the multipart uploads that are neither completed nor aborted."""
     return [entry["Key"] for entry in pages("list_multipart_uploads", "Uploads", Bucket=bucket)]
@@ -59,8 +66,11 @@ def put(bucket, key, path):
 
 def fill(bucket, objects):
     """Makes an object of each text, by key."""
-    for key, text in objects.items():
-        s3.put_object(Bucket=bucket, Key=key, Body=text.encode())
+    def one(key):
+        s3.put_object(Bucket=bucket, Key=key, Body=objects[key].encode())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, objects))
 
 
 def retain(bucket, key, until):
@@ -96,7 +106,8 @@ def head(bucket, key):
     return s3.head_object(Bucket=bucket, Key=key)["ResponseMetadata"]["HTTPHeaders"]
 
 
-commands = {function.__name__: function for function in (mb, ls, uploads, get, put, fill, retain, hold, begin, rm, tags, head)}
+functions = (mb, ls, etags, uploads, get, put, fill, retain, hold, begin, rm, tags, head)
+commands = {function.__name__: function for function in functions}
 for line in sys.stdin:
     try:
         name, *arguments = json.loads(line)

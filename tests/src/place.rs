@@ -26,6 +26,16 @@ impl<'w> Place<'w> {
         }
     }
 
+    /// In the folder `path` of the folder `bucket`.
+    pub fn in_directory_at(workspace: &'w Workspace, path: &str) -> Self {
+        workspace.dir(format!("bucket/{path}"));
+        Self {
+            workspace,
+            url: workspace.url(&format!("bucket/{path}")),
+            environment: Vec::new(),
+        }
+    }
+
     /// Below the key `path` of a bucket.
     pub fn in_bucket(workspace: &'w Workspace, bucket: &Bucket<'_>, path: &str) -> Self {
         Self {

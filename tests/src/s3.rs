@@ -151,6 +151,12 @@ impl Bucket<'_> {
             .collect()
     }
 
+    /// The keys that begin with `prefix`, and the entity tags of the objects, which
+    /// differ if their content does.
+    pub fn etags(&self, prefix: &str) -> BTreeMap<String, String> {
+        texts(&self.ask(&json!(["etags", self.name, prefix])))
+    }
+
     /// The keys of the multipart uploads that are still open.
     pub fn uploads(&self) -> Vec<String> {
         let keys = self.ask(&json!(["uploads", self.name]));

@@ -142,6 +142,25 @@ impl<'a> Tool<'a> {
         self
     }
 
+    /// Runs it as the last argument of another program, which does to it what
+    /// `arguments` say.
+    #[must_use]
+    pub(crate) fn below(mut self, program: &str, arguments: Vec<OsString>) -> Self {
+        let mut outer = Command::new(program);
+        outer.env_clear().stdin(Stdio::null()).args(arguments);
+        outer.arg(self.command.get_program());
+        outer.args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            outer.env(name, value.unwrap_or_default());
+        }
+        if let Some(dir) = self.command.get_current_dir() {
+            outer.current_dir(dir);
+        }
+        self.workspace.owner().run_as(&mut outer);
+        self.command = outer;
+        self
+    }
+
     /// Starts it, its output going to files: a reader that lags behind must
     /// not be able to stop it.
     pub fn start(mut self) -> Running {

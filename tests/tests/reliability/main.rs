@@ -1,1 +1,4 @@
 //! Nothing lost: every scenario here is a row of `docs/reliability.md`.
+
+mod ends;
+mod objects;
