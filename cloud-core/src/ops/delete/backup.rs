@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 use super::{Found, Work, dry_run};
 use crate::catalogue::deletion::{self, Step};
-use crate::catalogue::info::BackupInfo;
+use crate::catalogue::info::{BackupInfo, Status};
 use crate::catalogue::layout::{ArchiveBase, BackupId, archives_to_delete};
 use crate::catalogue::load::MAX_INFO;
 use crate::key::Key;
@@ -154,6 +154,9 @@ impl Deletion<'_> {
         }
         if self.work.request.check_object_lock {
             self.check_locks(&present.archives).await?;
+        }
+        if info.status != Status::Done {
+            self.work.abort_uploads_of(id).await;
         }
         if present.archives.is_empty() {
             return Ok(());

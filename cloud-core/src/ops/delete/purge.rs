@@ -159,6 +159,24 @@ impl Work<'_> {
         }
     }
 
+    /// Aborts the uploads that a killed backup left open, when it is deleted. They
+    /// are no part of it yet, so that one which cannot be found or aborted (with
+    /// rights to objects alone, say) does not stop its deletion.
+    pub(super) async fn abort_uploads_of(&self, id: &BackupId) {
+        let prefix = self.layout.backup_dir(id);
+        match store::list_all_uploads(self.store, &prefix).await {
+            Ok(uploads) => {
+                for (key, error) in self.abort(&uploads).await.refused {
+                    tracing::warn!("The unfinished upload of {key} is left: {}", chain(&error));
+                }
+            }
+            Err(error) => tracing::info!(
+                "Unfinished uploads of backup {id} were not looked for: {}",
+                chain(&error)
+            ),
+        }
+    }
+
     /// Old unfinished uploads of WAL and of nothing we know.
     async fn loose_uploads(&self, limit: SystemTime) -> Result<Vec<UnfinishedUpload>, StoreError> {
         let base = self.layout.base();
