@@ -22,6 +22,10 @@ use super::owner::{Ids, Owners};
 use super::unpack::create_file;
 use crate::tar::{Member, MemberKind, Mtime};
 
+/// What the name of a held-back file ends with until it is whole. PostgreSQL takes
+/// no notice of such a file.
+const UNFINISHED: &[u8] = b".barman-cloud-unfinished";
+
 /// Mode of directories that no member describes.
 pub(super) const PRIVATE: Mode = Mode::RWXU;
 
@@ -230,6 +234,8 @@ impl Target {
     }
 
     /// Writes a member that was held back, and syncs it and the directory it is in.
+    /// It gets its name when all of it is on disk: where there is a `pg_control`, it
+    /// is a whole one.
     ///
     /// Called after [`sync_all`](super::sync_all), first for the backup label, last of all for
     /// `pg_control` (R1).
@@ -246,13 +252,16 @@ impl Target {
         let before = rustix::fs::fstat(&*parent)
             .map_err(|errno| self.error("look at the directory of", &member.name, errno))?;
         let failed = |source: io::Error| self.error("write", &member.name, source);
-        let mut file = File::from(create_file(self, &parent, base, &member.name)?);
+        let unfinished = [base, UNFINISHED].concat();
+        let mut file = File::from(create_file(self, &parent, &unfinished, &member.name)?);
         file.write_all(bytes).map_err(failed)?;
         let attributes = self.attributes(member, &parts.join(&b'/'));
         let cluster = self.state().owners.of_cluster();
         self.set_attributes(&file, attributes, cluster)
             .map_err(|errno| failed(errno.into()))?;
         file.sync_all().map_err(failed)?;
+        rustix::fs::renameat(&*parent, &unfinished[..], &*parent, *base)
+            .map_err(|errno| failed(errno.into()))?;
         let date = modified(
             before.st_mtime,
             u32::try_from(before.st_mtime_nsec).unwrap_or(0),
