@@ -3,6 +3,7 @@
 //! Stages are counted (`e2e::Stages`), so a sweep is all of them, or, where they
 //! are many, the first and the last and a choice of the rest.
 
+mod base;
 mod catalogue;
 mod wal;
 

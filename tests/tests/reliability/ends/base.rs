@@ -1,0 +1,298 @@
+//! Base backups, and their restores.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use e2e::{
+    Cluster, PgBin, Place, Recovery, ShutDown, StagedRun, Tool, Workspace, of_sample_or_whole,
+    wait_until,
+};
+use serde_json::Value;
+
+use super::{Scenario, sweep, was_stopped};
+use crate::objects::Store;
+
+/// Where all of it lies.
+const PATH: &str = "archive";
+
+/// Where base backups lie; the server archives its WAL beside them all the time.
+const BASE: &str = "archive/main/base";
+
+/// A primary with one database and a tablespace, that archives into `place`.
+fn primary(bin: &PgBin, place: &Place<'_>, workspace: &Workspace) -> Cluster {
+    let mut primary = place.primary(bin, "");
+    primary.start();
+    primary.make_tablespace(workspace, "fast", "fast");
+    let session = primary.session();
+    // A smaller cluster has the same stages, and fewer of each kind.
+    session.run("UPDATE pg_database SET datistemplate = false WHERE datname <> 'postgres'");
+    session.run("DROP DATABASE template1");
+    session.run("DROP DATABASE template0");
+    session.run("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
+    session.run("CREATE TABLE f TABLESPACE fast AS SELECT generate_series(1, 1000) AS i");
+    session.run("CHECKPOINT");
+    primary
+}
+
+/// What `list` says of each backup: its status, by its id.
+fn listed(place: &Place<'_>) -> BTreeMap<String, String> {
+    let list = place.tool("barman-cloud-backup-list");
+    let run = list.args(["--format=json", place.url(), "main"]).run();
+    assert_eq!(run.code(), Some(0), "{run}");
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    let text = |backup: &Value, key: &str| backup[key].as_str().unwrap().to_owned();
+    let backups = json["backups_list"].as_array().unwrap().iter();
+    backups
+        .map(|backup| (text(backup, "backup_id"), text(backup, "status")))
+        .collect()
+}
+
+/// Restores a backup into an empty folder; its manifest says that all is there.
+fn restore<'w>(place: &Place<'w>, id: &str, folder: &Path, tablespace: &Path) -> Tool<'w> {
+    let tool = place.tool("barman-cloud-restore");
+    tool.arg(format!("--tablespace=fast:{}", tablespace.display()))
+        .args([place.url(), "main", id])
+        .arg(folder)
+}
+
+/// A backup being taken, while an earlier one is there.
+struct BackingUp<'s, 'w> {
+    store: &'s Store<'w>,
+    place: Place<'w>,
+    primary: Cluster,
+    first: String,
+}
+
+impl<'w> BackingUp<'_, 'w> {
+    fn tool(&self) -> Tool<'w> {
+        let tool = self.place.backup(&self.primary, "postgres");
+        tool.args(["--min-chunk-size=5MB", "--max-archive-size=6MB"])
+    }
+
+    fn delete(&self, id: &str) {
+        let tool = self.place.tool("barman-cloud-backup-delete");
+        let run = tool
+            .args(["--backup-id", id, self.place.url(), "main"])
+            .run();
+        assert_eq!(run.code(), Some(0), "{run}");
+        let objects = self.store.objects(PATH);
+        let left = objects.keys().find(|key| key.contains(id));
+        assert_eq!(left, None, "it was deleted");
+    }
+
+    fn assert_restorable(&self, id: &str) {
+        let (folder, tablespace) = self.folders(id);
+        restore(&self.place, id, &folder, &tablespace).succeed();
+        fs::remove_dir_all(folder).unwrap();
+        fs::remove_dir_all(tablespace).unwrap();
+    }
+
+    fn folders(&self, name: &str) -> (PathBuf, PathBuf) {
+        let workspace = self.store.workspace();
+        (workspace.path(name), workspace.path(format!("{name}-fast")))
+    }
+}
+
+impl<'w> Scenario<'w> for BackingUp<'_, 'w> {
+    fn title(&self) -> String {
+        "`backup` into".into()
+    }
+
+    fn found(&self) -> String {
+        "never `DONE` unless it can be restored, never `latest`; the server is not in backup mode; \
+         the earlier backup is whole; `backup-delete` removes what was left; the next backup works"
+            .into()
+    }
+
+    fn begin(&mut self) -> Tool<'w> {
+        self.tool()
+    }
+
+    fn check(&mut self, ended: &StagedRun) {
+        let stopped = was_stopped(ended, Some(1));
+        let mut backups = listed(&self.place);
+        let first = backups.remove(&self.first);
+        assert_eq!(first.as_deref(), Some("DONE"), "{ended}");
+        assert!(backups.len() <= 1, "{ended}");
+        assert!(stopped || !backups.is_empty(), "said to be done: {ended}");
+        wait_until("the session to end", || {
+            let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'barman_cloud_backup'";
+            (self.primary.session().value(sessions) == "0").then_some(())
+        });
+        let killed = ended.run.signal() == Some(9);
+        if !killed {
+            assert_eq!(self.store.unfinished(BASE), 0, "{ended}");
+        }
+        for (id, status) in backups {
+            if status == "DONE" {
+                self.assert_restorable(&id);
+            } else {
+                assert!(stopped, "{ended}");
+                assert_eq!(status, if killed { "STARTED" } else { "FAILED" }, "{ended}");
+                let (folder, tablespace) = self.folders("refused");
+                let refused = restore(&self.place, &id, &folder, &tablespace).run();
+                assert_eq!(refused.code(), Some(1), "{refused}");
+                assert!(!folder.exists(), "{refused}");
+            }
+            self.delete(&id);
+        }
+        assert_eq!(self.store.unfinished(BASE), 0, "{ended}");
+        if of_sample_or_whole(false, true) {
+            self.tool().succeed();
+            let mut backups = listed(&self.place);
+            backups.remove(&self.first);
+            self.delete(backups.keys().next().unwrap());
+        }
+    }
+}
+
+/// A restore that is stopped.
+struct Restoring<'s, 'w> {
+    store: &'s Store<'w>,
+    bin: &'s PgBin,
+    place: Place<'w>,
+    digest: String,
+    times: usize,
+}
+
+impl<'w> Restoring<'_, 'w> {
+    fn folders(&self) -> (String, PathBuf, PathBuf) {
+        let name = format!("restored{}", self.times);
+        let workspace = self.store.workspace();
+        let tablespace = workspace.path(format!("{name}-fast"));
+        let folder = workspace.path(&name);
+        (name, folder, tablespace)
+    }
+
+    fn tool(&self) -> Tool<'w> {
+        let (_, folder, tablespace) = self.folders();
+        restore(&self.place, "latest", &folder, &tablespace)
+    }
+
+    fn assert_comes_to_life(&self) {
+        let (name, ..) = self.folders();
+        let workspace = self.store.workspace();
+        let mut cluster = Cluster::existing(self.bin, workspace, &name);
+        cluster.recover(workspace, self.place.url(), "main", &Recovery::Latest);
+        cluster.set_environment(self.place.environment());
+        cluster.start_and_recover();
+        assert_eq!(cluster.session().digest(), self.digest);
+        cluster.stop(ShutDown::Immediate);
+    }
+}
+
+impl<'w> Scenario<'w> for Restoring<'_, 'w> {
+    fn title(&self) -> String {
+        "`restore` from".into()
+    }
+
+    fn found(&self) -> String {
+        "PostgreSQL refuses to start on it, unless all of it was there; a restore into what is left is refused, \
+         into an emptied folder it works"
+            .into()
+    }
+
+    fn begin(&mut self) -> Tool<'w> {
+        self.times += 1;
+        self.tool()
+    }
+
+    fn check(&mut self, ended: &StagedRun) {
+        let stopped = was_stopped(ended, Some(1));
+        let (name, folder, tablespace) = self.folders();
+        let startable = folder.join("global/pg_control").exists();
+        assert!(stopped || startable, "{ended}");
+        if startable {
+            self.assert_comes_to_life();
+        } else {
+            let mut cluster = Cluster::existing(self.bin, self.store.workspace(), &name);
+            cluster.start_in_vain();
+        }
+        let anything = |folder: &PathBuf| {
+            fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+        };
+        if anything(&folder) || anything(&tablespace) {
+            let refused = self.tool().run();
+            assert_eq!(refused.code(), Some(1), "{refused} after {ended}");
+            assert!(refused.errors()[0].contains("empty"), "{refused}");
+        }
+        for folder in [&folder, &tablespace] {
+            if folder.exists() {
+                fs::remove_dir_all(folder).unwrap();
+            }
+        }
+        self.tool().succeed();
+        for folder in [&folder, &tablespace] {
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+}
+
+fn base_backups(bin: &PgBin, store: &Store<'_>) {
+    let place = store.place(PATH);
+    let primary = primary(bin, &place, store.workspace());
+    place.backup(&primary, "postgres").succeed();
+    let first = listed(&place).into_keys().next().unwrap();
+    let mut scenario = BackingUp {
+        store,
+        place,
+        primary,
+        first,
+    };
+    sweep(store, &mut scenario, of_sample_or_whole(8, 200));
+}
+
+fn restores(bin: &PgBin, store: &Store<'_>) {
+    let place = store.place(PATH);
+    let mut primary = primary(bin, &place, store.workspace());
+    place
+        .backup(&primary, "postgres")
+        .args(["--max-archive-size=6MB"])
+        .succeed();
+    primary.archive_everything();
+    let digest = primary.session().digest();
+    primary.stop(ShutDown::Immediate);
+    let mut scenario = Restoring {
+        store,
+        bin,
+        place,
+        digest,
+        times: 0,
+    };
+    sweep(store, &mut scenario, of_sample_or_whole(12, 200));
+}
+
+#[test]
+fn backups_into_a_directory() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    base_backups(&bin, &Store::directory(&workspace));
+}
+
+#[test]
+fn backups_into_s3() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(store) = Store::bucket(&workspace) else {
+        return;
+    };
+    base_backups(&bin, &store);
+}
+
+#[test]
+fn restores_from_a_directory() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    restores(&bin, &Store::directory(&workspace));
+}
+
+#[test]
+fn restores_from_s3() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(store) = Store::bucket(&workspace) else {
+        return;
+    };
+    restores(&bin, &store);
+}
