@@ -14,7 +14,7 @@ use crate::catalogue::layout::{ArchiveBase, BackupId, archives_to_delete};
 use crate::catalogue::load::MAX_INFO;
 use crate::key::Key;
 use crate::ops::{OpError, OpErrorKind, chain};
-use crate::store::{self, Depth, LockCheck, ObjectLock, PutOptions, StoreErrorKind};
+use crate::store::{self, Depth, LockCheck, ObjectLock, PutOptions, StoreError, StoreErrorKind};
 
 /// Backups worked on at the same time; each has one request under way, or two.
 const BACKUPS: usize = 16;
@@ -166,8 +166,7 @@ impl Deletion<'_> {
             _ => None,
         };
         if original.is_some() {
-            self.put_record(id, deletion::marked(info).to_text().into())
-                .await?;
+            self.mark(id, info).await?;
         }
         let fates = self.work.remover.remove(&present.archives).await;
         if let Some(bytes) = original
@@ -183,25 +182,40 @@ impl Deletion<'_> {
         fates.result(&format!("backup {id}"))
     }
 
-    async fn put_record(&self, id: &BackupId, body: Bytes) -> Result<(), OpError> {
-        let key = self.work.layout.backup_info(id);
-        let put = self
-            .work
-            .store
-            .put(&key, body, &PutOptions::default())
-            .await;
-        put.map(|_| ()).map_err(|error| {
-            let denied = error.kind == StoreErrorKind::PermissionDenied;
-            let named = name(id, &OpError::of_store(&error));
-            if denied {
-                named.with_hint(
-                    "before its archives go, the record of a backup is rewritten as FAILED: \
-                     allow writing it",
-                )
-            } else {
-                named
+    /// Makes the record say that the backup is being deleted.
+    ///
+    /// A store that is full must not keep one from making room in it: there the
+    /// record goes before the archives, so that nobody takes what is left for a
+    /// backup either. The room it leaves is mostly enough for the mark.
+    async fn mark(&self, id: &BackupId, info: &BackupInfo) -> Result<(), OpError> {
+        let mark = || self.try_put(id, deletion::marked(info).to_text().into());
+        match mark().await {
+            Err(error) if error.kind == StoreErrorKind::Full => {
+                tracing::warn!(
+                    "The record of backup {id} goes before its archives: {}",
+                    chain(&error)
+                );
+                let key = self.work.layout.backup_info(id);
+                let fates = self.work.remover.remove(&[key]).await;
+                fates.result(&format!("the backup.info file of {id}"))?;
+                if let Err(error) = mark().await {
+                    tracing::info!("Backup {id} has no record now: {}", chain(&error));
+                }
+                Ok(())
             }
-        })
+            put => told(id, put),
+        }
+    }
+
+    async fn try_put(&self, id: &BackupId, body: Bytes) -> Result<(), StoreError> {
+        let key = self.work.layout.backup_info(id);
+        let options = PutOptions::default();
+        let put = self.work.store.put(&key, body, &options).await;
+        put.map(|_| ())
+    }
+
+    async fn put_record(&self, id: &BackupId, body: Bytes) -> Result<(), OpError> {
+        told(id, self.try_put(id, body).await)
     }
 
     /// Looks at the locks of all archives before the first of them goes.
@@ -242,6 +256,22 @@ impl Deletion<'_> {
         let named = dry_run::python_list(ids.iter().map(|id| id.as_str()));
         fates.result(&format!("the backup.info files of {named}"))
     }
+}
+
+/// What a put of the record came to, for the user.
+fn told(id: &BackupId, put: Result<(), StoreError>) -> Result<(), OpError> {
+    put.map_err(|error| {
+        let denied = error.kind == StoreErrorKind::PermissionDenied;
+        let named = name(id, &OpError::of_store(&error));
+        if denied {
+            named.with_hint(
+                "before its archives go, the record of a backup is rewritten as FAILED: \
+                 allow writing it",
+            )
+        } else {
+            named
+        }
+    })
 }
 
 /// The error with the backup it belongs to.

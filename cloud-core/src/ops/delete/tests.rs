@@ -305,6 +305,33 @@ async fn without_leave_to_write_the_record_nothing_is_deleted() {
     assert_eq!(store.contents(), before);
 }
 
+/// Whoever makes room in a full store cannot write into it first; what is left when
+/// the run dies on the way is no backup to anybody.
+#[tokio::test]
+async fn a_full_store_can_be_emptied() {
+    for writes in [1, u32::MAX] {
+        let store = filled();
+        let faulty = FaultyStore::new(Arc::new(store.clone()));
+        faulty.fail(StoreOp::Put, Fault::Before(StoreErrorKind::Full), writes);
+        delete(faulty, &by_policy("REDUNDANCY 1")).await.unwrap();
+        let wanted = filled();
+        delete(wanted.clone(), &by_policy("REDUNDANCY 1"))
+            .await
+            .unwrap();
+        assert_eq!(store.contents(), wanted.contents());
+    }
+    for calls in 0.. {
+        let store = filled();
+        let faulty = FaultyStore::new(Arc::new(store.clone())).die_after(calls);
+        faulty.fail(StoreOp::Put, Fault::Before(StoreErrorKind::Full), u32::MAX);
+        let result = delete(faulty, &by_policy("REDUNDANCY 1")).await;
+        check_promises(&store, &format!("after {calls} calls"));
+        if result.is_ok() {
+            break;
+        }
+    }
+}
+
 #[tokio::test]
 async fn one_locked_archive_keeps_the_whole_backup() {
     let later = std::time::SystemTime::now() + Duration::from_hours(24);
