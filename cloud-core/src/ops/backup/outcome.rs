@@ -46,7 +46,7 @@ pub(super) enum Failure {
     #[error(transparent)]
     Transfer(TransferError),
     /// `backup.info` could not be written.
-    #[error("could not write backup.info: {0}")]
+    #[error(transparent)]
     Info(StoreError),
     /// Whether DONE was stored is not known.
     #[error("{0}")]
@@ -213,14 +213,14 @@ impl<'a> Record<'a> {
             match recorded {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::error!(
+                    tracing::warn!(
                         "backup {} could not be marked as FAILED: {}",
                         self.id,
                         chain(&error)
                     );
                 }
                 Err(_) => {
-                    tracing::error!("backup {} could not be marked as FAILED in time", self.id);
+                    tracing::warn!("backup {} could not be marked as FAILED in time", self.id);
                 }
             }
         }
