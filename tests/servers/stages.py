@@ -1,12 +1,13 @@
 """Runs a program and stops it, or makes a call of it fail, at a chosen stage.
 
-usage: stages.py [--at=N] [--do=WHAT] [--under=DIR]... [--sockets]
-                 [--log=FILE] [--held=FILE] -- PROGRAM [ARG]...
+usage: stages.py [--at=N] [--do=WHAT] [--under=DIR]... [--outside=DIR]...
+                 [--sockets] [--log=FILE] [--held=FILE] -- PROGRAM [ARG]...
 
 A stage is a system call with which the program changes something outside
 itself: it creates, writes, syncs, renames, links or removes a file. With
 --sockets, what it sends to a server and receives from one is one too. They are counted over all
-threads, from 1; with --under only those on paths below one of the DIRs.
+threads, from 1; with --under only those on paths below one of the DIRs, with
+--outside none of those.
 
 WHAT happens at stage N, before the call does its work:
 
@@ -167,7 +168,7 @@ class Supervisor:
     def __init__(self, options, pid, listener):
         self.pid, self.listener = pid, listener
         self.at, self.what = options["at"], options["do"]
-        self.under, self.sockets = options["under"], options["sockets"]
+        self.under, self.outside, self.sockets = options["under"], options["outside"], options["sockets"]
         self.log = open(options["log"], "w") if options["log"] else None
         self.held_file, self.held = options["held"], None
         self.count = 0
@@ -179,7 +180,8 @@ class Supervisor:
             return self.sockets
         if not path.startswith("/") or path.startswith(("/dev/", "/proc/")):
             return False
-        return not self.under or any(path == top or path.startswith(top + "/") for top in self.under)
+        below = lambda tops: any(path == top or path.startswith(top + "/") for top in tops)
+        return (not self.under or below(self.under)) and not below(self.outside)
 
     def answer(self, call, error=0):
         response = struct.pack("QqiI", call, 0, -error, 0 if error else 1)
@@ -242,13 +244,13 @@ class Supervisor:
 
 
 def main():
-    options = {"at": 0, "do": "kill", "under": [], "sockets": False, "log": None, "held": None}
+    options = {"at": 0, "do": "kill", "under": [], "outside": [], "sockets": False, "log": None, "held": None}
     arguments = sys.argv[1:]
     while arguments and arguments[0] != "--":
         name, _, value = arguments.pop(0)[2:].partition("=")
         if name == "sockets":
             options[name] = True
-        elif name == "under":
+        elif name in ("under", "outside"):
             options[name].append(value.rstrip("/"))
         elif name == "at":
             options[name] = int(value)

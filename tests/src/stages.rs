@@ -32,6 +32,7 @@ pub enum Blow {
 #[derive(Debug, Clone, Default)]
 pub struct Stages {
     under: Vec<PathBuf>,
+    outside: Vec<PathBuf>,
     sockets: bool,
 }
 
@@ -45,6 +46,13 @@ impl Stages {
     #[must_use]
     pub fn under(mut self, dir: &Path) -> Self {
         self.under.push(dir.to_path_buf());
+        self
+    }
+
+    /// Nothing below `dir`.
+    #[must_use]
+    pub fn outside(mut self, dir: &Path) -> Self {
+        self.outside.push(dir.to_path_buf());
         self
     }
 
@@ -90,6 +98,9 @@ impl Stages {
         for dir in &self.under {
             arguments.push(format!("--under={}", dir.display()).into());
         }
+        for dir in &self.outside {
+            arguments.push(format!("--outside={}", dir.display()).into());
+        }
         if self.sockets {
             arguments.push("--sockets".into());
         }
@@ -97,6 +108,7 @@ impl Stages {
         Staged {
             running: tool.below("python3", arguments).start(),
             folder,
+            blow,
         }
     }
 }
@@ -120,6 +132,7 @@ impl Blow {
 pub struct Staged {
     running: Running,
     folder: PathBuf,
+    blow: Blow,
 }
 
 impl Staged {
@@ -151,6 +164,7 @@ impl Staged {
         let _ = fs::remove_dir_all(&self.folder);
         StagedRun {
             run,
+            blow: self.blow,
             stages: log.lines().map(str::to_owned).collect(),
         }
     }
@@ -161,6 +175,8 @@ impl Staged {
 pub struct StagedRun {
     /// How it ended.
     pub run: Run,
+    /// What met it, if it came so far.
+    pub blow: Blow,
     /// A line for each stage: its number, its call, and the path.
     pub stages: Vec<String>,
 }

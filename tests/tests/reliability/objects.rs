@@ -56,6 +56,11 @@ impl<'w> Store<'w> {
         }
     }
 
+    /// The directory that it is.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.workspace().path("bucket")
+    }
+
     /// Everything below the key `path`, by what follows it. What a killed tool was
     /// writing when it died is no object, and `unfinished` counts it.
     pub(crate) fn objects(&self, path: &str) -> Objects {

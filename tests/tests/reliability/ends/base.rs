@@ -5,12 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use e2e::{
-    Cluster, PgBin, Place, Recovery, ShutDown, StagedRun, Tool, Workspace, of_sample_or_whole,
-    wait_until,
+    Blow, Cluster, PgBin, Place, Recovery, Section, ShutDown, StagedRun, Stages, Tool, Workspace,
+    of_sample_or_whole, wait_until,
 };
 use serde_json::Value;
 
-use super::{Scenario, sweep, was_stopped};
+use super::{Blows, DISK, Interrupted, SIGNALS, Scenario, could_clean_up, sweep, was_stopped};
 use crate::objects::Store;
 
 /// Where all of it lies.
@@ -36,7 +36,7 @@ fn primary(bin: &PgBin, place: &Place<'_>, workspace: &Workspace) -> Cluster {
 }
 
 /// What `list` says of each backup: its status, by its id.
-fn listed(place: &Place<'_>) -> BTreeMap<String, String> {
+pub(super) fn listed(place: &Place<'_>) -> BTreeMap<String, String> {
     let list = place.tool("barman-cloud-backup-list");
     let run = list.args(["--format=json", place.url(), "main"]).run();
     assert_eq!(run.code(), Some(0), "{run}");
@@ -96,7 +96,7 @@ impl<'w> BackingUp<'_, 'w> {
 
 impl<'w> Scenario<'w> for BackingUp<'_, 'w> {
     fn title(&self) -> String {
-        "`backup` into".into()
+        format!("`backup` into {}", self.store.name())
     }
 
     fn found(&self) -> String {
@@ -110,7 +110,7 @@ impl<'w> Scenario<'w> for BackingUp<'_, 'w> {
     }
 
     fn check(&mut self, ended: &StagedRun) {
-        let stopped = was_stopped(ended, Some(1));
+        let stopped = was_stopped(ended, Interrupted::WithOne);
         let mut backups = listed(&self.place);
         let first = backups.remove(&self.first);
         assert_eq!(first.as_deref(), Some("DONE"), "{ended}");
@@ -120,8 +120,7 @@ impl<'w> Scenario<'w> for BackingUp<'_, 'w> {
             let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'barman_cloud_backup'";
             (self.primary.session().value(sessions) == "0").then_some(())
         });
-        let killed = ended.run.signal() == Some(9);
-        if !killed {
+        if could_clean_up(ended) {
             assert_eq!(self.store.unfinished(BASE), 0, "{ended}");
         }
         for (id, status) in backups {
@@ -129,7 +128,12 @@ impl<'w> Scenario<'w> for BackingUp<'_, 'w> {
                 self.assert_restorable(&id);
             } else {
                 assert!(stopped, "{ended}");
-                assert_eq!(status, if killed { "STARTED" } else { "FAILED" }, "{ended}");
+                let said = match ended.blow {
+                    Blow::Signal(_) if ended.run.code().is_some() => status == "FAILED",
+                    Blow::Signal(_) => status == "STARTED",
+                    _ => true,
+                };
+                assert!(said, "{status}: {ended}");
                 let (folder, tablespace) = self.folders("refused");
                 let refused = restore(&self.place, &id, &folder, &tablespace).run();
                 assert_eq!(refused.code(), Some(1), "{refused}");
@@ -154,13 +158,15 @@ struct Restoring<'s, 'w> {
     place: Place<'w>,
     digest: String,
     times: usize,
+    /// What the row says of the stages.
+    of: &'static str,
 }
 
 impl<'w> Restoring<'_, 'w> {
     fn folders(&self) -> (String, PathBuf, PathBuf) {
-        let name = format!("restored{}", self.times);
+        let name = format!("targets/{}", self.times);
         let workspace = self.store.workspace();
-        let tablespace = workspace.path(format!("{name}-fast"));
+        let tablespace = workspace.path(format!("tablespaces/{}", self.times));
         let folder = workspace.path(&name);
         (name, folder, tablespace)
     }
@@ -184,7 +190,7 @@ impl<'w> Restoring<'_, 'w> {
 
 impl<'w> Scenario<'w> for Restoring<'_, 'w> {
     fn title(&self) -> String {
-        "`restore` from".into()
+        format!("`restore` from {}{}", self.store.name(), self.of)
     }
 
     fn found(&self) -> String {
@@ -199,7 +205,7 @@ impl<'w> Scenario<'w> for Restoring<'_, 'w> {
     }
 
     fn check(&mut self, ended: &StagedRun) {
-        let stopped = was_stopped(ended, Some(1));
+        let stopped = was_stopped(ended, Interrupted::WithOne);
         let (name, folder, tablespace) = self.folders();
         let startable = folder.join("global/pg_control").exists();
         assert!(stopped || startable, "{ended}");
@@ -229,9 +235,10 @@ impl<'w> Scenario<'w> for Restoring<'_, 'w> {
     }
 }
 
-fn base_backups(bin: &PgBin, store: &Store<'_>) {
+fn base_backups(store: &Store<'_>, section: Section, stages: &Stages, blows: &Blows) {
+    let Some(bin) = PgBin::find() else { return };
     let place = store.place(PATH);
-    let primary = primary(bin, &place, store.workspace());
+    let primary = primary(&bin, &place, store.workspace());
     place.backup(&primary, "postgres").succeed();
     let first = listed(&place).into_keys().next().unwrap();
     let mut scenario = BackingUp {
@@ -240,12 +247,14 @@ fn base_backups(bin: &PgBin, store: &Store<'_>) {
         primary,
         first,
     };
-    sweep(store, &mut scenario, of_sample_or_whole(8, 200));
+    let limit = of_sample_or_whole(8, 200);
+    sweep(section, stages, blows, &mut scenario, limit);
 }
 
-fn restores(bin: &PgBin, store: &Store<'_>) {
+fn restores(store: &Store<'_>, section: Section, blows: &Blows, disks: &[(&'static str, Stages)]) {
+    let Some(bin) = PgBin::find() else { return };
     let place = store.place(PATH);
-    let mut primary = primary(bin, &place, store.workspace());
+    let mut primary = primary(&bin, &place, store.workspace());
     place
         .backup(&primary, "postgres")
         .args(["--max-archive-size=6MB"])
@@ -253,46 +262,71 @@ fn restores(bin: &PgBin, store: &Store<'_>) {
     primary.archive_everything();
     let digest = primary.session().digest();
     primary.stop(ShutDown::Immediate);
+    store.workspace().dir("targets");
+    store.workspace().dir("tablespaces");
     let mut scenario = Restoring {
         store,
-        bin,
+        bin: &bin,
         place,
         digest,
         times: 0,
+        of: "",
     };
-    sweep(store, &mut scenario, of_sample_or_whole(12, 200));
+    for (of, stages) in disks {
+        scenario.of = of;
+        let limit = of_sample_or_whole(12, 200);
+        sweep(section, stages, blows, &mut scenario, limit);
+    }
 }
 
 #[test]
 fn backups_into_a_directory() {
-    let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
-    base_backups(&bin, &Store::directory(&workspace));
+    let store = Store::directory(&workspace);
+    base_backups(&store, Section::Ends, &store.stages(), SIGNALS);
 }
 
 #[test]
 fn backups_into_s3() {
-    let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
     let Some(store) = Store::bucket(&workspace) else {
         return;
     };
-    base_backups(&bin, &store);
+    base_backups(&store, Section::Ends, &store.stages(), SIGNALS);
+}
+
+#[test]
+fn backups_onto_a_bad_disk() {
+    let workspace = Workspace::new();
+    let store = Store::directory(&workspace);
+    let disk = Stages::of_files().under(&store.folder());
+    base_backups(&store, Section::Disk, &disk, DISK);
 }
 
 #[test]
 fn restores_from_a_directory() {
-    let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
-    restores(&bin, &Store::directory(&workspace));
+    let store = Store::directory(&workspace);
+    restores(&store, Section::Ends, SIGNALS, &[("", store.stages())]);
 }
 
 #[test]
 fn restores_from_s3() {
-    let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
     let Some(store) = Store::bucket(&workspace) else {
         return;
     };
-    restores(&bin, &store);
+    restores(&store, Section::Ends, SIGNALS, &[("", store.stages())]);
+}
+
+#[test]
+fn restores_onto_a_bad_disk() {
+    let workspace = Workspace::new();
+    let store = Store::directory(&workspace);
+    let disk = |name: &str| Stages::of_files().under(&workspace.path(name));
+    let disks = [
+        (", disk of the data directory", disk("targets")),
+        (", disk of a tablespace", disk("tablespaces")),
+    ];
+    restores(&store, Section::Disk, DISK, &disks);
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use e2e::{Run, StagedRun, Tool, Workspace, of_sample_or_whole};
+use e2e::{Run, Section, StagedRun, Stages, Tool, Workspace, of_sample_or_whole};
 
-use super::{Scenario, sweep, was_stopped};
+use super::{Blows, DISK, Interrupted, SIGNALS, Scenario, could_clean_up, sweep, was_stopped};
 use crate::objects::{Objects, Store};
 
 /// The three backups of every scene; WAL goes from the first to the last.
@@ -94,7 +94,7 @@ impl<'s, 'w> AtWork<'s, 'w> {
 
 impl<'w> Scenario<'w> for AtWork<'_, 'w> {
     fn title(&self) -> String {
-        self.work.title.into()
+        format!("{} {}", self.work.title, self.store.name())
     }
 
     fn found(&self) -> String {
@@ -110,7 +110,7 @@ impl<'w> Scenario<'w> for AtWork<'_, 'w> {
 
     fn check(&mut self, ended: &StagedRun) {
         let now = self.store.objects(&self.path());
-        let stopped = was_stopped(ended, Some(1));
+        let stopped = was_stopped(ended, Interrupted::WithOne);
         let Some(wanted) = &self.wanted else {
             assert!(!stopped, "it was not disturbed: {ended}");
             self.wanted = Some(now);
@@ -149,7 +149,7 @@ impl<'w> Scenario<'w> for AtWork<'_, 'w> {
             "{:?} is left after {ended}",
             left.keys().collect::<Vec<_>>()
         );
-        if ended.run.signal() != Some(9) {
+        if could_clean_up(ended) {
             assert_eq!(self.store.unfinished(&self.path()), 0, "{ended}");
         }
     }
@@ -188,7 +188,7 @@ const CHANGING: [Work; 4] = [
     },
 ];
 
-fn change(store: &Store<'_>) {
+fn change(store: &Store<'_>, section: Section, stages: &Stages, blows: &Blows) {
     let limit = of_sample_or_whole(12, 10_000);
     for work in &CHANGING {
         let mut filled = three_backups();
@@ -196,14 +196,16 @@ fn change(store: &Store<'_>) {
             let keep = format!("main/base/{}/annotations/keep", IDS[1]);
             filled.insert(keep, "full".to_owned());
         }
-        sweep(store, &mut AtWork::new(store, work, filled), limit);
+        let mut scenario = AtWork::new(store, work, filled);
+        sweep(section, stages, blows, &mut scenario, limit);
     }
 }
 
 #[test]
 fn the_tools_that_change_the_catalogue_on_a_directory() {
     let workspace = Workspace::new();
-    change(&Store::directory(&workspace));
+    let store = Store::directory(&workspace);
+    change(&store, Section::Ends, &store.stages(), SIGNALS);
 }
 
 #[test]
@@ -212,7 +214,15 @@ fn the_tools_that_change_the_catalogue_on_s3() {
     let Some(store) = Store::bucket(&workspace) else {
         return;
     };
-    change(&store);
+    change(&store, Section::Ends, &store.stages(), SIGNALS);
+}
+
+#[test]
+fn the_tools_that_change_the_catalogue_on_a_bad_disk() {
+    let workspace = Workspace::new();
+    let store = Store::directory(&workspace);
+    let disk = Stages::of_files().under(&store.folder());
+    change(&store, Section::Disk, &disk, DISK);
 }
 
 const READING: [Work; 3] = [
@@ -248,7 +258,14 @@ fn the_tools_that_read_the_catalogue_on_s3() {
     };
     for work in &READING {
         let mut scenario = AtWork::new(&store, work, three_backups());
-        sweep(&store, &mut scenario, of_sample_or_whole(6, 10_000));
+        let limit = of_sample_or_whole(6, 10_000);
+        sweep(
+            Section::Ends,
+            &store.stages(),
+            SIGNALS,
+            &mut scenario,
+            limit,
+        );
         assert!(scenario.wanted == Some(scenario.old), "{}", work.title);
     }
 }

@@ -1,4 +1,5 @@
-//! Tools that are made to end, at each of their stages.
+//! Tools that are made to end, and disks that fail under them, at each of their
+//! stages.
 //!
 //! Stages are counted (`e2e::Stages`), so a sweep is all of them, or, where they
 //! are many, the first and the last and a choice of the rest.
@@ -6,18 +7,17 @@
 mod base;
 mod catalogue;
 mod wal;
+mod world;
 
-use e2e::{Blow, Row, Section, StagedRun, Tool};
+use e2e::{Blow, Row, Section, StagedRun, Stages, Tool};
 use rustix::process::Signal;
-
-use crate::objects::Store;
 
 /// A tool to be stopped, again and again.
 pub(crate) trait Scenario<'w> {
-    /// Its name and what it does, for the row: "`wal-archive` into".
+    /// Its name and what it does, for the row: "`wal-archive` into a directory".
     fn title(&self) -> String;
 
-    /// What is found after a kill, for the row.
+    /// What is found after it was stopped, for the row.
     fn found(&self) -> String;
 
     /// Makes a new scene, and gives the tool that has not begun.
@@ -28,28 +28,39 @@ pub(crate) trait Scenario<'w> {
     fn check(&mut self, ended: &StagedRun);
 }
 
-/// The signals that end a process and what the row calls them.
-pub(crate) const SIGNALS: [(Signal, &str); 3] = [
-    (Signal::KILL, "SIGKILL"),
-    (Signal::TERM, "SIGTERM"),
-    (Signal::INT, "SIGINT"),
+/// What is made to happen, and what the row calls it.
+pub(crate) type Blows = [(Blow, &'static str)];
+
+/// The signals that end a process.
+pub(crate) const SIGNALS: &Blows = &[
+    (Blow::Signal(Signal::KILL), "SIGKILL at each stage"),
+    (Blow::Signal(Signal::TERM), "SIGTERM at each stage"),
+    (Blow::Signal(Signal::INT), "SIGINT at each stage"),
 ];
 
-/// Stops the tool by each signal at its stages, at most `limit` of them.
-pub(crate) fn sweep<'w>(store: &Store<'w>, scenario: &mut impl Scenario<'w>, limit: usize) {
-    let stages = store.stages();
-    for (signal, name) in SIGNALS {
+/// What disks do.
+pub(crate) const DISK: &Blows = &[
+    (Blow::ErrorsFrom("ENOSPC"), "disk full from each stage on"),
+    (Blow::Error("EIO"), "I/O error at each stage"),
+    (Blow::ErrorsFrom("EROFS"), "read-only from each stage on"),
+];
+
+/// Has each of the blows meet the tool at its stages, at most `limit` of them.
+pub(crate) fn sweep<'w>(
+    section: Section,
+    stages: &Stages,
+    blows: &Blows,
+    scenario: &mut impl Scenario<'w>,
+    limit: usize,
+) {
+    for (blow, name) in blows {
         let whole = stages.count(scenario.begin());
         assert_eq!(whole.run.code(), Some(0), "{whole}");
         scenario.check(&whole);
-        let done = format!(
-            "{} {}: {name} at each stage",
-            scenario.title(),
-            store.name()
-        );
-        let mut row = Row::new(Section::Ends, done, scenario.found());
+        let done = format!("{}: {name}", scenario.title());
+        let mut row = Row::new(section, done, scenario.found());
         for at in chosen(whole.stages.len(), limit) {
-            let ended = stages.run(scenario.begin(), at, Blow::Signal(signal));
+            let ended = stages.run(scenario.begin(), at, *blow);
             scenario.check(&ended);
             row.lived_through();
         }
@@ -72,23 +83,58 @@ pub(crate) fn chosen(count: usize, limit: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Whether the tool was ended by a signal, or by itself as one that was
-/// interrupted does; else it ended well.
-pub(crate) fn was_stopped(ended: &StagedRun, code_when_interrupted: Option<i32>) -> bool {
+/// How a tool ends that is interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interrupted {
+    /// By the signal itself, and after trouble never with 1: PostgreSQL takes 1
+    /// for an answer.
+    BySignal,
+    /// With 1 and one line.
+    WithOne,
+}
+
+/// Whether the tool was ended by what met it, in the way it should; else it ended
+/// well.
+pub(crate) fn was_stopped(ended: &StagedRun, when: Interrupted) -> bool {
     let run = &ended.run;
-    match (run.signal(), run.code()) {
-        (Some(9), _) => true,
-        (Some(2 | 15), _) => {
-            assert_eq!(code_when_interrupted, None, "ended by the signal: {ended}");
+    match (run.signal(), run.code(), ended.blow) {
+        (Some(9), _, Blow::Signal(Signal::KILL)) => true,
+        (Some(2), _, Blow::Signal(Signal::INT)) | (Some(15), _, Blow::Signal(Signal::TERM)) => {
+            assert_eq!(when, Interrupted::BySignal, "{ended}");
             true
         }
-        (_, Some(0)) => false,
-        (_, code) => {
-            assert_eq!(code, code_when_interrupted, "{ended}");
+        (None, Some(0), _) => false,
+        (None, Some(code), Blow::Signal(Signal::INT | Signal::TERM)) => {
+            assert_eq!((when, code), (Interrupted::WithOne, 1), "{ended}");
             assert_eq!(run.errors().len(), 1, "{ended}");
             true
         }
+        (None, Some(code), Blow::Error(name) | Blow::ErrorsFrom(name)) => {
+            let words = match name {
+                "ENOSPC" => "No space left on device",
+                "EIO" => "Input/output error",
+                _ => "Read-only file system",
+            };
+            assert!(
+                code == 4 || (code == 1 && when == Interrupted::WithOne),
+                "{ended}"
+            );
+            // A deletion names each object and each backup that it could not remove.
+            let errors = run.errors();
+            let told = errors.last().is_some_and(|line| line.contains(words));
+            let each = errors
+                .iter()
+                .all(|line| line.to_lowercase().contains("could not delete"));
+            assert!(told && (each || errors.len() == 1), "{ended}");
+            true
+        }
+        _ => panic!("{ended}"),
     }
+}
+
+/// Whether the tool had the chance to remove what it had begun to write.
+pub(crate) fn could_clean_up(ended: &StagedRun) -> bool {
+    matches!(ended.blow, Blow::Signal(_)) && ended.run.signal() != Some(9)
 }
 
 #[test]

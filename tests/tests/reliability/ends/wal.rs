@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use e2e::{StagedRun, Tool, Workspace};
+use e2e::{Section, StagedRun, Stages, Tool, Workspace};
 
-use super::{Scenario, sweep, was_stopped};
+use super::{Blows, DISK, Interrupted, SIGNALS, Scenario, could_clean_up, sweep, was_stopped};
 use crate::objects::Store;
 
 const SEGMENT: &str = "000000010000000000000006";
@@ -37,11 +37,11 @@ impl<'w> Archiving<'_, 'w> {
 
 impl<'w> Scenario<'w> for Archiving<'_, 'w> {
     fn title(&self) -> String {
-        "`wal-archive` into".into()
+        format!("`wal-archive` into {}", self.store.name())
     }
 
     fn found(&self) -> String {
-        "ended by the signal, or with 0 and the segment is there; the next run archives it; it is there once and whole"
+        "never 0 without the segment being there; the next run archives it; it is there once and whole"
             .into()
     }
 
@@ -53,9 +53,9 @@ impl<'w> Scenario<'w> for Archiving<'_, 'w> {
     fn check(&mut self, ended: &StagedRun) {
         let key = format!("main/wals/0000000100000000/{SEGMENT}.gz");
         let before = self.store.objects(&self.path());
-        let stopped = was_stopped(ended, None);
+        let stopped = was_stopped(ended, Interrupted::BySignal);
         assert!(stopped || before.contains_key(&key), "{ended}");
-        if ended.run.signal() != Some(9) {
+        if could_clean_up(ended) {
             assert_eq!(self.store.unfinished(&self.path()), 0, "{ended}");
         }
         self.tool().succeed();
@@ -85,6 +85,8 @@ struct Fetching<'s, 'w> {
     store: &'s Store<'w>,
     segment: PathBuf,
     times: usize,
+    /// What the row says of the stages.
+    of: &'static str,
 }
 
 impl<'w> Fetching<'_, 'w> {
@@ -93,25 +95,27 @@ impl<'w> Fetching<'_, 'w> {
         let workspace = self.store.workspace();
         let tool = place.tool("barman-cloud-wal-restore");
         tool.arg("--spool-dir")
-            .arg(workspace.path(format!("spool{}", self.times)))
+            .arg(workspace.path(format!("spools/{}", self.times)))
             .args([place.url(), "main", SEGMENT])
             .arg(self.target())
     }
 
     fn target(&self) -> PathBuf {
-        let folder = self.store.workspace().dir(format!("pg_wal{}", self.times));
+        let folder = self
+            .store
+            .workspace()
+            .dir(format!("targets/{}", self.times));
         folder.join("RECOVERYXLOG")
     }
 }
 
 impl<'w> Scenario<'w> for Fetching<'_, 'w> {
     fn title(&self) -> String {
-        "`wal-restore` from".into()
+        format!("`wal-restore` from {}{}", self.store.name(), self.of)
     }
 
     fn found(&self) -> String {
-        "ended by the signal, never with 1; no segment or a whole one; the next run delivers it whole"
-            .into()
+        "never 1; no segment or a whole one; the next run delivers it whole".into()
     }
 
     fn begin(&mut self) -> Tool<'w> {
@@ -122,7 +126,7 @@ impl<'w> Scenario<'w> for Fetching<'_, 'w> {
     fn check(&mut self, ended: &StagedRun) {
         let whole = fs::read(&self.segment).unwrap();
         let delivered = fs::read(self.target()).ok();
-        let stopped = was_stopped(ended, None);
+        let stopped = was_stopped(ended, Interrupted::BySignal);
         assert!(
             delivered.is_some() || stopped,
             "nothing was delivered: {ended}"
@@ -131,7 +135,7 @@ impl<'w> Scenario<'w> for Fetching<'_, 'w> {
             delivered.is_none_or(|delivered| delivered == whole),
             "half a segment: {ended}"
         );
-        if ended.run.signal() != Some(9) {
+        if could_clean_up(ended) {
             let folder = self.target();
             let left = fs::read_dir(folder.parent().unwrap()).unwrap();
             let left = left.filter(|entry| {
@@ -145,32 +149,41 @@ impl<'w> Scenario<'w> for Fetching<'_, 'w> {
     }
 }
 
-fn wal_tools(store: &Store<'_>) {
+/// Where a segment of the golden samples is archived before it is fetched.
+fn archived<'s, 'w>(store: &'s Store<'w>, of: &'static str) -> Fetching<'s, 'w> {
     let segment = segment(store.workspace());
-    let mut archiving = Archiving {
-        store,
-        segment: segment.clone(),
-        archives: 0,
-    };
-    sweep(store, &mut archiving, 100);
     let place = store.place("stored");
     place
         .tool("barman-cloud-wal-archive")
         .args(["--gzip", place.url(), "main"])
         .arg(&segment)
         .succeed();
-    let mut fetching = Fetching {
+    store.workspace().dir("spools");
+    Fetching {
         store,
         segment,
         times: 0,
+        of,
+    }
+}
+
+fn wal_tools(store: &Store<'_>, section: Section, stages: &Stages, blows: &Blows) {
+    let mut archiving = Archiving {
+        store,
+        segment: segment(store.workspace()),
+        archives: 0,
     };
-    sweep(store, &mut fetching, 100);
+    sweep(section, stages, blows, &mut archiving, 100);
+    if section == Section::Ends {
+        sweep(section, stages, blows, &mut archived(store, ""), 100);
+    }
 }
 
 #[test]
 fn the_wal_tools_on_a_directory() {
     let workspace = Workspace::new();
-    wal_tools(&Store::directory(&workspace));
+    let store = Store::directory(&workspace);
+    wal_tools(&store, Section::Ends, &store.stages(), SIGNALS);
 }
 
 #[test]
@@ -179,5 +192,20 @@ fn the_wal_tools_on_s3() {
     let Some(store) = Store::bucket(&workspace) else {
         return;
     };
-    wal_tools(&store);
+    wal_tools(&store, Section::Ends, &store.stages(), SIGNALS);
+}
+
+#[test]
+fn the_wal_tools_on_a_bad_disk() {
+    let workspace = Workspace::new();
+    let store = Store::directory(&workspace);
+    let disk = Stages::of_files().under(&store.folder());
+    wal_tools(&store, Section::Disk, &disk, DISK);
+    for (folder, of) in [
+        ("targets", ", disk of `pg_wal`"),
+        ("spools", ", disk of the spool"),
+    ] {
+        let disk = Stages::of_files().under(&workspace.dir(folder));
+        sweep(Section::Disk, &disk, DISK, &mut archived(&store, of), 100);
+    }
 }
