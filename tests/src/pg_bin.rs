@@ -50,6 +50,19 @@ impl PgBin {
         })
     }
 
+    /// The folder with the programs of version 17 that the packages of
+    /// [`of_version`](Self::of_version) lack, from `TEST_PG_TOOLS_17`. Without them
+    /// as [`find`](Self::find).
+    pub fn tools_of_17() -> Option<PathBuf> {
+        let folder = std::env::var_os("TEST_PG_TOOLS_17").map(PathBuf::from);
+        folder.or_else(|| {
+            skip(
+                "no pg_verifybackup of version 17 found: run \
+                 `bins=$(tests/servers/postgresql.sh install) && eval \"$bins\"`",
+            )
+        })
+    }
+
     fn in_folder(dir: PathBuf) -> Option<Self> {
         if !dir.join("initdb").is_file() {
             return None;

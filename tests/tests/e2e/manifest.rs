@@ -99,6 +99,40 @@ fn pg_verifybackup_accepts_what_either_side_restored() {
     }
 }
 
+/// The second version of the format, as the server has written it since 17.
+#[test]
+fn pg_verifybackup_of_version_17_accepts_the_newer_form() {
+    let (Some(bin), Some(tools)) = (PgBin::of_version(17), PgBin::tools_of_17()) else {
+        return;
+    };
+    let workspace = Workspace::new();
+    let place = Place::in_directory(&workspace);
+    let primary = primary(&bin, &place, &workspace);
+    for algorithm in ["crc32c", "sha256"] {
+        place
+            .backup(&primary, "postgres")
+            .args(["--name", algorithm, "--manifest-checksums", algorithm])
+            .succeed();
+        primary.archive_everything();
+        let restored = workspace.path(algorithm);
+        let moved = workspace.path(format!("{algorithm}-fast"));
+        place
+            .tool("barman-cloud-restore")
+            .arg(format!("--tablespace=fast:{}", moved.display()))
+            .args([place.url(), "main", algorithm])
+            .arg(&restored)
+            .succeed();
+        for wal in wal_of(&place, algorithm) {
+            place
+                .tool("barman-cloud-wal-restore")
+                .args([place.url(), "main", &wal])
+                .arg(restored.join("pg_wal").join(&wal))
+                .succeed();
+        }
+        verify(&tools.join("pg_verifybackup"), &workspace, &[], &restored);
+    }
+}
+
 /// The segments from the beginning to the end of a backup.
 fn wal_of(place: &Place<'_>, name: &str) -> Vec<String> {
     let run = place
