@@ -1,21 +1,18 @@
 #!/usr/bin/env bash
-# All of the tests of reliability, whole (tests/run.sh runs a sample of
-# them), and docs/reliability.md written anew from them.
+# All of the tests of reliability, whole, and docs/reliability.md written anew
+# from them; about an hour. tests/run.sh runs a sample of them and compares.
 #
-# usage: tests/reliability.sh [--sample]
+# usage: tests/reliability.sh [FILTER…]    FILTERs are cargo-nextest's
 #
-# --sample runs what tests/run.sh runs and compares the document with it. Needs
-# what tests/run.sh installs.
+# With filters the document is not written. Needs what tests/run.sh installs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 target=${CARGO_TARGET_DIR:-target}
-PATH=$PATH:$PWD/$target/test-tools/bin
-what=write
-export E2E_RECORDS
+PATH=$PATH:$(mkdir -p "$target/test-tools/bin" && cd "$target/test-tools/bin" && pwd)
 E2E_RECORDS=$(mktemp -d)
 TEST_SERVERS_STATE=$(mktemp -d)
-export TEST_SERVERS_STATE CI=1
+export E2E_WHOLE=1 CI=1 E2E_RECORDS TEST_SERVERS_STATE
 ended() {
   tests/servers/down.sh
   rm -rf "$TEST_SERVERS_STATE" "$E2E_RECORDS"
@@ -24,17 +21,12 @@ trap ended EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-profile=default
-if [[ ${1-} = --sample ]]; then
-  what=check
-else
-  export E2E_WHOLE=1
-  profile=whole
-fi
 programs=$(tests/servers/postgresql.sh install && tests/servers/barman.sh install)
 eval "$programs"
 cargo build --quiet --workspace --bins
 servers=$(tests/servers/up.sh)
 eval "$servers"
-cargo nextest run -P "$profile" -p e2e --test reliability
-cargo run --quiet -p e2e --bin reliability "$what"
+cargo nextest run -P whole -p e2e --test reliability "$@"
+if (($# == 0)); then
+  cargo run --quiet -p e2e --bin reliability write
+fi
