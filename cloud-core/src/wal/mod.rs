@@ -6,6 +6,7 @@ pub mod fit;
 mod history;
 mod name;
 pub mod page;
+pub mod record;
 
 use std::fmt;
 use std::str::FromStr;

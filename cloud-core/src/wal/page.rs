@@ -11,7 +11,8 @@
 //! which of two unfinished segments reaches further.
 //!
 //! Numbers are little-endian: the tools run where the server runs, and no
-//! big-endian machine is supported. Records inside the pages are not looked at.
+//! big-endian machine is supported. Records inside the pages are looked at by
+//! `record`.
 
 use super::{Lsn, SegmentSize, TimelineId};
 
@@ -20,16 +21,25 @@ pub const LONG_HEADER_LEN: usize = 40;
 
 const SHORT_HEADER_LEN: usize = 20;
 
+/// `XLP_FIRST_IS_CONTRECORD` of `xlp_info`.
+const CONTINUES: u16 = 0x0001;
+
+/// `XLP_FIRST_IS_OVERWRITE_CONTRECORD` of `xlp_info`.
+const GIVES_UP: u16 = 0x0008;
+
 /// `XLP_LONG_HEADER` of `xlp_info`.
 const LONG_HEADER: u16 = 0x0002;
 
 /// What the header of any WAL page says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PageHeader {
+pub(super) struct PageHeader {
     magic: u16,
     info: u16,
     timeline: u32,
     address: u64,
+    /// Bytes of a record begun on an earlier page that are still to come, from
+    /// this page on.
+    pub(super) remaining: u32,
 }
 
 impl PageHeader {
@@ -40,15 +50,36 @@ impl PageHeader {
             info: u16::from_le_bytes(field(page, 2)?),
             timeline: u32::from_le_bytes(field(page, 4)?),
             address: u64::from_le_bytes(field(page, 8)?),
+            remaining: u32::from_le_bytes(field(page, 16)?),
         };
         // 0xD066 (9.1) to 0xD118 (18); the high digit has never changed.
         let plausible =
             page.len() >= SHORT_HEADER_LEN && header.magic >> 12 == 0xD && header.timeline != 0;
         plausible.then_some(header)
     }
+
+    /// Where the content begins: headers are padded to eight bytes.
+    pub(super) fn length(self) -> usize {
+        if self.info & LONG_HEADER == 0 {
+            SHORT_HEADER_LEN.next_multiple_of(8)
+        } else {
+            LONG_HEADER_LEN
+        }
+    }
+
+    /// Whether the page begins with more of a record of an earlier page.
+    pub(super) fn continues(self) -> bool {
+        self.info & CONTINUES != 0
+    }
+
+    /// Whether a record of an earlier page that would go on here was given up:
+    /// its server had crashed in the middle of it.
+    pub(super) fn gives_up(self) -> bool {
+        self.info & GIVES_UP != 0
+    }
 }
 
-fn field<const N: usize>(page: &[u8], at: usize) -> Option<[u8; N]> {
+pub(super) fn field<const N: usize>(page: &[u8], at: usize) -> Option<[u8; N]> {
     page.get(at..at + N)?.try_into().ok()
 }
 
@@ -66,7 +97,7 @@ pub struct SegmentIdentity {
     pub segment_size: SegmentSize,
     /// Size of a page in bytes.
     pub page_size: u32,
-    magic: u16,
+    pub(super) magic: u16,
 }
 
 impl SegmentIdentity {
@@ -91,32 +122,37 @@ impl SegmentIdentity {
     }
 }
 
-/// Measures how far valid WAL reaches in a segment that arrives in pieces.
+/// A page of a segment, as [`Pages`] gives it.
+#[derive(Debug)]
+pub(super) struct Page<'a> {
+    /// The segment that it belongs to.
+    pub(super) identity: SegmentIdentity,
+    /// Its header, if that is the one of a page at this place: later timelines
+    /// follow earlier ones, never the other way round.
+    pub(super) header: Option<PageHeader>,
+    /// Where it begins in the segment.
+    pub(super) offset: u64,
+    /// All of it; of the last page of a cut file what there is.
+    pub(super) bytes: &'a [u8],
+}
+
+/// Cuts a segment that arrives in pieces into its pages.
 ///
-/// The reach is the offset, in bytes, after the last byte that is not zero in
-/// the last page of the unbroken run of pages that are where they say they
-/// are. It is 0 if the first page is not the first page of a segment. A page is
-/// filled with zeroes when it is begun, so of two states of one segment the
-/// later one reaches further.
+/// What does not begin with the first page of a segment has none.
 #[derive(Debug, Default)]
-pub struct ReachMeter {
+pub(super) struct Pages {
     identity: Option<SegmentIdentity>,
     page: Vec<u8>,
     /// Offset of the page being collected.
     offset: u64,
     timeline: u32,
-    reach: u64,
     over: bool,
 }
 
-impl ReachMeter {
-    /// A meter that has seen nothing.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Takes the next bytes.
-    pub fn update(&mut self, mut bytes: &[u8]) {
+impl Pages {
+    /// Takes the next bytes and gives each page that they complete to `each`,
+    /// which returns whether it wants more.
+    pub(super) fn update(&mut self, mut bytes: &[u8], mut each: impl FnMut(&Page<'_>) -> bool) {
         while !self.over && !bytes.is_empty() {
             let wanted = self
                 .identity
@@ -128,7 +164,7 @@ impl ReachMeter {
                 return;
             }
             if self.identity.is_some() {
-                self.end_page();
+                self.end_page(&mut each);
             } else {
                 // The header tells the size of the page it is the beginning of.
                 self.identity = SegmentIdentity::of(&self.page);
@@ -137,38 +173,83 @@ impl ReachMeter {
         }
     }
 
-    fn end_page(&mut self) {
-        let (Some(identity), Some(header)) = (self.identity, PageHeader::parse(&self.page)) else {
+    /// Gives what there is of the last page to `each`.
+    pub(super) fn finish(&mut self, mut each: impl FnMut(&Page<'_>) -> bool) {
+        if !self.over && !self.page.is_empty() {
+            self.end_page(&mut each);
+        }
+    }
+
+    fn end_page(&mut self, each: &mut impl FnMut(&Page<'_>) -> bool) {
+        let Some(identity) = self.identity else {
             self.over = true;
             return;
         };
-        let in_place = header.magic == identity.magic
-            && header.address == identity.start.0.wrapping_add(self.offset)
-            && header.timeline >= self.timeline
-            && self.offset < identity.segment_size.get();
-        if !in_place {
-            self.over = true;
-            return;
+        let header = PageHeader::parse(&self.page).filter(|header| {
+            header.magic == identity.magic
+                && header.address == identity.start.0.wrapping_add(self.offset)
+                && header.timeline >= self.timeline
+                && self.offset < identity.segment_size.get()
+        });
+        if let Some(header) = header {
+            self.timeline = header.timeline;
         }
-        self.timeline = header.timeline;
-        let used = self.page.iter().rposition(|byte| *byte != 0);
-        self.reach = self.offset + used.map_or(0, |last| last as u64 + 1);
+        let page = Page {
+            identity,
+            header,
+            offset: self.offset,
+            bytes: &self.page,
+        };
+        self.over = !each(&page);
         self.offset += self.page.len() as u64;
         self.page.clear();
+    }
+}
+
+/// Measures how far valid WAL reaches in a segment that arrives in pieces.
+///
+/// The reach is the offset, in bytes, after the last byte that is not zero in
+/// the last page of the unbroken run of pages that are where they say they
+/// are. It is 0 if the first page is not the first page of a segment. A page is
+/// filled with zeroes when it is begun, so of two states of one segment the
+/// later one reaches further.
+#[derive(Debug, Default)]
+pub struct ReachMeter {
+    pages: Pages,
+    reach: u64,
+}
+
+impl ReachMeter {
+    /// A meter that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        let reach = &mut self.reach;
+        self.pages.update(bytes, |page| reach_in(page, reach));
     }
 
     /// What the first page says, if enough of it was seen and it is one.
     pub fn identity(&self) -> Option<SegmentIdentity> {
-        self.identity
+        self.pages.identity
     }
 
     /// The reach of what was seen.
     pub fn finish(mut self) -> u64 {
-        if !self.over && !self.page.is_empty() {
-            self.end_page();
-        }
+        let reach = &mut self.reach;
+        self.pages.finish(|page| reach_in(page, reach));
         self.reach
     }
+}
+
+fn reach_in(page: &Page<'_>, reach: &mut u64) -> bool {
+    if page.header.is_some() {
+        let used = page.bytes.iter().rposition(|byte| *byte != 0);
+        *reach = page.offset + used.map_or(0, |last| last as u64 + 1);
+    }
+    page.header.is_some()
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ async fn fetch_one(
     stop: &CancellationToken,
 ) -> Result<(), String> {
     let into = (spool.place(), PathBuf::from(name.as_str()));
-    let Fetched { file, meta, fit } = match fetch(ctx, store, candidate, name, stop, into).await {
+    let fetched = match fetch(ctx, store, candidate, name, stop, into).await {
         Ok(fetched) => fetched,
         Err(FetchFailure::Stopped) => return Ok(()),
         // Deleted since it was listed.
@@ -64,7 +64,13 @@ async fn fetch_one(
         Err(FetchFailure::Damaged(why)) => return Err(format!("`{}`: {why}", candidate.key)),
         Err(FetchFailure::Local(error)) => return Err(format!("cannot write it: {error}")),
     };
-    let Some(Fit::Segment(identity)) = fit else {
+    let Fetched {
+        file,
+        meta,
+        fit: Some(Fit::Segment(identity)),
+        flaw: None,
+    } = fetched
+    else {
         // Delivered with a warning if it is asked for; not worth a record.
         return Ok(());
     };

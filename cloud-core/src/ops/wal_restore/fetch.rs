@@ -1,6 +1,6 @@
 //! One object, decoded and judged, in a temporary file.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::candidates::Candidate;
 use super::temporary::{Place, Temporary};
 use crate::store::{ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
 use crate::wal::fit::{Fit, judge};
+use crate::wal::record::{Flaw, RecordMeter};
 use crate::wal::{WalKind, WalName};
 
 /// A whole file that waits for its name.
@@ -21,6 +22,26 @@ pub(super) struct Fetched {
     pub(super) meta: ObjectMeta,
     /// For segments and `.partial` files: never [`Fit::Unfit`].
     pub(super) fit: Option<Fit>,
+    /// What the server will stumble on in it.
+    pub(super) flaw: Option<Flaw>,
+}
+
+/// A temporary file, and the WAL that was written into it.
+struct Checked {
+    file: Temporary,
+    records: RecordMeter,
+}
+
+impl Write for Checked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.records.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Why there is none.
@@ -43,9 +64,14 @@ pub(super) async fn fetch(
     stop: &CancellationToken,
     (place, destination): (Place, PathBuf),
 ) -> Result<Fetched, FetchFailure> {
-    let open = move || Temporary::beside(place, &destination);
+    let open = move || {
+        Ok(Checked {
+            file: Temporary::beside(place, &destination)?,
+            records: RecordMeter::new(),
+        })
+    };
     let (key, codec) = (&candidate.key, candidate.codec);
-    let (meta, file) = decode_object(ctx, store, key, codec, stop, open)
+    let (meta, checked) = decode_object(ctx, store, key, codec, stop, open)
         .await
         .map_err(|failure| match failure {
             ObjectFailure::Store(error) if error.kind == StoreErrorKind::Corrupt => {
@@ -58,6 +84,8 @@ pub(super) async fn fetch(
             ObjectFailure::Taker(error) => FetchFailure::Local(error),
             ObjectFailure::Stopped => FetchFailure::Stopped,
         })?;
+    let Checked { file, records } = checked;
+    let flaw = records.finish(name.kind());
     let fit = match name.kind() {
         WalKind::Segment | WalKind::Partial => match judge(name, file.size(), file.head()) {
             Fit::Unfit(misfit) => {
@@ -74,5 +102,10 @@ pub(super) async fn fetch(
         }
         WalKind::History | WalKind::Backup => None,
     };
-    Ok(Fetched { file, meta, fit })
+    Ok(Fetched {
+        file,
+        meta,
+        fit,
+        flaw,
+    })
 }

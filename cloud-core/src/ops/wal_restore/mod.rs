@@ -124,6 +124,14 @@ fn replaceable(destination: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// The identifier of the cluster that a file is fetched for; `None` if the
+/// destination lies in no data directory that can be read.
+fn cluster_of(destination: &Path) -> Option<u64> {
+    let control = std::str::from_utf8(CONTROL_NAME).ok()?;
+    let control = data_directory_of(destination)?.join(control);
+    Some(read_control(&control).ok()?.control.system_identifier)
+}
+
 /// The spool, for segments only: other files are asked for once.
 async fn open_spool(
     store: &Arc<dyn ObjectStore>,
@@ -210,11 +218,7 @@ impl Restoring<'_> {
             if !spool.contains(&name) {
                 return Ok(false);
             }
-            let cluster = data_directory_of(&destination).and_then(|data_directory| {
-                let control = data_directory.join(std::str::from_utf8(CONTROL_NAME).ok()?);
-                Some(read_control(&control).ok()?.control.system_identifier)
-            });
-            spool.take(&name, cluster, &destination)
+            spool.take(&name, cluster_of(&destination), &destination)
         }))
         .await;
         taken.unwrap_or_else(|error| {
@@ -369,10 +373,31 @@ impl Restoring<'_> {
         let persisted = fetched.file.persist(&Place::Cwd, destination);
         persisted.map_err(FetchFailure::Local)?;
         let key = &candidate.key;
-        if let Some(Fit::Doubtful(misfit)) = fetched.fit {
+        match fetched.fit {
             // PostgreSQL looks at every page itself, and people put copies of
             // other segments into archives to test them.
-            warn!("WAL file {name} was restored from `{key}` although {misfit}");
+            Some(Fit::Doubtful(misfit)) => {
+                warn!("WAL file {name} was restored from `{key}` although {misfit}");
+            }
+            Some(Fit::Segment(identity)) => {
+                let theirs = identity.system_identifier;
+                if let Some(ours) = cluster_of(destination).filter(|ours| *ours != theirs) {
+                    warn!(
+                        "WAL file {name} was restored from `{key}` although it is of another \
+                         cluster: its first page names system identifier {theirs}, the data \
+                         directory has {ours}"
+                    );
+                }
+            }
+            Some(Fit::Unfit(_)) | None => {}
+        }
+        if let Some(flaw) = fetched.flaw {
+            // Withheld it would be no more of use: the server takes a segment
+            // that it does not get for the end of the WAL too.
+            warn!(
+                "WAL file {name} was restored from `{key}` although {flaw}: PostgreSQL takes this \
+                 for the end of the WAL"
+            );
         }
         let suffix = candidate.codec.info().suffix;
         let found = key.base_name().strip_suffix(suffix);
