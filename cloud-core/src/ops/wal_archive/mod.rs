@@ -197,14 +197,14 @@ impl Archiving<'_> {
     }
 
     async fn our_content(&self) -> Result<Content, OpError> {
-        let local = Arc::clone(&self.local);
+        let (local, kind) = (Arc::clone(&self.local), self.name.kind());
         join(spawn_blocking(move || {
             let mut content = ContentWriter::default();
             local.read(|bytes| {
                 content.update(bytes);
                 Ok(())
             })?;
-            Ok(content.finish())
+            Ok(content.finish(kind))
         }))
         .await
         .map_err(|error: LocalError| local_error(&error))
@@ -226,7 +226,7 @@ impl Archiving<'_> {
             )
         };
         match decoded {
-            Ok((_, content)) => Ok(Some(content.finish())),
+            Ok((_, content)) => Ok(Some(content.finish(self.name.kind()))),
             Err(ObjectFailure::Stopped) => Err(interrupted()),
             Err(ObjectFailure::Store(error)) => match error.kind {
                 StoreErrorKind::NotFound => Ok(None),

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::wal::WalKind;
 use crate::wal::page::{ReachMeter, SegmentIdentity};
+use crate::wal::record::{Flaw, RecordMeter};
 
 /// What is kept of a content to compare it with another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,7 @@ pub(super) struct Content {
     sha256: [u8; 32],
     identity: Option<SegmentIdentity>,
     reach: u64,
+    flaw: Option<Flaw>,
 }
 
 impl fmt::Display for Content {
@@ -35,6 +37,9 @@ impl fmt::Display for Content {
                 identity.system_identifier, identity.timeline
             )?;
         }
+        if let Some(flaw) = self.flaw {
+            write!(f, ", {flaw}")?;
+        }
         Ok(())
     }
 }
@@ -45,6 +50,7 @@ pub(super) struct ContentWriter {
     size: u64,
     sha256: Sha256,
     meter: ReachMeter,
+    records: RecordMeter,
 }
 
 impl ContentWriter {
@@ -52,14 +58,17 @@ impl ContentWriter {
         self.size += bytes.len() as u64;
         self.sha256.update(bytes);
         self.meter.update(bytes);
+        self.records.update(bytes);
     }
 
-    pub(super) fn finish(self) -> Content {
+    /// What was taken, a file of this kind.
+    pub(super) fn finish(self, kind: WalKind) -> Content {
         Content {
             size: self.size,
             sha256: self.sha256.finalize().into(),
             identity: self.meter.identity(),
             reach: self.meter.finish(),
+            flaw: self.records.finish(kind),
         }
     }
 }
@@ -117,7 +126,7 @@ mod tests {
     fn content(bytes: &[u8]) -> Content {
         let mut writer = ContentWriter::default();
         writer.write_all(bytes).expect("never fails");
-        writer.finish()
+        writer.finish(WalKind::Segment)
     }
 
     /// The golden segment up to `end`, zeroes after it.
