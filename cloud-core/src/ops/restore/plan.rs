@@ -29,6 +29,15 @@ pub(super) struct Source {
 }
 
 impl Plan {
+    /// The error for what was found in the backup once it was unpacked.
+    pub(super) fn damaged(&self, why: &str) -> OpError {
+        let text = format!("backup {} is damaged: {why}", self.id);
+        OpError::new(OpErrorKind::General, text).with_hint(
+            "restore another backup; of this one everything is at the destination but \
+             `backup_label` and `global/pg_control`, without which PostgreSQL does not start",
+        )
+    }
+
     /// Bytes that will be read from the store.
     pub(super) fn stored_bytes(&self) -> u64 {
         self.sources

@@ -34,6 +34,8 @@ type Held = BTreeMap<Vec<u8>, (Member, Vec<u8>)>;
 struct Progress {
     held: Held,
     unpacked: Unpacked,
+    /// Whether the last member of PGDATA was a manifest.
+    after_manifest: bool,
 }
 
 /// Unpacks everything and makes it durable.
@@ -152,6 +154,10 @@ impl Unpacking {
             if self.base == ArchiveBase::Data && is_held_back(&member.name) {
                 let name = plain_name(&member.name).map_err(Trouble::Files)?;
                 let bytes = hold(&member, &mut archive).map_err(Trouble::Archive)?;
+                if name == LABEL_NAME {
+                    progress.unpacked.own_manifest = progress.after_manifest;
+                }
+                progress.after_manifest = false;
                 progress.held.insert(name, (member, bytes));
             } else {
                 // Later members win, and one that takes the name of a member
@@ -164,7 +170,7 @@ impl Unpacking {
                     .unpack(&member, &mut content)
                     .map_err(Trouble::Files)?;
                 let crc = content.crc;
-                self.remember(&member, crc, &mut progress.unpacked)
+                self.remember(&member, crc, progress)
                     .map_err(Trouble::Files)?;
             }
         }
@@ -176,10 +182,14 @@ impl Unpacking {
         &self,
         member: &Member,
         crc: u32,
-        unpacked: &mut Unpacked,
+        progress: &mut Progress,
     ) -> Result<(), RestoreError> {
+        let unpacked = &mut progress.unpacked;
         let tablespace = self.base.tablespace();
         let path = manifest::path(tablespace, &plain_name(&member.name)?);
+        if self.base == ArchiveBase::Data {
+            progress.after_manifest = path == MANIFEST_NAME;
+        }
         match &member.kind {
             MemberKind::File { .. } if path == MANIFEST_NAME => {}
             MemberKind::File { size } => unpacked.file(&path, *size, crc),
@@ -229,7 +239,9 @@ fn hold(member: &Member, archive: &mut impl Read) -> Result<Vec<u8>, TarError> {
 /// The comparison with the manifest; links, directories, everything to disk; then
 /// the label; then `pg_control` (upholds R1).
 fn finish(plan: &Plan, targets: &[Arc<Target>], progress: Progress) -> Result<(), OpError> {
-    let Progress { mut held, unpacked } = progress;
+    let Progress {
+        mut held, unpacked, ..
+    } = progress;
     let complete = plan.info.status == Status::Done;
     let mut take = |name: &[u8]| match held.remove(name) {
         None if complete => Err(OpError::new(
@@ -246,6 +258,9 @@ fn finish(plan: &Plan, targets: &[Arc<Target>], progress: Progress) -> Result<()
     let (label, control) = (take(LABEL_NAME)?, take(CONTROL_NAME)?);
     if let Some((_, bytes)) = &control {
         check_control(plan, bytes)?;
+    }
+    if let Some((_, bytes)) = label.as_ref().filter(|_| complete) {
+        check_label(plan, bytes)?;
     }
     if complete {
         let held = label.iter().map(|(_, bytes)| (LABEL_NAME, &bytes[..]));
@@ -289,12 +304,6 @@ fn finish(plan: &Plan, targets: &[Arc<Target>], progress: Progress) -> Result<()
 
 /// The control file decides where recovery begins: it must be of this cluster.
 fn check_control(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
-    let damaged = |why: String| {
-        OpError::new(
-            OpErrorKind::General,
-            format!("backup {} is damaged: {why}", plan.id),
-        )
-    };
     let identifier = match ControlFile::parse(bytes) {
         Ok(control) => control.system_identifier.to_string(),
         Err(error) => {
@@ -309,11 +318,37 @@ fn check_control(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
         }
     };
     match &plan.info.systemid {
-        Some(recorded) if *recorded != identifier => Err(damaged(format!(
-            "its `global/pg_control` is of the cluster {identifier} and not of {recorded}"
-        ))),
+        Some(recorded) if *recorded != identifier => {
+            let why = format!(
+                "its `global/pg_control` is of the cluster {identifier} and not of {recorded}"
+            );
+            Err(plan.damaged(&why))
+        }
         _ => Ok(()),
     }
+}
+
+/// The label tells where recovery begins: it must be this backup's, or the archive
+/// that it came from is another one's.
+fn check_label(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
+    let Some(recorded) = plan.info.begin_xlog.as_deref() else {
+        return Ok(());
+    };
+    let text = String::from_utf8_lossy(bytes);
+    let start = text
+        .lines()
+        .find_map(|line| line.strip_prefix("START WAL LOCATION: "))
+        .and_then(|rest| rest.split(' ').next());
+    let why = match start {
+        Some(start) if start == recorded => return Ok(()),
+        Some(start) => format!(
+            "its `backup_label` says that it begins at {}, where its backup.info says {}",
+            start.escape_debug(),
+            recorded.escape_debug()
+        ),
+        None => "its `backup_label` does not say where it begins".to_owned(),
+    };
+    Err(plan.damaged(&why))
 }
 
 /// Configuration files that lay elsewhere come back at the top of PGDATA, and

@@ -5,6 +5,8 @@
 //! this is believed to be the backup's manifest but one whose own checksum holds
 //! and that names the backup's own range of WAL: data directories contain
 //! manifests left by other tools and by earlier restores (docs/decisions.md 24).
+//! None of those stands just before the label, where the backup's own one does: one
+//! that does not count there was damaged, or came with an archive of another backup.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -34,6 +36,8 @@ const NAMED: usize = 3;
 pub(super) struct Unpacked {
     hasher: RandomState,
     files: HashMap<u64, u64>,
+    /// Whether the manifest stood where the backup's own one stands.
+    pub(super) own_manifest: bool,
 }
 
 impl Unpacked {
@@ -105,6 +109,10 @@ impl Restored<'_> {
             Ok(_) => "it is of another backup".to_owned(),
             Err(error) => error.to_string(),
         };
+        if unpacked.own_manifest {
+            let why = format!("its `backup_manifest` cannot be used: {why}");
+            return Err(self.plan.damaged(&why));
+        }
         tracing::warn!(
             "the `backup_manifest` in backup {} is ignored and not restored: {why}",
             self.plan.id
@@ -297,11 +305,6 @@ impl Damage {
             0 => String::new(),
             more => format!(", and {more} more"),
         };
-        let text = format!(
-            "backup {} is damaged: {}{more}",
-            plan.id,
-            self.named.join(", ")
-        );
-        Err(OpError::new(OpErrorKind::General, text))
+        Err(plan.damaged(&format!("{}{more}", self.named.join(", "))))
     }
 }
