@@ -4,6 +4,8 @@
 //! one. A reader must be more patient: fields that are unknown here are kept
 //! and written back where they belong.
 
+mod coherence;
+
 use std::fmt;
 
 use jiff::tz::TimeZone;

@@ -57,6 +57,18 @@ pub(super) fn name_unreadable(entries: &[Entry]) -> Result<Vec<&BackupId>, OpErr
     Ok(ids)
 }
 
+/// Names the entries whose records contradict themselves in the log, and gives
+/// their ids.
+pub(super) fn name_contradictory(entries: &[Entry]) -> Vec<&BackupId> {
+    let contradictory = entries.iter().filter_map(|entry| {
+        let why = entry.info.as_ref().ok()?.contradiction()?;
+        let id = &entry.id;
+        tracing::warn!("The backup.info file for {id} contradicts itself: {why}");
+        Some(id)
+    });
+    contradictory.collect()
+}
+
 /// The sentence for a record that cannot be read.
 fn unreadable(id: &BackupId, error: &LoadError) -> String {
     format!("Unable to open backup.info file for {id}: {}", chain(error))

@@ -129,7 +129,8 @@ impl Work<'_> {
     async fn load(&self) -> Result<Vec<Found>, OpError> {
         let entries = load::load(self.store, self.layout).await;
         let entries = entries.map_err(|error| OpError::of_store(&error))?;
-        let unreadable = lookup::name_unreadable(&entries)?;
+        let mut unreadable = lookup::name_unreadable(&entries)?;
+        unreadable.extend(lookup::name_contradictory(&entries));
         if !unreadable.is_empty() {
             let ids = dry_run::python_list(unreadable.iter().map(|id| id.as_str()));
             tracing::error!("Cannot read the following backups: {ids}");

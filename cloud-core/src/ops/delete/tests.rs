@@ -379,7 +379,14 @@ async fn a_lock_that_cannot_be_looked_at_is_a_lock() {
 
 #[tokio::test]
 async fn while_one_record_cannot_be_read_nothing_is_deleted() {
-    for garbage in [&b"garbage"[..], b"\xff\xfe", b"end_time=soon\n"] {
+    for garbage in [
+        &b"garbage"[..],
+        b"\xff\xfe",
+        b"end_time=soon\n",
+        // What can be read and says two things.
+        b"status=DOND\n",
+        b"status=DONE\ntimeline=1\nbegin_xlog=0/6000028\nbegin_wal=000000010000000000000016\n",
+    ] {
         for request in [by_policy("REDUNDANCY 1"), by_id("20261101T000000")] {
             let store = filled();
             store.insert(
