@@ -13,11 +13,13 @@
 
 mod barman;
 mod cluster;
+mod damage;
 mod digest;
 mod fake_server;
 mod fault_proxy;
 mod http_server;
 mod load;
+mod objects;
 mod owner;
 mod pg_bin;
 mod place;
@@ -33,11 +35,13 @@ use std::time::{Duration, Instant};
 
 pub use barman::Barman;
 pub use cluster::{Cluster, Recovery, ShutDown};
+pub use damage::Damage;
 pub use digest::{Hex, sha256_of_bytes, sha256_of_file};
 pub use fake_server::FakeServer;
 pub use fault_proxy::{Fault, FaultProxy, Request, Rule};
 pub use http_server::{HttpRequest, HttpServer};
 pub use load::WriteLoad;
+pub use objects::Objects;
 pub use owner::Owner;
 pub use pg_bin::PgBin;
 pub use place::Place;

@@ -125,7 +125,9 @@ impl<'w> Scene<'w> {
         };
         let info = golden().join("backup-info/done-gzip-tablespace-named.info");
         let info = fs::read_to_string(info).unwrap();
-        let newer = info.replace("0000000004", "0000000009");
+        let newer = info
+            .replace("0000000004", "0000000009")
+            .replace("_xlog=0/4", "_xlog=0/9");
         for (id, info) in [(OLD, info), (NEW, newer)] {
             for archive in ["16384.tar.gz", "data.tar.gz"] {
                 scene.bucket.write(&format!("main/base/{id}/{archive}"), id);

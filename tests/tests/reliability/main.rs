@@ -1,5 +1,10 @@
 //! Nothing lost: every scenario here is a row of `docs/reliability.md`.
 
+mod damage_base;
+mod damage_catalogue;
+mod damage_wal;
 mod disk;
 mod ends;
 mod objects;
+mod wal_again;
+mod wal_races;
