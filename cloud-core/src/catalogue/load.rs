@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::tz::TimeZone;
 
@@ -132,16 +133,15 @@ pub async fn find_keeps(
     layout: &Layout,
     id: &BackupId,
 ) -> Result<Vec<Key>, StoreError> {
-    let mut keeps = Vec::new();
-    for key in layout.keep(id) {
+    let looks = layout.keep(id).into_iter().map(|key| async move {
         // Not every store can be asked for every one of these names, but all
         // can look for it in a listing.
         let page = store::list_all(store, &Prefix::text(key.as_str()), Depth::One).await?;
-        if page.objects.iter().any(|object| object.key == key) {
-            keeps.push(key);
-        }
-    }
-    Ok(keeps)
+        let found = page.objects.iter().any(|object| object.key == key);
+        Ok::<_, StoreError>(found.then_some(key))
+    });
+    let keeps = try_join_all(looks).await?;
+    Ok(keeps.into_iter().flatten().collect())
 }
 
 /// Reads the keep annotations of a backup; `None` if they are gone by now. Of

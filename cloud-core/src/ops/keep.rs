@@ -9,6 +9,7 @@ use crate::catalogue::info::Status;
 use crate::catalogue::keep::KeepTarget;
 use crate::catalogue::layout::{BackupId, Layout};
 use crate::catalogue::load;
+use crate::key::Key;
 use crate::store::{self, ObjectStore, PutOptions, StoreError, StoreErrorKind};
 
 /// What to do with the keep of a backup.
@@ -44,9 +45,19 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: KeepRequest) -> Result<An
     match request.action {
         KeepAction::Keep(target) => {
             check(store, &layout, &id, server).await?;
-            write(store, &layout, &id, target)
+            let earlier = load::find_keeps(store, &layout, &id).await;
+            let earlier = earlier.map_err(|error| OpError::of_store(&error))?;
+            write(store, &layout, &id, target, &earlier)
                 .await
                 .map_err(|error| OpError::of_store(&error))?;
+            // A deletion marks the record and then looks for keeps: of one that goes on at
+            // the same time either it sees ours, or we see its mark.
+            if let Err(error) = check(store, &layout, &id, server).await {
+                if earlier.is_empty() {
+                    release(store, &layout, &id).await?;
+                }
+                return Err(error);
+            }
             Ok(Answer::default())
         }
         KeepAction::Release => {
@@ -92,11 +103,12 @@ async fn write(
     layout: &Layout,
     id: &BackupId,
     target: KeepTarget,
+    earlier: &[Key],
 ) -> Result<(), StoreError> {
     let mut keys = layout.keep_to_write(id);
-    for key in load::find_keeps(store, layout, id).await? {
-        if !keys.contains(&key) {
-            keys.push(key);
+    for key in earlier {
+        if !keys.contains(key) {
+            keys.push(key.clone());
         }
     }
     for (number, key) in keys.iter().enumerate() {
@@ -128,7 +140,7 @@ async fn release(store: &dyn ObjectStore, layout: &Layout, id: &BackupId) -> Res
 mod tests {
     use super::*;
     use crate::catalogue::info::BackupInfo;
-    use crate::store::{LocalStore, MemoryStore};
+    use crate::store::{Fault, FaultyStore, LocalStore, MemoryStore, StoreOp};
 
     const ID: &str = "20261121T000000";
 
@@ -225,6 +237,30 @@ mod tests {
         let error = keep(&store, "p", "nobody", full).await.unwrap_err();
         assert_eq!(error.kind, OpErrorKind::General);
         keep(&store, "p", ID, KeepAction::Release).await.unwrap();
+    }
+
+    /// A deletion that marks the record after it was seen to be DONE does not see
+    /// the annotation: the user must not rely on it.
+    #[tokio::test]
+    async fn a_keep_that_comes_too_late_fails_and_is_taken_back() {
+        for earlier in [false, true] {
+            let store = with_backup(Status::Done);
+            if earlier {
+                let key = format!("p/main/base/{ID}/annotations/keep");
+                store.insert(&key, "standalone");
+            }
+            let faulty = FaultyStore::new(Arc::new(store.clone()));
+            faulty.fail(StoreOp::Put, Fault::Late(1), 1);
+            let mark = async {
+                let key = format!("p/main/base/{ID}/backup.info");
+                store.insert(&key, "status=FAILED\n");
+            };
+            let full = KeepAction::Keep(KeepTarget::Full);
+            let (result, ()) = tokio::join!(keep(&faulty, "p", ID, full), mark);
+            let error = result.unwrap_err();
+            assert!(error.message.contains("has status FAILED"), "{error}");
+            assert_eq!(keeps(&store).is_empty(), !earlier);
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use super::{Found, Work, dry_run};
 use crate::catalogue::deletion::{self, Step};
 use crate::catalogue::info::{BackupInfo, Status};
 use crate::catalogue::layout::{ArchiveBase, BackupId, archives_to_delete};
-use crate::catalogue::load::MAX_INFO;
+use crate::catalogue::load::{self, MAX_INFO};
 use crate::key::Key;
 use crate::ops::{OpError, OpErrorKind, chain};
 use crate::store::{self, Depth, LockCheck, ObjectLock, PutOptions, StoreError, StoreErrorKind};
@@ -62,6 +62,13 @@ impl Work<'_> {
                 .any(|object| keeps.contains(&object.key)),
             record,
         })
+    }
+
+    /// Whether a backup has a keep annotation now, wherever that is.
+    async fn is_kept(&self, id: &BackupId) -> Result<bool, OpError> {
+        let keeps = load::find_keeps(self.store, self.layout, id).await;
+        let keeps = keeps.map_err(|error| OpError::of_store(&error))?;
+        Ok(!keeps.is_empty())
     }
 
     /// Says which archives should be there and are not.
@@ -165,21 +172,39 @@ impl Deletion<'_> {
             Some(bytes) if !deletion::is_unfinished(info) => Some(bytes),
             _ => None,
         };
-        if original.is_some() {
+        if let Some(bytes) = &original {
             self.mark(id, info).await?;
+            // A keep that was set until now saw a record that was DONE, and whoever set it
+            // relies on it. One that is set from now on sees the mark, and fails.
+            match self.work.is_kept(id).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.put_back(id, bytes).await;
+                    return Err(failed("it got a keep annotation in the meantime"));
+                }
+                Err(error) => {
+                    self.put_back(id, bytes).await;
+                    return Err(name(id, &error));
+                }
+            }
         }
         let fates = self.work.remover.remove(&present.archives).await;
         if let Some(bytes) = original
             && !fates.refused.is_empty()
             && fates.nothing_gone()
         {
-            // The backup is whole: it must not look broken.
-            if let Err(error) = self.put_record(id, bytes).await {
-                tracing::error!("{error}");
-            }
+            self.put_back(id, &bytes).await;
         }
         tracing::info!("Deleted {} archives of backup {id}", fates.gone);
         fates.result(&format!("backup {id}"))
+    }
+
+    /// Puts back the record of a backup that is still whole: it must not look
+    /// broken.
+    async fn put_back(&self, id: &BackupId, record: &Bytes) {
+        if let Err(error) = self.put_record(id, record.clone()).await {
+            tracing::error!("{error}");
+        }
     }
 
     /// Makes the record say that the backup is being deleted.

@@ -484,6 +484,38 @@ async fn what_changed_in_the_meantime_is_not_deleted() {
     }
 }
 
+/// A keep that comes after the last look at the backup and before its record is
+/// marked: whoever set it was told that it is set.
+#[tokio::test]
+async fn a_keep_that_was_set_before_the_mark_counts() {
+    const ID: &str = "20261101T000000";
+    let store = filled();
+    let faulty = FaultyStore::new(Arc::new(store.clone()));
+    faulty.fail_for("backup.info", StoreOp::Put, Fault::Late(1), 1);
+    let request = by_id(ID);
+    let set = async {
+        let before = store.contents();
+        keep(&store, ID, "full");
+        before
+    };
+    let (result, mut expected) = tokio::join!(delete(faulty.clone(), &request), set);
+    let error = result.unwrap_err();
+    assert!(error.message.contains("in the meantime"), "{error}");
+    let annotation = format!("{}/annotations/keep", dir(ID));
+    expected.insert(annotation, Bytes::from_static(b"full"));
+    assert_eq!(store.contents(), expected, "it is as good as before");
+    assert_eq!(faulty.count(StoreOp::Delete), 0);
+
+    // Whether it is kept is not known: nothing goes either.
+    let store = filled();
+    let before = store.contents();
+    let faulty = FaultyStore::new(Arc::new(store.clone()));
+    let fault = Fault::Before(StoreErrorKind::PermissionDenied);
+    faulty.fail_for("annotations", StoreOp::List, fault, 10);
+    delete(faulty, &request).await.unwrap_err();
+    assert_eq!(store.contents(), before);
+}
+
 #[tokio::test]
 async fn a_dry_run_names_what_a_run_deletes_and_changes_nothing() {
     for request in [
