@@ -187,7 +187,12 @@ fn resolved(path: &Path) -> Result<PathBuf, OpError> {
 }
 
 fn check(path: &Path) -> Result<(), OpError> {
-    check_destination(path).map_err(|error| match error {
+    check_destination(path).map_err(not_usable)
+}
+
+/// A target that nothing can be restored to.
+pub(super) fn not_usable(error: RestoreError) -> OpError {
+    match error {
         RestoreError::NotEmpty { path } => OpError::new(
             OpErrorKind::Failed,
             format!(
@@ -195,8 +200,10 @@ fn check(path: &Path) -> Result<(), OpError> {
                 path.display()
             ),
         ),
+        busy @ RestoreError::Busy { .. } => OpError::new(OpErrorKind::Failed, chain(&busy))
+            .with_hint("wait for its end, or give this one a directory of its own"),
         other => OpError::new(OpErrorKind::General, chain(&other)),
-    })
+    }
 }
 
 /// Two sources in one directory would overwrite each other.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{Plan, Source, interrupted};
+use super::plan::{Plan, Source, interrupted, not_usable};
 use super::verify::{Restored, Summed, Unpacked};
 use crate::catalogue::info::Status;
 use crate::catalogue::layout::{Archive, ArchiveBase};
@@ -15,7 +15,7 @@ use crate::manifest;
 use crate::ops::{Ctx, OpError, OpErrorKind, chain};
 use crate::pgdata::{
     CONTROL_NAME, ControlFile, LABEL_NAME, MANIFEST_NAME, RestoreError, Target, Unpacker,
-    display_name, is_held_back, plain_name, sync_all,
+    display_name, is_held_back, open_targets, plain_name, sync_all,
 };
 use crate::report::Reporter;
 use crate::store::{ObjectStore, StoreError};
@@ -44,16 +44,12 @@ pub(super) async fn all(
     store: &Arc<dyn ObjectStore>,
     plan: Plan,
 ) -> Result<(), OpError> {
-    // All targets first: one may lie inside another.
     let paths: Vec<_> = plan
         .sources
         .iter()
         .map(|source| source.target.clone())
         .collect();
-    let opened = blocking(move || {
-        let targets: Result<Vec<_>, _> = paths.iter().map(|path| Target::open(path)).collect();
-        targets.map_err(|error| general(&error))
-    });
+    let opened = blocking(move || open_targets(&paths).map_err(not_usable));
     let targets: Vec<Arc<Target>> = opened.await?.into_iter().map(Arc::new).collect();
     let mut progress = Progress::default();
     for (source, target) in plan.sources.iter().zip(&targets) {

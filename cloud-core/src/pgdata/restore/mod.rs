@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 pub use name::{is_held_back, plain_name};
 pub use sync::sync_all;
-pub use target::{Target, check_destination};
+pub use target::{Target, check_destination, open_targets};
 pub use unpack::Unpacker;
 
 /// Why a member, or a whole target, could not be restored.
@@ -35,6 +35,12 @@ pub enum RestoreError {
     /// The target directory exists and contains something.
     #[error("destination `{}` already exists and is not empty", path.display())]
     NotEmpty {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Another restore is at work there.
+    #[error("another restore is writing to `{}`", path.display())]
+    Busy {
         /// The target.
         path: PathBuf,
     },

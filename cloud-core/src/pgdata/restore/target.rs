@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    Access, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+    Access, AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT,
+    Uid,
 };
 use rustix::io::Errno;
 
@@ -111,13 +112,41 @@ pub fn check_destination(path: &Path) -> Result<(), RestoreError> {
         .map_err(|errno| failed(nearest, errno.into()))
 }
 
+/// Opens all targets of a restore.
+///
+/// Before the first member is unpacked: one may be inside another, and a member must not be
+/// able to put a link in its way. Each must still be empty, but for the way to another: since
+/// [`check_destination`] another restore may have begun, and even ended. Files of two
+/// backups must never meet in one directory.
+pub fn open_targets(paths: &[PathBuf]) -> Result<Vec<Target>, RestoreError> {
+    let opened: Result<Vec<_>, _> = paths.iter().map(|path| Target::open(path)).collect();
+    let targets = opened?;
+    let real = |target: &Target| {
+        let path = fs::canonicalize(&target.path);
+        path.map_err(|source| target.error("resolve", b".", source))
+    };
+    let places = targets.iter().map(real).collect::<Result<Vec<_>, _>>()?;
+    for (target, place) in targets.iter().zip(&places) {
+        let not_listed = |source| target.error("list", b".", source);
+        for entry in fs::read_dir(place).map_err(not_listed)? {
+            let entry = entry.map_err(not_listed)?.path();
+            if !places.iter().any(|other| other.starts_with(&entry)) {
+                return Err(RestoreError::NotEmpty {
+                    path: target.path.clone(),
+                });
+            }
+        }
+    }
+    Ok(targets)
+}
+
 impl Target {
     /// Opens the directory `path` to restore to, after making it, and directories above it, if
     /// need be, for the owner alone.
     ///
-    /// Does not look whether it is empty; see [`check_destination`]. All targets of a restore are
-    /// opened before the first member is unpacked: one may be inside another, and a member
-    /// must not be able to put a link in its way.
+    /// Nobody else can open it until this value is dropped, where the file system knows locks.
+    ///
+    /// Does not look whether it is empty; see [`open_targets`].
     pub fn open(path: &Path) -> Result<Self, RestoreError> {
         let error = |doing, source| RestoreError::Io {
             doing,
@@ -146,6 +175,13 @@ impl Target {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&absolute, flags, Mode::empty())
             .map_err(|errno| error("open directory", errno.into()))?;
+        // Some network file systems lock no directories; they are used without.
+        let locked = rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive);
+        if locked == Err(Errno::WOULDBLOCK) {
+            return Err(RestoreError::Busy {
+                path: path.to_owned(),
+            });
+        }
         Ok(Self {
             path: absolute,
             root: Arc::new(root),

@@ -360,6 +360,33 @@ fn a_missing_target_is_made_for_the_owner_alone() {
     }
 }
 
+/// Both found it empty a moment ago: only one may go on, whether the other is still at
+/// work or has ended.
+#[test]
+fn of_two_restores_into_one_directory_one_is_refused() {
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| place.path().join(name);
+    let inside = path("main/pg_tblspc/inside");
+    let paths = [path("main"), inside, path("other")];
+    let first = open_targets(&paths).expect("targets, one inside another");
+    for path in &paths {
+        let second = open_targets(std::slice::from_ref(path));
+        assert!(
+            matches!(second, Err(RestoreError::Busy { .. })),
+            "{second:?}"
+        );
+    }
+    unpack(&first[2], &file("PG_VERSION", b"15"), b"15").expect("unpacked");
+    drop(first);
+    for taken in ["main", "other"] {
+        let second = open_targets(&[path("new"), path(taken)]);
+        assert!(
+            matches!(second, Err(RestoreError::NotEmpty { .. })),
+            "{second:?}"
+        );
+    }
+}
+
 #[test]
 fn a_tablespace_is_linked_once() {
     let (place, target) = place();
