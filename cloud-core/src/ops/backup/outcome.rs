@@ -51,6 +51,11 @@ pub(super) enum Failure {
     /// Whether DONE was stored is not known.
     #[error("{0}")]
     Unknown(String),
+    /// The record is another backup's.
+    #[error(
+        "another backup with the id {0} was begun in the same second; nothing of it was touched"
+    )]
+    Taken(BackupId),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -131,10 +136,7 @@ impl<'a> Record<'a> {
         self.put(PutMode::CreateOnly)
             .await
             .map_err(|error| match error.kind {
-                StoreErrorKind::AlreadyExists => Failure::text(format!(
-                    "another backup with the id {} was begun in the same second",
-                    self.id
-                )),
+                StoreErrorKind::AlreadyExists => Failure::Taken(self.id.clone()),
                 _ => Failure::Info(error),
             })?;
         self.announced = true;
@@ -203,7 +205,7 @@ impl<'a> Record<'a> {
         self.info.backup_name.clone_from(&self.request.name);
         self.info.error = Some(format!("failure {action} ({first_line})"));
         self.info.status = Status::Failed;
-        if !matches!(failure, Failure::Unknown(_)) {
+        if !matches!(failure, Failure::Unknown(_) | Failure::Taken(_)) {
             let mode = if self.announced {
                 PutMode::Overwrite
             } else {
@@ -224,15 +226,17 @@ impl<'a> Record<'a> {
                 }
             }
         }
+        let error = OpError::new(
+            OpErrorKind::Failed,
+            format!("Backup failed {action} ({first_line})"),
+        );
         match failure {
             Failure::Interrupted => OpError::new(
                 OpErrorKind::Interrupted,
                 "Barman cloud backup was interrupted by the user",
             ),
-            _ => OpError::new(
-                OpErrorKind::Failed,
-                format!("Backup failed {action} ({first_line})"),
-            ),
+            Failure::Taken(_) => error.with_hint("run the same command again"),
+            _ => error,
         }
     }
 
