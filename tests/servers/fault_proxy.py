@@ -10,6 +10,7 @@ S3 signatures cover it, and no server here insists on its own port.
 
     POST /_fault     adds a rule, an object in JSON (see below)
     DELETE /_fault   removes all rules
+    POST /_release   ends the wait of held requests
     GET /_log        all requests so far: [{"line", "headers", "sent", "status",
                      "fault"}], `sent` being bytes of body that were passed on
 
@@ -31,6 +32,7 @@ its kind says:
     corrupt_request  flips a bit of the request's body at "offset" (0)
     reset            resets the connection
     throttle         passes the answer's body on at "rate" bytes a second
+    hold             waits for a POST to /_release, which lets all go that wait then
 """
 
 import asyncio
@@ -42,7 +44,7 @@ import sys
 
 BLOCK = 1 << 16
 CODES = {400: "InvalidRequest", 403: "AccessDenied", 404: "NoSuchKey", 500: "InternalError", 503: "SlowDown"}
-rules, log = [], []
+rules, log, held = [], [], []
 
 
 async def read_head(reader):
@@ -121,6 +123,10 @@ def flipped(data, at, offset):
 def control(writer, method, target, content):
     if target.startswith("/_log"):
         answer(writer, 200, json.dumps(log).encode())
+    elif target.startswith("/_release"):
+        while held:
+            held.pop().set()
+        answer(writer, 200)
     elif method == "DELETE":
         rules.clear()
         answer(writer, 200)
@@ -146,7 +152,7 @@ async def one_request(client, to_client, port):
     """Handles one request; gives False when the connection has to close."""
     first, fields = await read_head(client)
     method, target, _ = first.split(" ", 2)
-    if target.startswith(("/_fault", "/_log")):
+    if target.startswith(("/_fault", "/_log", "/_release")):
         control(to_client, method, target, b"".join([data async for data in body_of(client, fields)]))
         return True
     line = f"{method} {target}"
@@ -165,6 +171,9 @@ async def one_request(client, to_client, port):
         return False
     if kind == "delay":
         await asyncio.sleep(rule["seconds"])
+    if kind == "hold":
+        held.append(asyncio.Event())
+        await held[-1].wait()
     if field(fields, "expect").lower() == "100-continue" and not rule.get("early"):
         to_client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     if kind == "status":

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::project;
+use crate::{project, wait_until};
 
 /// What happens to a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,8 @@ pub enum Fault {
     Reset,
     /// The answer's body passes at so many bytes a second.
     Throttle(u64),
+    /// The request waits until the test [releases](FaultProxy::release) it.
+    Hold,
 }
 
 impl Fault {
@@ -53,6 +55,7 @@ impl Fault {
             Self::CorruptRequest(offset) => json!({"kind": "corrupt_request", "offset": offset}),
             Self::Reset => json!({"kind": "reset"}),
             Self::Throttle(rate) => json!({"kind": "throttle", "rate": rate}),
+            Self::Hold => json!({"kind": "hold"}),
         }
     }
 }
@@ -161,6 +164,28 @@ impl FaultProxy {
     /// Removes all rules.
     pub fn clear(&self) {
         self.request("DELETE", "/_fault", "");
+    }
+
+    /// Waits until a request is held, or `other` gives a value: `None` if one is held
+    /// now that was not among the first `before` of the log.
+    pub fn wait_for_held<T>(
+        &self,
+        before: usize,
+        mut other: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        wait_until("a request to be held", || {
+            let log = self.log();
+            let new = log.iter().skip(before);
+            if new.filter_map(|r| r.fault.as_deref()).any(|f| f == "hold") {
+                return Some(None);
+            }
+            other().map(Some)
+        })
+    }
+
+    /// Lets the requests go on that are held.
+    pub fn release(&self) {
+        self.request("POST", "/_release", "");
     }
 
     /// Every request until now, without those of the test.

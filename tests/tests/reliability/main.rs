@@ -6,5 +6,6 @@ mod damage_wal;
 mod disk;
 mod ends;
 mod objects;
+mod together;
 mod wal_again;
 mod wal_races;
