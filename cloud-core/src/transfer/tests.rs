@@ -222,6 +222,28 @@ async fn a_request_to_stop_ends_uploads_and_frees_their_parts() {
     assert!(memory.contents().is_empty() && memory.open_uploads().is_empty());
 }
 
+/// The request that begins an upload is on its way when somebody asks to stop.
+#[tokio::test]
+async fn an_upload_that_is_just_begun_is_aborted_too() {
+    let memory = MemoryStore::new();
+    let faulty = FaultyStore::new(Arc::new(memory.clone()));
+    faulty.fail(StoreOp::BeginMultipart, Fault::Late(1000), 1);
+    let run = Run::on(Arc::new(faulty.clone()));
+    let stop = async {
+        while faulty.count(StoreOp::BeginMultipart) == 0 {
+            tokio::task::yield_now().await;
+        }
+        run.cancel.cancel();
+    };
+    tokio::join!(run.archives(&codec::None, &SIZES[4..]), stop);
+    assert!(matches!(
+        run.uploader.finish().await,
+        Err(TransferError::Cancelled)
+    ));
+    assert_eq!(faulty.count(StoreOp::Abort), 1);
+    assert!(memory.open_uploads().is_empty());
+}
+
 #[tokio::test]
 async fn a_download_is_read_to_the_byte_or_fails() {
     let memory = MemoryStore::new();

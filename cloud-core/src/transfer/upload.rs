@@ -258,10 +258,16 @@ impl Shared {
         incoming: &mut Incoming<'_>,
     ) -> Result<ArchiveReceipt, TransferError> {
         let began = Instant::now();
-        let upload: Arc<dyn MultipartUpload> = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
-            upload = self.store.begin_multipart(&key, &self.options) => upload?.into(),
+        let upload: Arc<dyn MultipartUpload> = {
+            let mut begin = self.store.begin_multipart(&key, &self.options);
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => {
+                    abort_when_begun(begin, &key).await;
+                    return Err(TransferError::Cancelled);
+                }
+                upload = &mut begin => upload?.into(),
+            }
         };
         let mut sending = JoinSet::new();
         let outcome = self
@@ -382,6 +388,27 @@ impl Sent {
         self.busy += busy;
         self.receipts.push(receipt);
         Ok(())
+    }
+}
+
+/// Cleans up after a request to begin an upload that is under way: only its answer
+/// has the name by which the upload can be aborted.
+async fn abort_when_begun(
+    begin: impl Future<Output = Result<Box<dyn MultipartUpload>, StoreError>>,
+    key: &Key,
+) {
+    let clean_up = async {
+        // Where it was refused there is nothing to be done.
+        if let Ok(upload) = begin.await {
+            abort(upload.as_ref(), key).await;
+        }
+    };
+    let done = tokio::time::timeout(ABORT_DEADLINE, clean_up).await;
+    if done.is_err() {
+        tracing::error!(
+            "the store did not say in time whether an upload of `{key}` was begun; it may \
+             stay in the store, without parts"
+        );
     }
 }
 
