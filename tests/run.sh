@@ -24,6 +24,7 @@ apt_need zstd zstd
 apt_need lz4 lz4
 apt_need tar tar
 apt_need setpriv util-linux
+apt_need faketime faketime
 apt_need openssl openssl
 if ! has_postgresql; then
   [[ $(id -u) = 0 ]] || die "PostgreSQL's server is missing: apt-get install postgresql"

@@ -27,6 +27,8 @@ pub enum ShutDown {
     Fast,
     /// As in a crash.
     Immediate,
+    /// The postmaster is killed, and nobody tells the others.
+    Kill,
 }
 
 /// How far a restored cluster replays its WAL.
@@ -235,7 +237,8 @@ impl Cluster {
         self.log_text()
     }
 
-    fn launch(&mut self) {
+    /// Starts the server and does not wait.
+    pub fn launch(&mut self) {
         assert!(self.server.is_none(), "the server runs already");
         let log = OpenOptions::new()
             .create(true)
@@ -311,11 +314,33 @@ impl Cluster {
         let signal = match how {
             ShutDown::Fast => Signal::INT,
             ShutDown::Immediate => Signal::QUIT,
+            ShutDown::Kill => Signal::KILL,
         };
         send(&server, signal);
         wait_until("the server to stop", || {
             server.try_wait().expect("own child")
         });
+    }
+
+    /// Returns when a server that is still noted as running has ended by itself.
+    pub fn wait_for_end(&mut self) {
+        let mut server = self.server.take().expect("the server was launched");
+        wait_until("the server to end", || {
+            server.try_wait().expect("own child")
+        });
+    }
+
+    /// The processes whose working directory is the data directory: those of the
+    /// server, and the commands that it runs.
+    pub fn processes(&self) -> Vec<Pid> {
+        let all = fs::read_dir("/proc").expect("Linux has it");
+        all.flatten()
+            .filter_map(|entry| {
+                let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+                let cwd = fs::read_link(entry.path().join("cwd")).ok()?;
+                (cwd == self.pgdata).then(|| Pid::from_raw(pid))?
+            })
+            .collect()
     }
 
     /// Makes `role`, which may take base backups and nothing more.

@@ -12,6 +12,7 @@
 //! its process id, and what it writes lies below one [`Workspace`].
 
 mod barman;
+mod clock;
 mod cluster;
 mod damage;
 mod digest;
@@ -34,6 +35,7 @@ mod workspace;
 use std::time::{Duration, Instant};
 
 pub use barman::Barman;
+pub use clock::WrongClock;
 pub use cluster::{Cluster, Recovery, ShutDown};
 pub use damage::Damage;
 pub use digest::{Hex, sha256_of_bytes, sha256_of_file};

@@ -3,6 +3,7 @@
 mod damage_base;
 mod damage_catalogue;
 mod damage_wal;
+mod database;
 mod disk;
 mod ends;
 mod objects;

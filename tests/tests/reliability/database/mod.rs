@@ -1,0 +1,8 @@
+//! The connection to PostgreSQL, and the server itself, on bad days.
+
+mod archiver;
+mod changes;
+mod recovery;
+pub(crate) mod scene;
+mod sessions;
+mod standbys;
