@@ -14,17 +14,28 @@ S3 signatures cover it, and no server here insists on its own port.
     GET /_log        all requests so far: [{"line", "headers", "sent", "status",
                      "fault"}], `sent` being bytes of body that were passed on
 
+On its input it takes the lines "down" and "up", and repeats each when it is
+done: while it is down connections are refused, and those that there were are
+reset. Its port stays its own.
+
 A rule: {"kind": K, "match": REGEX, "skip": N, "times": N, ...}. It applies to
 requests whose `METHOD /path?query` the expression is found in; to the first
 `skip` of them (0) it does nothing, then `times` (1; -1: always) it does what
-its kind says:
+its kind says. With "every": N it happens to each Nth of them alone, with
+"each": N to the first N of those that are the same to the letter:
 
     status           answers "status" with "body" and "headers" (both optional)
                      in place of the server; reads the request's body first,
                      unless "early" is true, then it closes the connection
     delay            waits "seconds", then goes on
+    hold             waits for a POST to /_release, which lets all go that wait then
+    down             is down for "seconds", beginning with a reset of this request
     drop_request     passes on "bytes" of the request's body, then closes both sides
     lost_response    the server does its work and the client gets no answer
+    instead          the server does its work and the client gets "status" and "body"
+    whole            the server does not see which range was asked for
+    longer           the answer's body has "bytes" more, and says so
+    shorter          the answer's body has "bytes" less, and says so
     truncate         passes on "bytes" of the answer's body, then closes
     stall            passes on "bytes" of the answer's body, then keeps silent for
                      "seconds" (3600)
@@ -32,7 +43,7 @@ its kind says:
     corrupt_request  flips a bit of the request's body at "offset" (0)
     reset            resets the connection
     throttle         passes the answer's body on at "rate" bytes a second
-    hold             waits for a POST to /_release, which lets all go that wait then
+    throttle_request takes the request's body at "rate" bytes a second
 """
 
 import asyncio
@@ -43,6 +54,8 @@ import struct
 import sys
 
 BLOCK = 1 << 16
+# Of a body that is throttled, this many bytes at a time.
+SLOW_BLOCK = 1 << 12
 CODES = {400: "InvalidRequest", 403: "AccessDenied", 404: "NoSuchKey", 500: "InternalError", 503: "SlowDown"}
 rules, log, held = [], [], []
 
@@ -100,10 +113,35 @@ def rule_for(line):
         if rule["skip"] > 0:
             rule["skip"] -= 1
             continue
+        if not its_turn(rule, line):
+            continue
         if rule["times"] > 0:
             rule["times"] -= 1
         return rule
     return {"kind": None}
+
+
+def its_turn(rule, line):
+    if "every" in rule:
+        rule["seen"] = rule.get("seen", 0) + 1
+        return rule["seen"] % rule["every"] == 0
+    if "each" in rule:
+        seen = rule.setdefault("lines", {})
+        seen[line] = seen.get(line, 0) + 1
+        return seen[line] <= rule["each"]
+    return True
+
+
+async def slowly(writer, data, rate):
+    for at in range(0, len(data), SLOW_BLOCK):
+        piece = data[at : at + SLOW_BLOCK]
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(len(piece) / rate)
+
+
+def reset(writer):
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def answer(writer, status, content=b"", fields=(), with_body=True):
@@ -148,7 +186,7 @@ def fault_answer(writer, rule, method):
     answer(writer, status, content.encode(), fields, with_body=method != "HEAD")
 
 
-async def one_request(client, to_client, port):
+async def one_request(client, to_client, port, door):
     """Handles one request; gives False when the connection has to close."""
     first, fields = await read_head(client)
     method, target, _ = first.split(" ", 2)
@@ -167,7 +205,11 @@ async def one_request(client, to_client, port):
     }
     log.append(entry)
     if kind == "reset":
-        to_client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset(to_client)
+        return False
+    if kind == "down":
+        door.shut()
+        asyncio.get_running_loop().call_later(rule["seconds"], door.open_soon)
         return False
     if kind == "delay":
         await asyncio.sleep(rule["seconds"])
@@ -185,7 +227,7 @@ async def one_request(client, to_client, port):
         return not rule.get("early")
     server, to_server = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     try:
-        own = ("expect", "connection")
+        own = ("expect", "connection", "range" if kind == "whole" else "")
         passed = [pair for pair in fields if pair[0].lower() not in own]
         write_head(to_server, first, [*passed, ("Connection", "close")])
         async for data in body_of(client, fields):
@@ -196,8 +238,11 @@ async def one_request(client, to_client, port):
                 await to_server.drain()
                 entry["sent"] = rule.get("bytes", 0)
                 return False
-            to_server.write(data)
-            await to_server.drain()
+            if kind == "throttle_request":
+                await slowly(to_server, data, rule["rate"])
+            else:
+                to_server.write(data)
+                await to_server.drain()
             entry["sent"] += len(data)
         return await pass_on(server, to_client, method, rule, entry)
     finally:
@@ -214,11 +259,22 @@ async def pass_on(server, to_client, method, rule, entry):
     entry["status"] = status
     bodiless = method == "HEAD" or status in (204, 304)
     framed = bodiless or field(fields, "content-length") or field(fields, "transfer-encoding")
-    if kind == "lost_response":
+    if kind in ("lost_response", "instead"):
         if not bodiless:
             async for _ in body_of(server, fields, until_end=True):
                 pass
-        return False
+        if kind == "instead":
+            fault_answer(to_client, rule, method)
+            entry["status"] = rule["status"]
+        return kind == "instead"
+    if kind in ("longer", "shorter"):
+        content = b"".join([data async for data in body_of(server, fields)])
+        count = rule["bytes"]
+        content = content + b"x" * count if kind == "longer" else content[: len(content) - count]
+        kept = [pair for pair in fields if pair[0].lower() not in ("content-length", "connection")]
+        write_head(to_client, first, [*kept, ("Content-Length", len(content))])
+        to_client.write(content)
+        return True
     passed = [pair for pair in fields if pair[0].lower() != "connection"]
     write_head(to_client, first, passed if framed else [*passed, ("Connection", "close")])
     if bodiless:
@@ -233,20 +289,57 @@ async def pass_on(server, to_client, method, rule, entry):
             if kind == "stall":
                 await asyncio.sleep(rule.get("seconds", 3600))
             return False
-        to_client.write(data)
-        await to_client.drain()
         if kind == "throttle":
-            await asyncio.sleep(len(data) / rule["rate"])
+            await slowly(to_client, data, rule["rate"])
+        else:
+            to_client.write(data)
+            await to_client.drain()
         at += len(data)
     return bool(framed)
 
 
-async def main():
-    port = int(sys.argv[1])
+class Door:
+    """Where clients come in. The port belongs to a socket of its own that never
+    listens: while the other one is closed, connections are refused, and nobody
+    else gets the port."""
 
-    async def serve(client, to_client):
+    def __init__(self, port):
+        self.server_port = port
+        self.clients = set()
+        self.listener = None
+        self.holder = self.bound(0)
+        self.port = self.holder.getsockname()[1]
+
+    @staticmethod
+    def bound(port):
+        own = socket.socket()
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # A client must see that its bytes are not taken, and not a buffer.
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+        own.bind(("127.0.0.1", port))
+        return own
+
+    async def open(self):
+        if not self.listener:
+            self.listener = await asyncio.start_server(
+                self.serve, sock=self.bound(self.port), limit=1 << 16, backlog=128
+            )
+
+    def open_soon(self):
+        self.opening = asyncio.ensure_future(self.open())
+
+    def shut(self):
+        if self.listener:
+            self.listener.close()
+            self.listener = None
+        for client in self.clients:
+            reset(client)
+            client.transport.abort()
+
+    async def serve(self, client, to_client):
+        self.clients.add(to_client)
         try:
-            while await one_request(client, to_client, port):
+            while await one_request(client, to_client, self.server_port, self):
                 await to_client.drain()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass
@@ -254,16 +347,30 @@ async def main():
             # A rule that is wrong must be seen, and must not leave the client hanging.
             print(f"fault_proxy: {error!r}", file=sys.stderr, flush=True)
         finally:
+            self.clients.discard(to_client)
             to_client.close()
 
-    proxy = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20, backlog=128)
-    print(proxy.sockets[0].getsockname()[1], flush=True)
+
+async def commands():
+    """The lines of standard input, until its end."""
+    reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(sys.stdin.fileno(), lambda: sys.stdin.buffer.raw.read(BLOCK) or ended.set())
-    await ended.wait()
-    # Not waited for: handlers may be in the middle of a long silence.
-    proxy.close()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield line.decode().strip()
+
+
+async def main():
+    door = Door(int(sys.argv[1]))
+    await door.open()
+    print(door.port, flush=True)
+    async for command in commands():
+        if command == "down":
+            door.shut()
+        elif command == "up":
+            await door.open()
+        print(command, flush=True)
+    # Handlers are not waited for: some are in the middle of a long silence.
     sys.exit()
 
 

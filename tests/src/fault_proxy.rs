@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
@@ -19,10 +20,23 @@ pub enum Fault {
     Answer(u16, String),
     /// The request waits for so many seconds.
     Delay(f64),
+    /// The request waits for [`FaultProxy::release`].
+    Hold,
+    /// The connection is reset, all others too, and for so many seconds new ones
+    /// are refused.
+    Down(f64),
     /// Both sides are closed after so many bytes of the request's body.
     DropRequest(u64),
     /// The server does its work, but its answer is lost.
     LostResponse,
+    /// The server does its work, and the proxy answers with this status and body.
+    Instead(u16, String),
+    /// The server does not see which range of the object was asked for.
+    Whole,
+    /// The answer's body has so many bytes more, and its length says so too.
+    Longer(u64),
+    /// The answer's body has so many bytes less, and its length says so too.
+    Shorter(u64),
     /// The connection closes after so many bytes of the answer's body.
     Truncate(u64),
     /// The proxy falls silent after so many bytes of the answer's body.
@@ -35,8 +49,8 @@ pub enum Fault {
     Reset,
     /// The answer's body passes at so many bytes a second.
     Throttle(u64),
-    /// The request waits until the test [releases](FaultProxy::release) it.
-    Hold,
+    /// The request's body is taken at so many bytes a second.
+    ThrottleRequest(u64),
 }
 
 impl Fault {
@@ -47,6 +61,14 @@ impl Fault {
                 json!({"kind": "status", "status": status, "body": body})
             }
             Self::Delay(seconds) => json!({"kind": "delay", "seconds": seconds}),
+            Self::Hold => json!({"kind": "hold"}),
+            Self::Down(seconds) => json!({"kind": "down", "seconds": seconds}),
+            Self::Instead(status, body) => {
+                json!({"kind": "instead", "status": status, "body": body})
+            }
+            Self::Whole => json!({"kind": "whole"}),
+            Self::Longer(bytes) => json!({"kind": "longer", "bytes": bytes}),
+            Self::Shorter(bytes) => json!({"kind": "shorter", "bytes": bytes}),
             Self::DropRequest(bytes) => json!({"kind": "drop_request", "bytes": bytes}),
             Self::LostResponse => json!({"kind": "lost_response"}),
             Self::Truncate(bytes) => json!({"kind": "truncate", "bytes": bytes}),
@@ -55,7 +77,7 @@ impl Fault {
             Self::CorruptRequest(offset) => json!({"kind": "corrupt_request", "offset": offset}),
             Self::Reset => json!({"kind": "reset"}),
             Self::Throttle(rate) => json!({"kind": "throttle", "rate": rate}),
-            Self::Hold => json!({"kind": "hold"}),
+            Self::ThrottleRequest(rate) => json!({"kind": "throttle_request", "rate": rate}),
         }
     }
 }
@@ -97,6 +119,21 @@ impl Rule {
         self.0["times"] = json!(-1);
         self
     }
+
+    /// Each of them whose number is a multiple of `count`, for ever.
+    #[must_use]
+    pub fn every(mut self, count: u32) -> Self {
+        self.0["every"] = json!(count);
+        self.always()
+    }
+
+    /// The first `count` of those that are the same to the letter, for ever: each
+    /// request fails so often before it is let through.
+    #[must_use]
+    pub fn on_each(mut self, count: u32) -> Self {
+        self.0["each"] = json!(count);
+        self.always()
+    }
 }
 
 /// A request that came to the proxy.
@@ -118,7 +155,8 @@ pub struct Request {
 #[derive(Debug)]
 pub struct FaultProxy {
     child: Child,
-    life_line: Option<ChildStdin>,
+    /// Its input, whose end is its own, and its output.
+    wires: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
     port: u16,
 }
 
@@ -139,14 +177,15 @@ impl FaultProxy {
             .stdout(Stdio::piped())
             .spawn()
             .expect("python3 can be started");
-        let life_line = child.stdin.take();
+        let input = child.stdin.take().expect("it is piped");
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped"))
+        output
             .read_line(&mut line)
             .expect("the proxy says which port it took");
         Self {
             child,
-            life_line,
+            wires: Mutex::new(Some((input, output))),
             port: line.trim().parse().expect("a port is a number"),
         }
     }
@@ -186,6 +225,28 @@ impl FaultProxy {
     /// Lets the requests go on that are held.
     pub fn release(&self) {
         self.request("POST", "/_release", "");
+    }
+
+    /// Refuses connections, and resets those that there are. Rules and log can
+    /// be had again when it is up.
+    pub fn go_down(&self) {
+        self.command("down");
+    }
+
+    /// Takes connections again.
+    pub fn come_up(&self) {
+        self.command("up");
+    }
+
+    fn command(&self, word: &str) {
+        let mut wires = self.wires.lock().expect("no command panicked half-way");
+        let (input, output) = wires.as_mut().expect("there until the drop");
+        writeln!(input, "{word}").expect("the proxy reads until its input ends");
+        let mut line = String::new();
+        output
+            .read_line(&mut line)
+            .expect("the proxy repeats a command");
+        assert_eq!(line.trim(), word, "the proxy did not do it");
     }
 
     /// Every request until now, without those of the test.
@@ -232,7 +293,9 @@ impl FaultProxy {
 impl Drop for FaultProxy {
     fn drop(&mut self) {
         // The end of its input ends it.
-        self.life_line = None;
+        if let Ok(mut wires) = self.wires.lock() {
+            *wires = None;
+        }
         let _ = self.child.wait();
     }
 }

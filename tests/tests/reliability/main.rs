@@ -7,6 +7,7 @@ mod database;
 mod disk;
 mod ends;
 mod objects;
+mod store;
 mod together;
 mod wal_again;
 mod wal_races;
