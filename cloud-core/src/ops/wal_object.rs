@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Ctx;
 use crate::codec::Codec;
 use crate::key::Key;
-use crate::store::{ObjectMeta, ObjectStore, StoreError};
+use crate::store::{ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
 use crate::transfer::{DownloadReader, open_download};
 
 /// No WAL file is larger: the largest segment, in bytes.
@@ -37,6 +37,18 @@ pub(super) enum ObjectFailure {
     Taker(io::Error),
     /// The token was set.
     Stopped,
+}
+
+impl ObjectFailure {
+    /// Whether what is stored may be whole, and was damaged or replaced while it
+    /// was read.
+    pub(super) fn may_be_of_the_way(&self) -> bool {
+        match self {
+            Self::Store(error) => error.kind == StoreErrorKind::Corrupt,
+            Self::Damaged(_) => true,
+            Self::Taker(_) | Self::Stopped => false,
+        }
+    }
 }
 
 /// Reads and decodes `key`; the plain bytes go to what `open` returns, which

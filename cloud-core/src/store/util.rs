@@ -9,12 +9,20 @@ use super::{
 };
 use crate::key::{Key, Prefix};
 
-/// Reads a whole object of at most `max` bytes.
+/// Reads a whole object of at most `max` bytes. What was damaged on its way, or
+/// replaced under it, is read once more.
 ///
 /// # Errors
 ///
-/// `Invalid` if it is larger; `Corrupt` if it ends early.
+/// `Invalid` if it is larger; `Corrupt` if it is damaged again.
 pub async fn get_all(store: &dyn ObjectStore, key: &Key, max: u64) -> Result<(ObjectMeta, Bytes)> {
+    match get_once(store, key, max).await {
+        Err(error) if error.kind == StoreErrorKind::Corrupt => get_once(store, key, max).await,
+        done => done,
+    }
+}
+
+async fn get_once(store: &dyn ObjectStore, key: &Key, max: u64) -> Result<(ObjectMeta, Bytes)> {
     let mut download = store.get(key, &ReadRange::all()).await?;
     let error = |kind, why: String| StoreError {
         kind,
@@ -151,6 +159,9 @@ mod tests {
         let large = get_all(&faulty, &key("a"), 9).await.unwrap_err();
         assert_eq!(large.kind, StoreErrorKind::Invalid);
         faulty.fail(StoreOp::Get, Fault::ShortBody(9), 1);
+        let (_, again) = get_all(&faulty, &key("a"), 10).await.unwrap();
+        assert_eq!(again, body);
+        faulty.fail(StoreOp::Get, Fault::ShortBody(9), 2);
         let short = get_all(&faulty, &key("a"), 10).await.unwrap_err();
         assert_eq!(short.kind, StoreErrorKind::Corrupt);
     }

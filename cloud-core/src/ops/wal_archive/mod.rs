@@ -212,9 +212,10 @@ impl Archiving<'_> {
 
     /// The stored file, decoded; `None` if it is gone.
     async fn stored_content(&self, ours: &Content) -> Result<Option<Content>, OpError> {
-        let open = || Ok(ContentWriter::default());
-        let stop = &self.ctx.cancel;
-        let decoded = decode_object(self.ctx, &self.store, &self.key, self.codec, stop, open).await;
+        let decoded = match self.decode_stored().await {
+            Err(failure) if failure.may_be_of_the_way() => self.decode_stored().await,
+            decoded => decoded,
+        };
         let cannot_compare = |why: String| {
             OpError::new(
                 OpErrorKind::Failed,
@@ -226,7 +227,7 @@ impl Archiving<'_> {
             )
         };
         match decoded {
-            Ok((_, content)) => Ok(Some(content.finish(self.name.kind()))),
+            Ok(content) => Ok(Some(content.finish(self.name.kind()))),
             Err(ObjectFailure::Stopped) => Err(interrupted()),
             Err(ObjectFailure::Store(error)) => match error.kind {
                 StoreErrorKind::NotFound => Ok(None),
@@ -248,6 +249,13 @@ impl Archiving<'_> {
                     .with_hint(DIFFERENT_HINT),
             ),
         }
+    }
+
+    async fn decode_stored(&self) -> Result<ContentWriter, ObjectFailure> {
+        let open = || Ok(ContentWriter::default());
+        let stop = &self.ctx.cancel;
+        let decoded = decode_object(self.ctx, &self.store, &self.key, self.codec, stop, open).await;
+        decoded.map(|(_, content)| content)
     }
 
     fn different(&self, ours: &Content, stored: &Content) -> OpError {

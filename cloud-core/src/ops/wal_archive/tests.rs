@@ -286,6 +286,23 @@ async fn a_damaged_stored_file_is_neither_success_nor_replaced() {
 }
 
 #[tokio::test]
+async fn a_stored_file_that_was_damaged_on_its_way_is_read_once_more() {
+    for codec in codec::CODECS.iter().copied() {
+        let bench = Bench::new();
+        let stored = encoded(codec, &golden(SEGMENT));
+        let (key, size) = (key(SEGMENT, codec), stored.len() as u64);
+        bench.store.memory.insert(&key, stored);
+        let cut = Fault::ShortBody(size / 2);
+        bench.store.faulty.fail_for(SEGMENT, StoreOp::Get, cut, 1);
+        let mut request = bench.request(SEGMENT, &golden(SEGMENT));
+        request.codec = codec;
+        bench.archive(&request).await.expect("it is the same");
+        let calls = [StoreOp::Put, StoreOp::Get, StoreOp::Get];
+        assert_eq!(bench.store.calls(), calls, "{key}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_deleted_while_it_was_to_be_compared_is_archived_anew() {
     let bench = Bench::new();
     let request = bench.request(SEGMENT, &golden(SEGMENT));

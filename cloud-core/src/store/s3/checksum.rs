@@ -1,6 +1,9 @@
 //! Checksums of bodies: made from the buffer that is sent, compared with what
 //! the store says it has (docs/decisions.md 25).
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use aws_smithy_types::base64;
 use bytes::Bytes;
 use md5::{Digest, Md5};
@@ -90,6 +93,67 @@ fn md5_of(etag: &str) -> Option<String> {
     Some(base64::encode(digits.to_be_bytes()))
 }
 
+/// Compares bytes that came without a checksum with the `ETag` of their object,
+/// where that may be their MD5.
+///
+/// A store that makes its `ETag`s of something else must not become one that
+/// nothing can be read from. So the first bytes that do not fit are refused, and
+/// when the same ones come again they are what the store has.
+#[derive(Debug, Default)]
+pub(super) struct EtagJudge {
+    /// An `ETag` was the MD5.
+    are_md5: Flag,
+    /// The same bytes came twice, and their MD5 was another one.
+    are_not: Flag,
+    /// MD5 of what came and did not fit, by what the `ETag` said.
+    refused: Mutex<BTreeMap<String, String>>,
+}
+
+impl EtagJudge {
+    /// Begins to sum up a body, if its `ETag` may be its MD5.
+    pub(super) fn begin(&self, etag: &str) -> Option<Summed> {
+        let expected = md5_of(etag).filter(|_| !self.are_not.is_set())?;
+        Some(Summed {
+            expected,
+            md5: Md5::new(),
+        })
+    }
+
+    /// Why a body that came to its end cannot be what the store has.
+    pub(super) fn contradicts(&self, summed: Summed) -> Option<String> {
+        let Summed { expected, md5 } = summed;
+        let found = base64::encode(md5.finalize());
+        if found == expected {
+            self.are_md5.set();
+            return None;
+        }
+        let why = format!("its MD5 is {expected}, bytes with {found} came");
+        if self.are_md5.is_set() {
+            return Some(why);
+        }
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.get(&expected) == Some(&found) {
+            self.are_not.set();
+        } else {
+            refused.insert(expected, found);
+        }
+        (!self.are_not.is_set()).then_some(why)
+    }
+}
+
+/// A body on its way, and the MD5 that it should have.
+pub(super) struct Summed {
+    /// In base64.
+    expected: String,
+    md5: Md5,
+}
+
+impl Summed {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.md5.update(bytes);
+    }
+}
+
 /// An `ETag` without its quotes, and without the mark that proxies set who
 /// compress what they pass on.
 pub(super) fn unquoted(etag: &str) -> &str {
@@ -123,6 +187,30 @@ mod tests {
         let other = crc32c(Some("AAAAAA=="));
         assert!(crc.contradicted(&other, &known).is_some());
         assert_eq!(Checksum::md5(&body).contradicted(&other, &known), None);
+    }
+
+    #[test]
+    fn bytes_that_do_not_fit_their_etag_are_refused_until_they_come_again() {
+        let right = "25f9e794323b453885f5181f1b624d0b";
+        let odd = "00000000000000000000000000000000";
+        let came = |judge: &EtagJudge, etag: &str, bytes: &[u8]| {
+            let mut summed = judge.begin(etag)?;
+            summed.update(bytes);
+            judge.contradicts(summed)
+        };
+        let judge = EtagJudge::default();
+        assert!(came(&judge, right, b"023456789").is_some());
+        assert!(came(&judge, right, b"123456780").is_some(), "others");
+        assert!(came(&judge, right, b"123456789").is_none());
+        // Now they are known to be what they look like.
+        assert!(came(&judge, odd, b"1").is_some());
+        assert!(came(&judge, odd, b"1").is_some());
+
+        let judge = EtagJudge::default();
+        assert!(came(&judge, odd, b"1").is_some());
+        assert!(came(&judge, odd, b"1").is_none(), "this is what it has");
+        assert!(judge.begin(right).is_none(), "they mean nothing here");
+        assert!(EtagJudge::default().begin("not-an-md5-2").is_none());
     }
 
     #[test]

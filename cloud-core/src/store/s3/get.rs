@@ -12,9 +12,10 @@ use aws_smithy_types::checksum_config::ResponseChecksumValidation;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
-use super::checksum::unquoted;
+use super::checksum::{Summed, unquoted};
 use super::connect::classify;
 use super::error::{Failure, innermost};
+use super::put::is_plain;
 use super::{
     Download, Inner, LockCheck, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind, StoreOp,
 };
@@ -68,11 +69,31 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
         lock: None,
     };
     let left = place.bytes.end - place.bytes.start;
+    let summed = summed(inner, &output).filter(|_| left == meta.size);
     Ok(Download {
         meta,
         range: place.bytes,
-        body: body(Arc::clone(inner), key.clone(), output.body, left),
+        body: body(Arc::clone(inner), key.clone(), output.body, left, summed),
     })
+}
+
+/// The sum to make of a body that no checksum of the store's protects: the SDK
+/// has looked at one if there was one.
+fn summed(inner: &Inner, output: &GetObjectOutput) -> Option<Summed> {
+    let checksums = [
+        output.checksum_crc32(),
+        output.checksum_crc32_c(),
+        output.checksum_crc64_nvme(),
+        output.checksum_sha1(),
+        output.checksum_sha256(),
+    ];
+    let plain = is_plain(
+        output.server_side_encryption(),
+        output.sse_customer_algorithm(),
+    );
+    let unprotected = checksums.iter().all(Option::is_none) && plain;
+    let etag = output.e_tag().filter(|_| unprotected)?;
+    inner.learned.read_etags.begin(etag)
 }
 
 /// A condition that failed on reading means that the object is another one.
@@ -177,12 +198,15 @@ fn body(
     key: Key,
     body: ByteStream,
     left: u64,
+    summed: Option<Summed>,
 ) -> BoxStream<'static, Result<Bytes>> {
     struct Reading {
         inner: Arc<Inner>,
         key: Key,
         body: ByteStream,
         left: u64,
+        /// Of the bytes so far, if they are to be compared.
+        summed: Option<Summed>,
         over: bool,
     }
     impl Reading {
@@ -194,6 +218,9 @@ fn body(
             let failed = match self.body.next().await {
                 Some(Ok(piece)) if piece.len() as u64 <= self.left => {
                     self.left -= piece.len() as u64;
+                    if let Some(summed) = &mut self.summed {
+                        summed.update(&piece);
+                    }
                     return Some(Ok(piece));
                 }
                 Some(Ok(_)) => fail(
@@ -202,7 +229,9 @@ fn body(
                 ),
                 None if self.left == 0 => {
                     self.over = true;
-                    return None;
+                    let summed = self.summed.take()?;
+                    let why = self.inner.learned.read_etags.contradicts(summed)?;
+                    return Some(Err(fail(StoreErrorKind::Corrupt, why)));
                 }
                 None => fail(
                     StoreErrorKind::Connect,
@@ -222,6 +251,7 @@ fn body(
         key,
         body,
         left,
+        summed,
         over: false,
     };
     stream::unfold(reading, |mut reading| async {

@@ -31,6 +31,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+use self::checksum::EtagJudge;
 use self::connect::{Connect, Connection};
 use self::encryption::Encryption;
 use self::error::Failure;
@@ -63,6 +64,8 @@ struct Learned {
     without_checksums: Flag,
     /// Not a lack: the `ETag` of an object was seen to be its MD5.
     etags_are_md5: Flag,
+    /// Whether the `ETag` of what is read is its MD5.
+    read_etags: EtagJudge,
     /// `If-None-Match`: the name is looked up first.
     without_conditions: Flag,
     /// `DeleteObjects`: objects are deleted one by one.

@@ -157,6 +157,32 @@ fn a_checksum_that_comes_with_a_whole_object_is_compared() {
     });
 }
 
+#[test]
+fn bytes_that_come_without_a_checksum_are_compared_with_an_etag_that_may_be_their_md5() {
+    alone(|| async {
+        let tagged = |body: &str| {
+            let answer = Answer::new(200).body(body);
+            answer.header("etag", "\"25f9e794323b453885f5181f1b624d0b\"")
+        };
+        let encrypted = || tagged("1").header("x-amz-server-side-encryption", "aws:kms");
+        let answers = [encrypted(), tagged("123456780"), tagged("123456789")];
+        let server = Server::playing(answers);
+        let store = store(&server);
+        assert_eq!(read(&*store, &ReadRange::all()).await.unwrap(), b"1");
+        let flipped = read(&*store, &ReadRange::all()).await.unwrap_err();
+        assert_eq!(flipped.kind, StoreErrorKind::Corrupt, "{flipped:?}");
+        let right = read(&*store, &ReadRange::all()).await.unwrap();
+        assert_eq!(right, b"123456789");
+
+        // A store whose `ETag`s only look like one.
+        let server = Server::playing([tagged("odd"), tagged("odd"), tagged("other")]);
+        let store = self::store(&server);
+        let (_, odd) = get_all(&*store, &key(), 100).await.unwrap();
+        assert_eq!(odd, "odd");
+        assert_eq!(read(&*store, &ReadRange::all()).await.unwrap(), b"other");
+    });
+}
+
 /// Some stores send the checksum of the object with a part of it.
 #[test]
 fn a_part_of_an_object_is_not_compared_with_the_checksum_of_the_whole() {
