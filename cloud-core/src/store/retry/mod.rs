@@ -246,11 +246,7 @@ impl ObjectStore for Retry {
         key: &Key,
         options: &PutOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let inner = self
-            .run(|| self.inner.begin_multipart(key, options))
-            .await?;
-        let upload = upload::RetryUpload::new(inner, self.clone(), key.clone(), options.mode);
-        Ok(Box::new(upload))
+        Ok(Box::new(upload::begin(self, key, options).await?))
     }
 
     async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download> {

@@ -169,6 +169,31 @@ async fn an_upload_whose_completion_was_not_answered_is_recognised() {
     );
 }
 
+/// Its parts would be paid for until somebody finds it.
+#[tokio::test(start_paused = true)]
+async fn an_upload_whose_beginning_was_not_answered_is_not_left_open() {
+    let begun = async |mode| {
+        let (memory, faulty, retry) = faulty();
+        let other = Key::new("object-2").unwrap();
+        let options = PutOptions::default();
+        memory.begin_multipart(&other, &options).await.unwrap();
+        let lost = Fault::After(StoreErrorKind::Timeout);
+        faulty.fail(StoreOp::BeginMultipart, lost, 2);
+        let options = PutOptions { mode, ..options };
+        let upload = retry.begin_multipart(&key(), &options).await.unwrap();
+        let part = upload.put_part(PartNumber::FIRST, BODY).await.unwrap();
+        upload.complete(&[part]).await.unwrap();
+        let left = list_all_uploads(&memory, &Prefix::text("")).await.unwrap();
+        left.iter()
+            .map(|upload| upload.key.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(begun(PutMode::Overwrite).await, ["object-2"]);
+    // One of these may be another archiver's.
+    let all = ["object", "object", "object-2"];
+    assert_eq!(begun(PutMode::CreateOnly).await, all);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_listing_is_asked_for_again_before_its_first_answer() {
     let (memory, faulty, retry) = faulty();

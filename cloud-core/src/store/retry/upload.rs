@@ -8,11 +8,60 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 
 use super::Retry;
-use crate::key::Key;
+use crate::key::{Key, Prefix};
 use crate::store::{
     LockCheck, MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt,
-    PutMode, PutReceipt, ReadRange, Result, StoreErrorKind,
+    PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreErrorKind, list_all_uploads,
 };
+
+/// Begins an upload. One whose beginning was not answered is an upload that
+/// nobody knows, and its parts would be paid for: it is looked for and aborted.
+pub(super) async fn begin(store: &Retry, key: &Key, options: &PutOptions) -> Result<RetryUpload> {
+    let mut patience = store.patience();
+    let mut unknown = false;
+    loop {
+        if unknown {
+            abort_unknown(store, key, options.mode).await;
+        }
+        match store.inner.begin_multipart(key, options).await {
+            Ok(inner) => {
+                store.contact.meet();
+                let (store, key) = (store.clone(), key.clone());
+                return Ok(RetryUpload::new(inner, store, key, options.mode));
+            }
+            Err(error) => {
+                unknown = matches!(
+                    error.kind,
+                    StoreErrorKind::Timeout | StoreErrorKind::Connect | StoreErrorKind::ServerFault
+                );
+                patience.after(error).await?;
+            }
+        }
+    }
+}
+
+/// Aborts the uploads of this key. Not of an object that several may write at
+/// the same time, as with WAL: another's would be among them.
+///
+/// Who may not list is none the worse for it, and is not told.
+async fn abort_unknown(store: &Retry, key: &Key, mode: PutMode) {
+    if mode == PutMode::CreateOnly {
+        return;
+    }
+    let prefix = Prefix::text(key.as_str());
+    let found = match list_all_uploads(store.inner.as_ref(), &prefix).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!("whether an upload of `{key}` was begun is not known: {error}");
+            return;
+        }
+    };
+    for upload in found.iter().filter(|upload| upload.key == *key) {
+        if let Err(error) = store.inner.abort_upload(upload).await {
+            tracing::debug!("an upload of `{key}` that was not answered stays: {error}");
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct RetryUpload {
@@ -33,12 +82,7 @@ enum Before {
 }
 
 impl RetryUpload {
-    pub(super) fn new(
-        inner: Box<dyn MultipartUpload>,
-        store: Retry,
-        key: Key,
-        mode: PutMode,
-    ) -> Self {
+    fn new(inner: Box<dyn MultipartUpload>, store: Retry, key: Key, mode: PutMode) -> Self {
         Self {
             inner,
             store,
