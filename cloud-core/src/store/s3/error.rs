@@ -58,6 +58,15 @@ impl Failure {
         }
     }
 
+    /// Whether the store does not take the credentials any more, or may not:
+    /// answers to `HEAD` have no code.
+    pub(super) fn may_be_of_old_credentials(&self) -> bool {
+        match self.code.as_str() {
+            "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken" | "InvalidAccessKeyId" => true,
+            code => code.is_empty() && self.status == Some(400),
+        }
+    }
+
     /// What the store does not know, if that is why it refused the request. A
     /// checksum that does not fit, or a condition that does not hold, is known.
     pub(super) fn unknown(&self) -> Option<Unknown> {

@@ -23,6 +23,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -133,24 +134,30 @@ impl S3Store {
 
 impl Inner {
     /// Sends a request, and once more to the right region if the store says
-    /// that the bucket is in another one.
+    /// that the bucket is in another one, or with other credentials if the time
+    /// of those is over and there are some.
     async fn call<T, E, F>(&self, send: impl Fn(&Connection) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
         let connection = self.connect.get().await?;
+        let began = Instant::now();
         let failure = match send(&connection).await {
             Ok(answer) => return Ok(answer),
             Err(error) => Failure::from(error),
         };
-        match &failure.region {
+        let connection = match &failure.region {
             Some(region) if *region != connection.region => {
-                let connection = self.connect.moved(&connection, region).await?;
-                send(&connection).await.map_err(Failure::from)
+                self.connect.moved(&connection, region).await?
             }
-            _ => Err(failure),
-        }
+            _ if failure.may_be_of_old_credentials() && self.connect.renew(began).await? => {
+                tracing::debug!("the credentials were renewed: {}", failure.text);
+                connection
+            }
+            _ => return Err(failure),
+        };
+        send(&connection).await.map_err(Failure::from)
     }
 
     /// The words for what failed.

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -58,6 +58,7 @@ struct Held {
     credentials: Credentials,
     until: Option<SystemTime>,
     asked: SystemTime,
+    loaded: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +152,26 @@ impl Keys {
         }
     }
 
+    /// The store does not take the credentials that a request used, which began
+    /// at `began`: asks the source for others, however long it said that those
+    /// last. `false` if it has none.
+    pub(super) async fn renew(&self, began: Instant) -> Result<bool, ConnectError> {
+        if matches!(self.0.source, Source::Keys(_) | Source::Nothing) {
+            return Ok(false);
+        }
+        let _asking = self.0.loading.lock().await;
+        let old = self.held();
+        if old.as_ref().is_some_and(|held| held.loaded > began) {
+            // By another request that was refused.
+            return Ok(true);
+        }
+        let new = self.load(true).await?;
+        let same = |old: Held| old.credentials == new.credentials;
+        let changed = !old.is_some_and(same);
+        self.keep(new);
+        Ok(changed)
+    }
+
     fn held(&self) -> Option<Held> {
         let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.clone()
@@ -189,6 +210,7 @@ impl Keys {
             credentials,
             until,
             asked: now,
+            loaded: Instant::now(),
         })
     }
 }
@@ -278,6 +300,7 @@ mod tests {
             credentials: Credentials::new("a", "b", None, None, "test"),
             until: lasts.map(|lasts| now + minutes(lasts)),
             asked: now - minutes(asked),
+            loaded: Instant::now(),
         };
         for (lasts, asked, expected) in [
             (None, 9999, State::Fresh),
@@ -305,6 +328,7 @@ mod tests {
             credentials: Credentials::new("old", "b", None, None, "test"),
             until: Some(now + Duration::from_mins(minutes)),
             asked: now - Duration::from_hours(1),
+            loaded: Instant::now(),
         });
         keys
     }

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
@@ -117,6 +118,16 @@ impl Connect {
         let ready = self.ready().await?;
         ready.keys.get().await?;
         Ok(Arc::clone(&*ready.connection.lock().await))
+    }
+
+    /// Whether there are other credentials than those that the store refused to a
+    /// request that began at `began`, because their time is over.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`get`](Self::get).
+    pub(super) async fn renew(&self, began: Instant) -> Result<bool, ConnectError> {
+        self.ready().await?.keys.renew(began).await
     }
 
     /// The connection to the region that the store sent us to from `from`.

@@ -453,6 +453,35 @@ async fn credentials_are_kept_while_they_last_and_renewed_after() {
     assert_ne!(third, fourth);
 }
 
+/// Whatever time was promised.
+#[tokio::test]
+async fn credentials_that_the_store_does_not_take_any_more_are_asked_for_anew() {
+    let store = store().await;
+    let (agent, variables, home) = changing(3600).await;
+    let lasting = connect(variables, &store.url());
+    let began = Instant::now();
+    ask(&lasting).await.unwrap();
+    assert!(lasting.renew(began).await.unwrap(), "they are newer");
+    assert_eq!(agent.seen().len(), 1);
+    assert!(lasting.renew(Instant::now()).await.unwrap());
+    ask(&lasting).await.unwrap();
+    assert_eq!(agent.seen().len(), 2);
+    assert_eq!(store.seen().last().unwrap().signed_by(), "key-1");
+
+    let same = StandIn::start(|_| given("same", 3600)).await;
+    let variables = home
+        .variables()
+        .and("AWS_CONTAINER_CREDENTIALS_FULL_URI", same.url());
+    let same = connect(variables, &store.url());
+    ask(&same).await.unwrap();
+    assert!(!same.renew(Instant::now()).await.unwrap(), "no others");
+
+    home.credentials(&format!("[default]\n{KEYS}"));
+    let written = connect(home.variables(), &store.url());
+    ask(&written).await.unwrap();
+    assert!(!written.renew(Instant::now()).await.unwrap());
+}
+
 #[tokio::test]
 async fn credentials_that_are_over_are_refused_but_for_those_of_an_instance() {
     let (_agent, variables, _home) = changing(-10).await;
