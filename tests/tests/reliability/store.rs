@@ -4,8 +4,13 @@
 //! The store is a production server; between it and each tool stands a proxy
 //! that does to requests and answers what a test wants.
 
+mod backup;
+mod bytes;
+mod causes;
+mod credentials;
 mod days;
 mod down;
+mod restore;
 mod works;
 
 use e2e::{Bucket, FaultProxy, Request, Row, Run, Running, Section, Tool};
