@@ -175,10 +175,12 @@ impl<'a> Record<'a> {
             self.say_whether_archived(stop.timeline).await;
             return Ok(());
         };
-        if !(error.kind.is_transient() || error.kind == StoreErrorKind::Other) {
+        let may_have_landed = error.kind.is_transient() || error.kind == StoreErrorKind::Other;
+        // A refusal is clear only if it was the first answer.
+        if !may_have_landed && error.attempts <= 1 {
             return Err(Failure::Info(error));
         }
-        // The answer was lost, and with it whether the record was stored.
+        // An answer was lost, and with it whether the record was stored.
         let key = self.layout.backup_info(self.id);
         match store::get_all(self.store.as_ref(), &key, MAX_INFO).await {
             Ok((_, stored)) if stored == self.info.to_text().as_bytes() => Ok(()),
