@@ -170,29 +170,6 @@ impl<'w> Scene<'w> {
 
 const POLICY: [&str; 2] = ["-r", "REDUNDANCY 1"];
 
-#[test]
-fn what_a_store_does_on_bad_days_does_not_stop_a_deletion() {
-    let deletion = "POST /[^?]*\\?delete";
-    for (rule, fault) in [
-        (deletion, Fault::Status(503)),
-        (deletion, Fault::LostResponse),
-        (deletion, Fault::Reset),
-        (deletion, Fault::Truncate(10)),
-        ("PUT ", Fault::LostResponse),
-        ("GET /.*backup.info", Fault::Truncate(100)),
-        ("GET /[^?]*\\?.*list-type", Fault::Status(500)),
-    ] {
-        let workspace = Workspace::new();
-        let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
-            return;
-        };
-        let scene = Scene::new(&workspace, bucket);
-        scene.proxy.add(&Rule::new(&fault).on(rule));
-        scene.delete(&POLICY).succeed();
-        scene.assert_deleted();
-    }
-}
-
 /// Refused objects, as stores report them inside of an answer that is a success.
 #[test]
 fn an_object_that_is_refused_is_named_and_the_next_run_finishes() {

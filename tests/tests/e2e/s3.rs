@@ -190,62 +190,6 @@ fn an_interrupted_backup_leaves_no_open_upload() {
     }
 }
 
-#[test]
-fn a_store_that_refuses_a_part_fails_the_backup_at_once() {
-    let workspace = Workspace::new();
-    let Some(scene) = Scene::new(&workspace) else {
-        return;
-    };
-    scene
-        .proxy
-        .add(&Rule::new(&Fault::Status(403)).on("partNumber=2").always());
-    let ended = scene.backup(&["--jobs=1"]).run();
-    assert_eq!(ended.code(), Some(1), "{ended}");
-    assert_eq!(ended.errors().len(), 1, "{ended}");
-    assert_eq!(scene.requests("partNumber=2"), 1, "403 was tried again");
-    scene.assert_failed();
-}
-
-#[test]
-fn passing_trouble_is_not_seen() {
-    let workspace = Workspace::new();
-    let Some(scene) = Scene::new(&workspace) else {
-        return;
-    };
-    for (status, what) in [(500, PART), (503, "uploads"), (429, "backup.info")] {
-        scene
-            .proxy
-            .add(&Rule::new(&Fault::Status(status)).on(what).times(2));
-    }
-    // The upload is done, and nobody says so.
-    let end = Rule::new(&Fault::LostResponse).on("^POST .*uploadId=");
-    scene.proxy.add(&end);
-    scene.backup(&[]).succeed();
-    assert!(scene.info().contains("\nstatus=DONE\n"), "{}", scene.info());
-    assert_eq!(scene.bucket.uploads(), [""; 0], "an upload was left open");
-    let archives = scene.bucket.keys("main/base/");
-    let archives = archives.iter().filter(|key| key.ends_with("/data.tar"));
-    assert_eq!(archives.count(), 1);
-}
-
-#[test]
-fn a_segment_whose_answer_was_lost_is_archived_once() {
-    let workspace = Workspace::new();
-    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
-        return;
-    };
-    let proxy = FaultProxy::start(bucket.endpoint());
-    proxy.add(&Rule::new(&Fault::LostResponse).on("^PUT "));
-    let wal = segment(&workspace);
-    workspace
-        .tool("barman-cloud-wal-archive")
-        .envs(bucket.environment_through(&proxy))
-        .args([bucket.url(), "main".to_owned(), wal])
-        .succeed();
-    let key = "main/wals/0000000100000000/000000010000000000000006";
-    assert_eq!(bucket.keys(""), [key]);
-}
-
 /// A real segment, by its path.
 fn segment(workspace: &Workspace) -> String {
     let name = "000000010000000000000006";

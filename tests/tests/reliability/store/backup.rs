@@ -121,6 +121,13 @@ fn outlived() -> Vec<Case> {
                 .on(INFO)
                 .times(2)],
         ),
+        case(
+            "the last record is stored, its answer lost, and the next try refused (403)",
+            [
+                Rule::new(&Fault::LostResponse).on(INFO).skip(1),
+                Rule::new(&Fault::Status(403)).on(INFO).skip(1),
+            ],
+        ),
         Case {
             options: &["--read-timeout=1"],
             ..case(
@@ -192,12 +199,25 @@ fn a_backup_outlives_what_passes_and_is_failed_by_what_does_not() {
         for _ in 0..of_sample_or_whole(1, 5) {
             let run = scene.backup(&case.rules, case.options);
             super::assert_refused(&run, 1);
+            assert!(run.stderr.contains("(status 40"), "no cause: {run}");
             assert_eq!(scene.status(), "FAILED", "{run}");
             assert_eq!(bucket.uploads(), [""; 0], "an upload was left open: {run}");
             row.lived_through();
         }
         row.finish();
     }
+    let done = "the last record is stored, its answer lost, and it can neither be written nor \
+                read again (403)";
+    let found = "exit 1, one line: complete if `show` says `DONE`, which it does";
+    let mut row = row(TOOL, done, found);
+    let lost = Rule::new(&Fault::LostResponse).on(INFO).skip(1);
+    let refused = Rule::new(&Fault::Status(403)).on("backup.info").skip(1);
+    let run = scene.backup(&[lost, refused.always()], &[]);
+    super::assert_refused(&run, 1);
+    assert!(run.stderr.contains("is complete if"), "{run}");
+    assert_eq!(scene.status(), "DONE", "{run}");
+    row.lived_through();
+    row.finish();
     let run = scene.backup(&[], &[]);
     scene.behind.check(&run);
 }
