@@ -88,13 +88,17 @@ impl<'w> World<'_, 'w> {
             .args(after)
     }
 
-    /// New rows, and all WAL until now archived by a tool that is stopped again and
-    /// again. The server itself only notes that it is done with a file.
-    fn archive(&mut self) {
+    /// New rows, and their segment finished.
+    fn insert(&mut self) {
         let session = self.primary.session();
         session.run("INSERT INTO t SELECT generate_series(1, 100), md5(random()::text)");
         self.rows = digest(&self.primary);
-        let segment = session.value("SELECT pg_walfile_name(pg_switch_wal())");
+        self.segment = session.value("SELECT pg_walfile_name(pg_switch_wal())");
+    }
+
+    /// All WAL until now, archived by a tool that is stopped again and again. The
+    /// server itself only notes that it is done with a file.
+    fn archive(&mut self) {
         let wal = self.primary.pgdata().join("pg_wal");
         let ready = wait_until("the server to be done with the segment", || {
             let status = fs::read_dir(wal.join("archive_status")).unwrap();
@@ -102,7 +106,7 @@ impl<'w> World<'_, 'w> {
                 .map(|entry| entry.unwrap().file_name().into_string().unwrap())
                 .filter_map(|name| Some(name.rsplit_once('.')?.0.to_owned()))
                 .collect();
-            names.contains(&segment).then_some(names)
+            names.contains(&self.segment).then_some(names)
         });
         for name in ready {
             if self.archived.insert(name.clone()) {
@@ -112,7 +116,6 @@ impl<'w> World<'_, 'w> {
                 });
             }
         }
-        self.segment = segment;
     }
 
     fn fetch(&mut self) {
@@ -200,6 +203,7 @@ impl<'w> World<'_, 'w> {
 
     /// A restore that is stopped; PostgreSQL refuses what is there then.
     fn restore(&mut self) {
+        self.archive();
         self.made += 1;
         let name = format!("restored{}", self.made);
         let target = self.store.workspace().path(&name);
@@ -221,6 +225,7 @@ impl<'w> World<'_, 'w> {
     /// Every backup that was promised comes to life with every row that was
     /// archived.
     fn everything_is_there(&mut self) {
+        self.archive();
         self.note_backups();
         for id in self.done.clone() {
             self.made += 1;
@@ -248,16 +253,20 @@ impl<'w> World<'_, 'w> {
     }
 
     fn live_through(&mut self, kills: u64) {
+        self.insert();
         self.archive();
         self.back_up(false);
         let mut looked_at = 0;
         while self.kills() < kills {
             match self.random.u32(..16) {
-                0..5 => self.archive(),
-                5..8 => self.fetch(),
-                8..10 => self.back_up(true),
-                10 => self.back_up(false),
-                11 => self.delete(),
+                0..3 => {
+                    self.insert();
+                    self.archive();
+                }
+                3..6 => self.fetch(),
+                6..9 => self.back_up(true),
+                9 => self.back_up(false),
+                10..12 => self.delete(),
                 12 => self.keep(),
                 13 => self.look(),
                 _ => self.restore(),
