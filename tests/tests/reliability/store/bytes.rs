@@ -20,6 +20,9 @@ const CODECS: [(&str, &str); 7] = [
     ("--lz4", ".lz4"),
 ];
 
+/// Bytes a second at which a segment takes some seconds.
+const SLOW: u64 = 2_500_000;
+
 struct Scene<'w> {
     workspace: &'w Workspace,
     bucket: Bucket<'w>,
@@ -57,6 +60,11 @@ impl<'w> Scene<'w> {
     /// Fetches it while the proxy does something to its object; gives what was
     /// delivered.
     fn fetch(&self, rule: Rule) -> (Run, Option<Vec<u8>>) {
+        self.fetch_with(rule, &[])
+    }
+
+    /// The same with further options.
+    fn fetch_with(&self, rule: Rule, options: &[&str]) -> (Run, Option<Vec<u8>>) {
         let folder = self.workspace.dir("fetched");
         let target = folder.join("RECOVERYXLOG");
         let _ = fs::remove_file(&target);
@@ -65,6 +73,7 @@ impl<'w> Scene<'w> {
         self.proxy.add(&rule.on(&format!("^GET /[^?]*{SEGMENT}")));
         let run = self
             .tool("wal-restore")
+            .args(options)
             .arg(format!(
                 "--spool-dir={}",
                 self.workspace.path("spool").display()
@@ -237,4 +246,50 @@ fn whatever_is_answered_to_the_conditional_put_the_file_is_archived_once() {
         }
         row.finish();
     }
+}
+
+/// Bytes that move are no silence, however few.
+#[test]
+fn a_line_that_is_slow_is_not_taken_for_one_that_is_dead() {
+    let workspace = Workspace::new();
+    let Some(scene) = Scene::new(&workspace) else {
+        return;
+    };
+    // Large enough for the system to take more at once than it sends in a second.
+    let size: u32 = 8 << 20;
+    let mut content = segment();
+    content.resize(size as usize, 7);
+    // Its place in the WAL and its size are in the header of its first page.
+    content[8..16].copy_from_slice(&(6 * u64::from(size)).to_le_bytes());
+    content[32..36].copy_from_slice(&size.to_le_bytes());
+    let file = workspace.file(SEGMENT, &content);
+    let mut up = row(
+        "`wal-archive`",
+        "the store takes the file so slowly that it lasts longer than `--read-timeout`",
+        "archived with one request; fetched whole",
+    );
+    let rule = Rule::new(&Fault::ThrottleRequest(SLOW));
+    scene.proxy.add(&rule.on("^PUT "));
+    let run = scene
+        .tool("wal-archive")
+        .args(["--read-timeout=1", &scene.bucket.url(), "main"])
+        .arg(&file)
+        .run();
+    assert_eq!(run.code(), Some(0), "{run}");
+    assert_eq!(scene.proxy.log().len(), 1, "it was sent again");
+    up.lived_through();
+    up.finish();
+    let mut down = row(
+        "`wal-restore`",
+        "the store gives the file so slowly that it lasts longer than `--read-timeout`",
+        "delivered whole, with one request for it",
+    );
+    let before = scene.proxy.log().len();
+    let slow = Rule::new(&Fault::Throttle(SLOW));
+    let (run, delivered) = scene.fetch_with(slow, &["--read-timeout=1"]);
+    assert_eq!(run.code(), Some(0), "{run}");
+    assert!(delivered == Some(content), "other bytes");
+    assert_eq!(scene.proxy.log().len() - before, 2, "listed and fetched");
+    down.lived_through();
+    down.finish();
 }

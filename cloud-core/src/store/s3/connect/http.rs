@@ -30,6 +30,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
@@ -46,6 +47,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection is kept for the next request. Stores close theirs after
 /// some 20 to 60 seconds; one that is just being closed costs a failure.
 const KEEP_IDLE: Duration = Duration::from_secs(15);
+
+/// How many bytes the system takes that it has not sent yet. It would take some
+/// megabytes at once, and on a slow line a connection that waits for their answer
+/// would look like a dead one. What is under way does not count, so this does not
+/// slow a fast line down.
+const UNSENT: u32 = 256 << 10;
 
 /// Longest answer of a service that [`Http::fetch`] is meant for, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
@@ -265,7 +272,12 @@ impl Service<Uri> for Tcp {
     fn call(&mut self, target: Uri) -> Self::Future {
         let connecting = self.connector.call(target);
         let limit = self.read_timeout;
-        Box::pin(async move { Ok(Idle::new(connecting.await?, limit)) })
+        Box::pin(async move {
+            let stream = connecting.await?;
+            // Where there is no such option there is only less to be seen.
+            let _ = SockRef::from(stream.inner()).set_tcp_notsent_lowat(UNSENT);
+            Ok(Idle::new(stream, limit))
+        })
     }
 }
 
