@@ -148,9 +148,11 @@ bad_days! {
     bad_days_of_wal_archive works::WalArchive::new, 1;
     bad_days_of_wal_archive_again works::WalArchive::again, 1;
     bad_days_of_wal_restore works::WalRestore::new, 2;
+    bad_days_of_wal_restore_ahead works::WalRestore::ahead, 1;
     bad_days_of_list works::List::new, 1;
     bad_days_of_show works::Show::new, 1;
     bad_days_of_keep works::Keep::new, 1;
+    bad_days_of_keep_release works::Keep::release, 1;
     bad_days_of_delete works::Delete::new, 1;
     bad_days_of_check_wal_archive works::Check::new, 1;
     bad_days_of_restore works::Restore::new, 1;

@@ -2,11 +2,19 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use e2e::{Bucket, Cluster, PgBin, Run, Tool, Tree, Workspace, golden};
 
 use super::{Behind, Work};
+
+mod catalogue;
+
+pub(super) use catalogue::{Check, Delete, Keep, List, Show};
 
 /// The segment that the samples have.
 pub(super) const SEGMENT: &str = "000000010000000000000006";
@@ -128,18 +136,50 @@ impl Work for WalArchive<'_> {
     }
 }
 
-/// A compressed WAL file is fetched.
+/// A compressed WAL file is fetched, alone or with those that follow.
 pub(super) struct WalRestore<'s> {
     ground: Ground<'s>,
     folder: PathBuf,
+    ahead: bool,
+}
+
+/// Name and content of the segments that are there to be fetched.
+fn segments() -> [(String, Vec<u8>); 3] {
+    [6_u64, 7, 8].map(|number| {
+        let mut content = segment();
+        // Its place in the WAL is in the header of its first page.
+        content[8..16].copy_from_slice(&(number << 20).to_le_bytes());
+        (
+            format!("{:024X}", (1_u128 << 64) + u128::from(number)),
+            content,
+        )
+    })
 }
 
 impl<'s> WalRestore<'s> {
     pub(super) fn new(workspace: &'s Workspace, bucket: &'s Bucket<'s>) -> Self {
-        let server = "fetch";
-        let compressed = fs::read(golden().join(format!("wal/{SEGMENT}.gz"))).unwrap();
-        bucket.write(&format!("{}.gz", segment_key(server)), compressed);
+        Self::of_server(workspace, bucket, "fetch", false)
+    }
+
+    /// With `--parallel 3`.
+    pub(super) fn ahead(workspace: &'s Workspace, bucket: &'s Bucket<'s>) -> Self {
+        Self::of_server(workspace, bucket, "ahead", true)
+    }
+
+    fn of_server(
+        workspace: &'s Workspace,
+        bucket: &'s Bucket<'s>,
+        server: &'static str,
+        ahead: bool,
+    ) -> Self {
+        for (name, content) in segments() {
+            let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+            gzip.write_all(&content).unwrap();
+            let key = format!("{server}/wals/{}/{name}.gz", &name[..16]);
+            bucket.write(&key, gzip.finish().unwrap());
+        }
         Self {
+            ahead,
             ground: Ground {
                 workspace,
                 bucket,
@@ -150,24 +190,49 @@ impl<'s> WalRestore<'s> {
     }
 }
 
+impl WalRestore<'_> {
+    fn fetch(&self, name: &str) -> Tool<'_> {
+        let spool = self.ground.workspace.path("spool");
+        let spool = format!("--spool-dir={}", spool.display());
+        let parallel = if self.ahead {
+            "--parallel=3"
+        } else {
+            "--parallel=1"
+        };
+        self.ground
+            .tool("wal-restore", &[&spool, parallel])
+            .arg(name)
+            .arg(self.folder.join("RECOVERYXLOG"))
+    }
+
+    fn assert_delivered(&self, content: &[u8], run: &Run) {
+        let files = fs::read_dir(&self.folder).unwrap();
+        let files: Vec<_> = files.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(files, ["RECOVERYXLOG"], "{run}");
+        let fetched = fs::read(self.folder.join("RECOVERYXLOG")).unwrap();
+        assert!(fetched == content, "other bytes");
+    }
+}
+
 impl Work for WalRestore<'_> {
     fn name(&self) -> &'static str {
-        "`wal-restore`"
+        if self.ahead {
+            "`wal-restore --parallel`"
+        } else {
+            "`wal-restore`"
+        }
     }
 
     fn found(&self) -> &'static str {
-        "delivered whole; no temporary file is left"
+        if self.ahead {
+            "delivered whole; so are the next ones, fetched ahead or not"
+        } else {
+            "delivered whole; no temporary file is left"
+        }
     }
 
     fn tool(&self) -> Tool<'_> {
-        let spool = format!(
-            "--spool-dir={}",
-            self.ground.workspace.path("spool").display()
-        );
-        self.ground
-            .tool("wal-restore", &[&spool])
-            .arg(SEGMENT)
-            .arg(self.folder.join("RECOVERYXLOG"))
+        self.fetch(SEGMENT)
     }
 
     fn undo(&self) {
@@ -178,246 +243,12 @@ impl Work for WalRestore<'_> {
 
     fn check(&self, run: &Run) {
         assert!(run.stdout.is_empty(), "{run}");
-        let files: Vec<_> = fs::read_dir(&self.folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        assert_eq!(files, ["RECOVERYXLOG"], "{run}");
-        let fetched = fs::read(self.folder.join("RECOVERYXLOG")).unwrap();
-        assert!(fetched == segment(), "other bytes");
-    }
-}
-
-const OLD: &str = "20261101T000000";
-const NEW: &str = "20261102T000000";
-
-/// Two backups of two archives each, and some WAL.
-fn put_backups(ground: &Ground<'_>) {
-    let info = golden().join("backup-info/done-gzip-tablespace-named.info");
-    let info = fs::read_to_string(info).unwrap();
-    let newer = info.replace("0000000004", "0000000009");
-    let server = ground.server;
-    for (id, info) in [(OLD, info), (NEW, newer)] {
-        for archive in ["16384.tar.gz", "data.tar.gz"] {
-            ground
-                .bucket
-                .write(&format!("{server}/base/{id}/{archive}"), id);
+        let [asked, following @ ..] = segments();
+        self.assert_delivered(&asked.1, run);
+        for (name, content) in following.iter().filter(|_| self.ahead) {
+            let next = self.fetch(name).envs(self.ground.bucket.environment());
+            self.assert_delivered(content, &next.succeed());
         }
-        let key = format!("{server}/base/{id}/backup.info");
-        ground.bucket.write(&key, info);
-    }
-    for number in 1..12 {
-        let name = format!("{:024X}", (1_u128 << 64) + number);
-        let key = format!("{server}/wals/{}/{name}.gz", &name[..16]);
-        ground.bucket.write(&key, "");
-    }
-}
-
-/// A tool that prints what it finds about backups, and changes nothing.
-struct Told<'s> {
-    ground: Ground<'s>,
-    before: RefCell<Option<String>>,
-}
-
-impl<'s> Told<'s> {
-    fn new(workspace: &'s Workspace, bucket: &'s Bucket<'s>, server: &'static str) -> Self {
-        let ground = Ground {
-            workspace,
-            bucket,
-            server,
-        };
-        put_backups(&ground);
-        Self {
-            ground,
-            before: RefCell::new(None),
-        }
-    }
-
-    fn check(&self, run: &Run) {
-        assert!(run.stdout.contains("2026"), "{run}");
-        let mut before = self.before.borrow_mut();
-        let before = before.get_or_insert_with(|| run.stdout.clone());
-        assert_eq!(*before, run.stdout);
-    }
-}
-
-/// All backups are listed.
-pub(super) struct List<'s>(Told<'s>);
-
-impl<'s> List<'s> {
-    pub(super) fn new(workspace: &'s Workspace, bucket: &'s Bucket<'s>) -> Self {
-        Self(Told::new(workspace, bucket, "list"))
-    }
-}
-
-impl Work for List<'_> {
-    fn name(&self) -> &'static str {
-        "`list`"
-    }
-
-    fn found(&self) -> &'static str {
-        "all backups are told, as on a good day"
-    }
-
-    fn tool(&self) -> Tool<'_> {
-        self.0.ground.tool("backup-list", &[])
-    }
-
-    fn undo(&self) {}
-
-    fn check(&self, run: &Run) {
-        self.0.check(run);
-    }
-}
-
-/// One backup is shown.
-pub(super) struct Show<'s>(Told<'s>);
-
-impl<'s> Show<'s> {
-    pub(super) fn new(workspace: &'s Workspace, bucket: &'s Bucket<'s>) -> Self {
-        Self(Told::new(workspace, bucket, "show"))
-    }
-}
-
-impl Work for Show<'_> {
-    fn name(&self) -> &'static str {
-        "`show`"
-    }
-
-    fn found(&self) -> &'static str {
-        "the backup is told, as on a good day"
-    }
-
-    fn tool(&self) -> Tool<'_> {
-        self.0.ground.tool("backup-show", &[]).arg("latest")
-    }
-
-    fn undo(&self) {}
-
-    fn check(&self, run: &Run) {
-        self.0.check(run);
-    }
-}
-
-/// A backup is kept.
-pub(super) struct Keep<'s>(Ground<'s>);
-
-impl<'s> Keep<'s> {
-    pub(super) fn new(workspace: &'s Workspace, bucket: &'s Bucket<'s>) -> Self {
-        let ground = Ground {
-            workspace,
-            bucket,
-            server: "keep",
-        };
-        put_backups(&ground);
-        Self(ground)
-    }
-
-    fn key() -> String {
-        format!("keep/base/{OLD}/annotations/keep")
-    }
-}
-
-impl Work for Keep<'_> {
-    fn name(&self) -> &'static str {
-        "`keep`"
-    }
-
-    fn found(&self) -> &'static str {
-        "the backup is kept, and says so"
-    }
-
-    fn tool(&self) -> Tool<'_> {
-        self.0.tool("backup-keep", &["--target=full"]).arg(OLD)
-    }
-
-    fn undo(&self) {
-        self.0.bucket.remove(&Self::key());
-    }
-
-    fn check(&self, run: &Run) {
-        assert!(run.stdout.is_empty(), "{run}");
-        assert_eq!(self.0.bucket.read(&Self::key()), b"full");
-        assert_eq!(self.0.keys().len(), 6 + 11 + 1);
-        let status = self.0.tool("backup-keep", &["--status"]);
-        let status = status.arg(OLD).envs(self.0.bucket.environment()).run();
-        assert!(status.stdout.contains("full"), "{status}");
-    }
-}
-
-/// The older of two backups is deleted, with its WAL.
-pub(super) struct Delete<'s>(Ground<'s>);
-
-impl<'s> Delete<'s> {
-    pub(super) fn new(workspace: &'s Workspace, bucket: &'s Bucket<'s>) -> Self {
-        Self(Ground {
-            workspace,
-            bucket,
-            server: "delete",
-        })
-    }
-}
-
-impl Work for Delete<'_> {
-    fn name(&self) -> &'static str {
-        "`delete`"
-    }
-
-    fn found(&self) -> &'static str {
-        "the backup that had to go is gone with its WAL, and nothing else"
-    }
-
-    fn tool(&self) -> Tool<'_> {
-        self.0.tool("backup-delete", &["-r", "REDUNDANCY 1"])
-    }
-
-    fn undo(&self) {
-        put_backups(&self.0);
-    }
-
-    fn check(&self, run: &Run) {
-        assert!(run.stdout.is_empty(), "{run}");
-        let keys = self.0.keys();
-        assert_eq!(keys.len(), 3 + 3, "{keys:?}");
-        assert!(keys.iter().all(|key| !key.contains(OLD)), "{keys:?}");
-    }
-}
-
-/// An empty archive is found to be empty.
-pub(super) struct Check<'s>(Ground<'s>);
-
-impl<'s> Check<'s> {
-    pub(super) fn new(workspace: &'s Workspace, bucket: &'s Bucket<'s>) -> Self {
-        Self(Ground {
-            workspace,
-            bucket,
-            server: "check",
-        })
-    }
-}
-
-impl Work for Check<'_> {
-    fn name(&self) -> &'static str {
-        "`check-wal-archive`"
-    }
-
-    fn found(&self) -> &'static str {
-        "an archive that is empty passes, and one that is not does not"
-    }
-
-    fn tool(&self) -> Tool<'_> {
-        self.0.tool("check-wal-archive", &[])
-    }
-
-    fn undo(&self) {}
-
-    fn check(&self, run: &Run) {
-        assert!(run.stdout.is_empty(), "{run}");
-        let key = segment_key(self.0.server);
-        self.0.bucket.write(&key, "");
-        let used = self.tool().envs(self.0.bucket.environment()).run();
-        assert_eq!(used.code(), Some(1), "{used}");
-        self.0.bucket.remove(&key);
     }
 }
 
