@@ -35,6 +35,11 @@ pub(super) trait Work {
     /// Makes everything as if it had never been done.
     fn undo(&self);
 
+    /// How many requests come before one in the middle.
+    fn middle(&self) -> u32 {
+        1
+    }
+
     /// Asserts that it was done, wholly and once.
     fn check(&self, run: &Run);
 }

@@ -20,62 +20,55 @@ fn what_trying_again_does_not_help_is_told_at_once() {
         let text = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
         Fault::Answer(status, text)
     };
+    let refusals = [
+        (error(403, "AccessDenied"), "AccessDenied"),
+        (error(403, "SignatureDoesNotMatch"), "SignatureDoesNotMatch"),
+        (
+            error(403, "RequestTimeTooSkewed"),
+            "the clock of this machine is wrong",
+        ),
+        (error(403, "QuotaExceeded"), "QuotaExceeded"),
+        (expired(), "renew the credentials"),
+    ];
+    let no_bucket = [(error(404, "NoSuchBucket"), "NoSuchBucket")];
     let works = works::all(&bin, &workspace, &bucket);
     for behind in &works {
         behind.work.undo();
     }
     let keys = bucket.keys("");
     for behind in &works {
-        for (done, fault, said) in [
+        // It looks for its bucket, as Barman does.
+        let looks = behind.work.name() == "`backup`";
+        for (done, answers, code) in [
             (
-                "403 (AccessDenied)",
-                error(403, "AccessDenied"),
-                "AccessDenied",
+                "the store refuses it for good (AccessDenied, SignatureDoesNotMatch, \
+                 RequestTimeTooSkewed, QuotaExceeded, ExpiredToken of keys that are written down)",
+                &refusals[..],
+                4,
             ),
             (
-                "403 (SignatureDoesNotMatch)",
-                error(403, "SignatureDoesNotMatch"),
-                "SignatureDoesNotMatch",
-            ),
-            (
-                "403 (RequestTimeTooSkewed)",
-                error(403, "RequestTimeTooSkewed"),
-                "the clock of this machine is wrong",
-            ),
-            (
-                "400 (ExpiredToken), and the keys are written down",
-                expired(),
-                "renew the credentials",
-            ),
-            (
-                "404 (NoSuchBucket)",
-                error(404, "NoSuchBucket"),
-                "NoSuchBucket",
-            ),
-            (
-                "403 (QuotaExceeded)",
-                error(403, "QuotaExceeded"),
-                "QuotaExceeded",
+                "its bucket is gone (NoSuchBucket)",
+                &no_bucket,
+                if looks { 1 } else { 4 },
             ),
         ] {
-            // It looks for its bucket, as Barman does.
-            let looked_for = behind.work.name() == "`backup`" && said == "NoSuchBucket";
-            let code = if looked_for { 1 } else { 4 };
-            let done = format!("the store answers {done}");
-            let found = format!("exit {code} at once, one line; nothing was changed");
-            let mut row = row(behind.work.name(), &done, &found);
-            behind.proxy.add(&Rule::new(&fault).always());
-            let before = behind.proxy.log().len();
-            let run = behind.start(&[]).wait();
-            behind.proxy.clear();
-            assert_refused(&run, code);
-            let log = behind.proxy.log().split_off(before);
-            let lines: BTreeSet<_> = log.iter().map(|request| &request.line).collect();
-            assert_eq!(lines.len(), log.len(), "tried again: {log:?}");
-            // Answers to HEAD have no words.
-            let without_words = log.iter().all(|request| request.line.starts_with("HEAD "));
-            assert!(without_words || run.stderr.contains(said), "{said}: {run}");
-            row.lived_through();
+            let found =
+                format!("exit {code} at once, one line with the cause; nothing was changed");
+            let mut row = row(behind.work.name(), done, &found);
+            for (fault, said) in answers {
+                behind.proxy.add(&Rule::new(fault).always());
+                let before = behind.proxy.log().len();
+                let run = behind.start(&[]).wait();
+                behind.proxy.clear();
+                assert_refused(&run, code);
+                let log = behind.proxy.log().split_off(before);
+                let lines: BTreeSet<_> = log.iter().map(|request| &request.line).collect();
+                assert_eq!(lines.len(), log.len(), "tried again: {log:?}");
+                // Answers to HEAD have no words.
+                let without_words = log.iter().all(|request| request.line.starts_with("HEAD "));
+                assert!(without_words || run.stderr.contains(said), "{said}: {run}");
+                row.lived_through();
+            }
             row.finish();
         }
     }
@@ -141,9 +134,11 @@ fn trouble_that_lasts_is_told_by_its_first_error_when_the_time_is_over() {
         };
         behind.proxy.add(&Rule::new(&later).always());
         let before = behind.proxy.log().len();
-        let run = behind
-            .start(&["--retry-timeout=2", "--read-timeout=1"])
-            .wait();
+        let options = match fault {
+            Fault::Delay(_) => ["--retry-timeout=2", "--read-timeout=1"],
+            _ => ["--retry-timeout=1", "--read-timeout=60"],
+        };
+        let run = behind.start(&options).wait();
         behind.proxy.clear();
         assert_refused(&run, 2);
         let tried = behind.proxy.log().len() - before;

@@ -14,7 +14,6 @@ fn a_store_that_is_away_for_some_seconds_is_waited_for() {
         return;
     };
     let works = works::all(&bin, &workspace, &bucket);
-    let middles: Vec<u32> = works.iter().map(middle).collect();
     for (seconds, moments) in [
         (1, of_sample_or_whole(&[true][..], &[false, true])),
         (10, of_sample_or_whole(&[false][..], &[false, true])),
@@ -22,12 +21,13 @@ fn a_store_that_is_away_for_some_seconds_is_waited_for() {
         let rows = works.iter().map(|behind| came_back(behind, seconds));
         let mut rows: Vec<Row> = rows.collect();
         for midway in moments {
-            for (behind, middle) in works.iter().zip(&middles) {
+            for behind in &works {
+                let middle = behind.work.middle();
                 behind.work.undo();
                 let down = Rule::new(&Fault::Down(f64::from(seconds)));
                 behind
                     .proxy
-                    .add(&down.skip(if *midway { *middle } else { 0 }));
+                    .add(&down.skip(if *midway { middle } else { 0 }));
             }
             let running: Vec<_> = works.iter().map(|behind| behind.start(&[])).collect();
             let runs: Vec<Run> = running.into_iter().map(Running::wait).collect();
@@ -38,11 +38,6 @@ fn a_store_that_is_away_for_some_seconds_is_waited_for() {
         }
         rows.into_iter().for_each(Row::finish);
     }
-}
-
-/// How many requests come before the one in the middle.
-fn middle(behind: &Behind<'_>) -> u32 {
-    u32::try_from(behind.requests().len() / 2).expect("a tool sends few requests")
 }
 
 fn came_back(behind: &Behind<'_>, seconds: u32) -> Row {
@@ -63,15 +58,14 @@ fn a_store_that_is_away_for_a_minute_is_waited_for_or_given_up() {
     let other = Workspace::new();
     let other_bucket = S3Server::CephPlain.bucket(&other).expect("as the first");
     let patient = works::all(&bin, &other, &other_bucket);
-    let middles: Vec<u32> = patient.iter().map(middle).collect();
-    let running = patient.iter().zip(&middles).map(|(behind, middle)| {
+    let running = patient.iter().map(|behind| {
         behind.work.undo();
         // Longer than the WAL tools wait: they leave it to the server to call
         // them again.
         let seconds = if is_wal(behind) { 70.0 } else { 60.0 };
         behind
             .proxy
-            .add(&Rule::new(&Fault::Down(seconds)).skip(*middle));
+            .add(&Rule::new(&Fault::Down(seconds)).skip(behind.work.middle()));
         behind.start(&[])
     });
     let running: Vec<_> = running.collect();

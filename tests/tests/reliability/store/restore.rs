@@ -111,7 +111,7 @@ impl<'w> Scene<'w> {
 
 /// Places all over an archive.
 fn cuts(size: u64) -> Vec<u64> {
-    let count = of_sample_or_whole(2, 20);
+    let count = of_sample_or_whole(1, 20);
     (1..=count)
         .map(|cut| size * cut / (count + 1) + cut)
         .collect()

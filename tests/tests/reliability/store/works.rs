@@ -1,6 +1,6 @@
 //! What each tool does in the tests, and how it is seen that it was done.
 
-use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -120,6 +120,11 @@ impl Work for WalArchive<'_> {
         } else {
             self.ground.remove_all();
         }
+    }
+
+    fn middle(&self) -> u32 {
+        // There is one.
+        0
     }
 
     fn check(&self, run: &Run) {
@@ -255,7 +260,8 @@ impl Work for WalRestore<'_> {
 /// A small backup of three archives is restored.
 pub(super) struct Restore<'s> {
     ground: Ground<'s>,
-    whole: RefCell<Option<Tree>>,
+    /// What comes back on a good day.
+    whole: Tree,
 }
 
 impl<'s> Restore<'s> {
@@ -268,10 +274,21 @@ impl<'s> Restore<'s> {
         let id = "20261121T120000";
         let folder = format!("base/{id}");
         ground.put_folder(&folder, golden().join("tiny/parts").join(&folder));
-        Self {
+        let mut work = Self {
             ground,
-            whole: RefCell::new(None),
-        }
+            whole: Tree(BTreeMap::new()),
+        };
+        work.undo();
+        let run = work.tool().envs(bucket.environment()).run();
+        assert_eq!(run.code(), Some(0), "{run}");
+        work.whole = work.restored();
+        work
+    }
+}
+
+impl Restore<'_> {
+    fn restored(&self) -> Tree {
+        Tree::of(&self.ground.workspace.path("restored"))
     }
 }
 
@@ -299,12 +316,13 @@ impl Work for Restore<'_> {
         self.ground.workspace.dir("restored");
     }
 
+    fn middle(&self) -> u32 {
+        4
+    }
+
     fn check(&self, _: &Run) {
-        let tree = Tree::of(&self.ground.workspace.path("restored"));
-        let mut whole = self.whole.borrow_mut();
-        let whole = whole.get_or_insert_with(|| tree.clone());
-        assert!(whole.0.len() > 10);
-        whole.assert_same(&tree, "on a bad day");
+        assert!(self.whole.0.len() > 10);
+        self.whole.assert_same(&self.restored(), "on a bad day");
     }
 }
 
@@ -355,6 +373,11 @@ impl Work for Backup<'_> {
             self.ground.bucket.remove(&key);
         }
         let _ = fs::remove_dir_all(self.ground.workspace.path("backup-restored"));
+    }
+
+    fn middle(&self) -> u32 {
+        // After some parts.
+        5
     }
 
     fn check(&self, run: &Run) {
