@@ -122,7 +122,9 @@ impl<'w> World<'_, 'w> {
         self.made += 1;
         let target = self.store.workspace().path(format!("fetched{}", self.made));
         let path = target.display().to_string();
-        let segment = self.segment.clone();
+        // An older one may have gone with the backups before it.
+        let mut segments = self.archived.iter().filter(|name| name.len() == 24);
+        let segment = segments.next_back().unwrap().clone();
         self.stop("wal-restore", Interrupted::BySignal, false, |world| {
             let spool = world.store.workspace().path("spool").display().to_string();
             world.named("wal-restore", &["--spool-dir", &spool], &[&segment, &path])
