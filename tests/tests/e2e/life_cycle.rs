@@ -277,43 +277,6 @@ fn files_in(workspace: &Workspace) -> usize {
 }
 
 #[test]
-fn the_same_segment_again_is_success_and_another_one_is_refused() {
-    let workspace = Workspace::new();
-    workspace.dir("bucket");
-    let name = "000000010000000000000006";
-    let sample = fs::read(e2e::golden().join("wal").join(name)).unwrap();
-    let path = workspace.file(name, &sample);
-    let archive = |more: &[&str]| {
-        workspace
-            .tool("barman-cloud-wal-archive")
-            .args(["--gzip"])
-            .args(more)
-            .args([workspace.url("bucket").as_str(), "main"])
-            .arg(&path)
-    };
-    archive(&[]).succeed();
-    archive(&[]).succeed();
-    let object = workspace.path(format!("bucket/main/wals/0000000100000000/{name}.gz"));
-    let stored = fs::read(&object).unwrap();
-    let mut other = sample.clone();
-    other[500_000] ^= 1;
-    workspace.file(name, &other);
-    let refused = archive(&[]).run();
-    assert_eq!(refused.code(), Some(1), "{refused}");
-    assert!(
-        refused.stderr.contains("HINT: ") && refused.stderr.contains("--allow-overwrite"),
-        "{refused}"
-    );
-    assert_eq!(
-        fs::read(&object).unwrap(),
-        stored,
-        "a WAL file never replaces a different one"
-    );
-    archive(&["--allow-overwrite"]).succeed();
-    assert_ne!(fs::read(&object).unwrap(), stored);
-}
-
-#[test]
 fn a_stuck_archiver_is_waited_for_only_as_long_as_is_asked_for() {
     let Some(run) = cluster() else { return };
     run.cluster

@@ -2,6 +2,7 @@
 
 mod damage_base;
 mod damage_catalogue;
+mod damage_none;
 mod damage_wal;
 mod database;
 mod disk;
