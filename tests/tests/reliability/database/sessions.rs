@@ -1,6 +1,6 @@
 //! A backup whose session, or whose server, goes away.
 
-use e2e::{PgBin, Row, S3Server, Section, ShutDown, Workspace, wait_until};
+use e2e::{PgBin, Pooler, Row, S3Server, Section, ShutDown, Workspace, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::scene::{FIRST_PART, Scene};
@@ -224,6 +224,50 @@ fn a_server_that_stops_answering() {
         } else {
             scene.assert_failed(&run, why, &before);
         }
+        scene.assert_next_works();
+        row.lived_through();
+        row.finish();
+    }
+}
+
+#[test]
+fn a_pooler_that_goes_on_with_another_process() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let scene = Scene::new(&workspace, &bin, &bucket);
+    scene.good();
+    let stop = if bin.major() >= 15 {
+        "pg_backup_stop"
+    } else {
+        "pg_stop_backup"
+    };
+    for (number, (when, at)) in [
+        ("when backup mode begins", "pg_control_checkpoint"),
+        ("in the middle of the copy", "SELECT 1\0"),
+        ("at the stop itself", stop),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut row = Row::new(
+            Section::Database,
+            format!("`backup`: a connection pooler goes on with another server process {when}"),
+            FAILED,
+        );
+        let before = scene.stored();
+        let dir = workspace.dir(format!("pooler-{number}"));
+        let pooler = Pooler::before(scene.cluster.socket_dir(), dir, workspace.owner(), at);
+        let host = format!("--host={}", pooler.dir().display());
+        let run = scene.backup().arg(host).run();
+        let why = if at == stop {
+            "backup is not in progress"
+        } else {
+            "the server process changed during the backup"
+        };
+        scene.assert_failed(&run, why, &before);
         scene.assert_next_works();
         row.lived_through();
         row.finish();

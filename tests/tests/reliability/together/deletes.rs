@@ -10,17 +10,17 @@ const POLICY: [&str; 2] = ["-r", "REDUNDANCY 1"];
 /// What a deletion may say when another one was faster.
 const MET: [&str; 1] = ["in the meantime"];
 
-/// Runs `first` up to its request number `held`, and `second` to its end while
-/// that waits. `None` if the first has fewer requests.
+/// Runs `first` up to the request that `hold` holds, and `second` to its end while
+/// that waits. `None` if the first has no such request.
 fn in_the_middle(
     proxy: &FaultProxy,
-    held: u32,
+    hold: &Rule,
     first: Tool<'_>,
     second: impl FnOnce() -> Run,
 ) -> Option<(Run, Run)> {
     proxy.clear();
     let before = proxy.log().len();
-    proxy.add(&Rule::new(&Fault::Hold).skip(held));
+    proxy.add(hold);
     let mut first: Running = first.start();
     let ended = proxy.wait_for_held(before, || (!first.is_running()).then_some(()));
     if ended.is_some() {
@@ -31,12 +31,18 @@ fn in_the_middle(
     Some((first.wait(), second))
 }
 
-/// Goes through all requests of a tool, or a sample of them, with a shelf for
-/// each: `scene` gives `false` when the tool has no such request.
-fn at_each_request(mut scene: impl FnMut(u32, &str) -> bool) {
-    let step = of_sample_or_whole(4, 1);
-    for number in (0..).step_by(step) {
-        if !scene(number, &format!("at-{number}")) {
+/// The request that marks a record, or annotates a backup.
+const WRITE: &str = "^PUT /";
+
+/// Goes through all requests of a tool, or every `step`th and the first that writes,
+/// with a place for a shelf for each: `scene` gives `None` when the tool has no such
+/// request.
+fn at_each_request(step: usize, mut scene: impl FnMut(&Rule, &str) -> Option<()>) {
+    let hold = Rule::new(&Fault::Hold);
+    scene(&hold.clone().on(WRITE), "at-write").expect("the tool writes");
+    for number in (0..).step_by(of_sample_or_whole(step, 1)) {
+        let this = hold.clone().skip(number);
+        if scene(&this, &format!("at-{number}")).is_none() {
             assert!(number > 3, "a tool makes more requests");
             return;
         }
@@ -63,15 +69,11 @@ fn two_deletions_of_one_catalogue() {
             "each ends with 0 or with one clear error; what must stay can be restored with its WAL; \
              the next run finishes",
         );
-        at_each_request(|number, at| {
+        at_each_request(4, |hold, at| {
             let path = format!("{name}-{at}");
             let shelf = Shelf::new(&workspace, Where::Bucket(&bucket, &path), Some(&proxy));
             let second = || shelf.delete(other).run();
-            let Some((first, second)) =
-                in_the_middle(&proxy, number, shelf.delete(&POLICY), second)
-            else {
-                return false;
-            };
+            let (first, second) = in_the_middle(&proxy, hold, shelf.delete(&POLICY), second)?;
             assert_done_or(&first, 1, &MET);
             assert_done_or(&second, 1, &MET);
             if name == "newest" {
@@ -89,7 +91,7 @@ fn two_deletions_of_one_catalogue() {
                 shelf.assert_only_the_newest();
             }
             row.lived_through();
-            true
+            Some(())
         });
         row.finish();
     }
@@ -157,17 +159,14 @@ fn a_keep_and_a_deletion() {
         "the keep ends with 0 and the backup stays whole, or it ends with 1 and says that the \
          backup is being deleted",
     );
-    at_each_request(|number, at| {
+    at_each_request(4, |hold, at| {
         let path = format!("keep-{at}");
         let shelf = Shelf::new(&workspace, Where::Bucket(&bucket, &path), Some(&proxy));
         let keep = || shelf.keep("--target=full").run();
-        let Some((delete, keep)) = in_the_middle(&proxy, number, shelf.delete(&POLICY), keep)
-        else {
-            return false;
-        };
+        let (delete, keep) = in_the_middle(&proxy, hold, shelf.delete(&POLICY), keep)?;
         assert_kept(&shelf, &keep, &delete);
         row.lived_through();
-        true
+        Some(())
     });
     row.finish();
     let mut row = Row::new(
@@ -176,18 +175,15 @@ fn a_keep_and_a_deletion() {
         "the keep ends with 0 and the backup stays whole, or it ends with 1 and says that the \
          backup is being deleted",
     );
-    for number in (0..).step_by(of_sample_or_whole(2, 1)) {
-        let path = format!("delete-{number}");
+    at_each_request(2, |hold, at| {
+        let path = format!("delete-{at}");
         let shelf = Shelf::new(&workspace, Where::Bucket(&bucket, &path), Some(&proxy));
         let delete = || shelf.delete(&POLICY).run();
-        let keep = shelf.keep("--target=full");
-        let Some((keep, delete)) = in_the_middle(&proxy, number, keep, delete) else {
-            break;
-        };
+        let (keep, delete) = in_the_middle(&proxy, hold, shelf.keep("--target=full"), delete)?;
         assert_kept(&shelf, &keep, &delete);
         row.lived_through();
-    }
-    assert!(row.times() > 2, "a keep makes more requests");
+        Some(())
+    });
     row.finish();
 }
 
@@ -205,19 +201,17 @@ fn wal_tools_and_a_deletion() {
         "`wal-archive`: a segment is archived while a request of a deletion waits",
         "the segment is there, and so is all WAL of what stays",
     );
-    at_each_request(|number, at| {
+    at_each_request(4, |hold, at| {
         let place = format!("archive-{at}");
         let shelf = Shelf::new(&workspace, Where::Bucket(&bucket, &place), Some(&proxy));
         let archive = || shelf.tool("barman-cloud-wal-archive", &[]).arg(&path).run();
         let delete = shelf.delete(&POLICY);
-        let Some((delete, archive)) = in_the_middle(&proxy, number, delete, archive) else {
-            return false;
-        };
+        let (delete, archive) = in_the_middle(&proxy, hold, delete, archive)?;
         assert_eq!((delete.code(), archive.code()), (Some(0), Some(0)));
         shelf.assert_fetched(new);
         shelf.assert_whole(IDS[2]);
         row.lived_through();
-        true
+        Some(())
     });
     row.finish();
 
