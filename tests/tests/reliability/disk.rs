@@ -20,10 +20,12 @@ fn a_read_only_root_stops_no_tool() {
     primary.archive_everything();
     let targets = workspace.dir("targets");
     let elsewhere = Stages::of_files().outside(&targets);
+    // The oldest is finished.
     let segment = fs::read_dir(primary.pgdata().join("pg_wal"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .find(|path| path.file_name().unwrap().len() == 24)
+        .filter(|path| path.file_name().unwrap().len() == 24)
+        .min()
         .unwrap();
     let name = segment.file_name().unwrap().to_str().unwrap().to_owned();
     let tool = |name: &str, options: &[&str], after: &[&str]| {
