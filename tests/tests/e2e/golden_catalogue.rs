@@ -290,10 +290,12 @@ fn on_s3_whole_directories_of_wal_go_as_with_the_reference() {
     for archive in ["data.tar.gz", "16384.tar.gz"] {
         golden.write(&format!("{base}/{OLDEST}/{archive}"), "");
     }
-    let moved = record("done-snappy-tags").replace(
-        "_wal=000000010000000000000008",
-        "_wal=000000010000000200000003",
-    );
+    let moved = record("done-snappy-tags")
+        .replace(
+            "_wal=000000010000000000000008",
+            "_wal=000000010000000200000003",
+        )
+        .replace("_xlog=0/8", "_xlog=2/3");
     golden.write(&format!("{base}/{NEWEST}/backup.info"), moved);
     for wal in [
         "0000000100000000/000000010000000000000004.gz",

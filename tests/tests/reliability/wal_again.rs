@@ -175,12 +175,12 @@ fn another_file_of_the_same_name() {
     let history = b"1\t0/6000028\tno recovery target specified\n".as_slice();
     let other_history = b"1\t0/7000028\tno recovery target specified\n".as_slice();
     let cut = &whole[..300_000];
-    let rows = [
+    let rows: [(&str, &str, &[u8], &[u8]); 5] = [
         (
             "a different segment of the same name",
             SEGMENT,
-            whole.as_slice(),
-            other.as_slice(),
+            &whole,
+            &other,
         ),
         (
             "a segment of another cluster of the same name",
@@ -195,7 +195,7 @@ fn another_file_of_the_same_name() {
             cut,
         ),
         (
-            "a segment that is stored as a longer file's beginning",
+            "a whole segment of which the beginning alone is stored",
             SEGMENT,
             cut,
             &whole,
@@ -211,13 +211,18 @@ fn another_file_of_the_same_name() {
         "a different file of the same name, with `--allow-overwrite`",
         "it takes the place of the stored one",
     );
-    for (what, name, first, second) in rows {
-        let mut row = row(
-            what,
-            "refused with 1, both checksums and a hint, so that PostgreSQL keeps its file; the \
-             stored object is not touched",
-        );
-        everywhere(|at| {
+    let mut told: Vec<Row> = rows
+        .iter()
+        .map(|(what, ..)| {
+            row(
+                what,
+                "refused with 1, both checksums and a hint, so that PostgreSQL keeps its file; the \
+                 stored object is not touched",
+            )
+        })
+        .collect();
+    everywhere(|at| {
+        for ((_, name, first, second), row) in rows.iter().copied().zip(&mut told) {
             for (option, ending) in codecs(at).into_iter().take(3) {
                 let options = words(option);
                 let object = key(name, ending);
@@ -245,7 +250,9 @@ fn another_file_of_the_same_name() {
                 }
                 at.remove(&object);
             }
-        });
+        }
+    });
+    for row in told {
         row.finish();
     }
     overwritten.finish();
