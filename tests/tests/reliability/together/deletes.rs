@@ -69,7 +69,7 @@ fn two_deletions_of_one_catalogue() {
             "each ends with 0 or with one clear error; what must stay can be restored with its WAL; \
              the next run finishes",
         );
-        at_each_request(4, |hold, at| {
+        at_each_request(6, |hold, at| {
             let path = format!("{name}-{at}");
             let shelf = Shelf::new(&workspace, Where::Bucket(&bucket, &path), Some(&proxy));
             let second = || shelf.delete(other).run();
@@ -159,7 +159,7 @@ fn a_keep_and_a_deletion() {
         "the keep ends with 0 and the backup stays whole, or it ends with 1 and says that the \
          backup is being deleted",
     );
-    at_each_request(4, |hold, at| {
+    at_each_request(6, |hold, at| {
         let path = format!("keep-{at}");
         let shelf = Shelf::new(&workspace, Where::Bucket(&bucket, &path), Some(&proxy));
         let keep = || shelf.keep("--target=full").run();
@@ -201,7 +201,7 @@ fn wal_tools_and_a_deletion() {
         "`wal-archive`: a segment is archived while a request of a deletion waits",
         "the segment is there, and so is all WAL of what stays",
     );
-    at_each_request(4, |hold, at| {
+    at_each_request(6, |hold, at| {
         let place = format!("archive-{at}");
         let shelf = Shelf::new(&workspace, Where::Bucket(&bucket, &place), Some(&proxy));
         let archive = || shelf.tool("barman-cloud-wal-archive", &[]).arg(&path).run();
