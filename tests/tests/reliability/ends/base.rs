@@ -247,7 +247,7 @@ fn base_backups(store: &Store<'_>, section: Section, stages: &Stages, blows: &Bl
         primary,
         first,
     };
-    let limit = of_sample_or_whole(8, 40);
+    let limit = of_sample_or_whole(5, 40);
     sweep(section, stages, blows, &mut scenario, limit);
 }
 
@@ -274,7 +274,7 @@ fn restores(store: &Store<'_>, section: Section, blows: &Blows, disks: &[(&'stat
     };
     for (of, stages) in disks {
         scenario.of = of;
-        let limit = of_sample_or_whole(10, 60);
+        let limit = of_sample_or_whole(5, 60);
         sweep(section, stages, blows, &mut scenario, limit);
     }
 }

@@ -189,7 +189,7 @@ const CHANGING: [Work; 4] = [
 ];
 
 fn change(store: &Store<'_>, section: Section, stages: &Stages, blows: &Blows) {
-    let limit = of_sample_or_whole(12, 80);
+    let limit = of_sample_or_whole(8, 80);
     for work in &CHANGING {
         let mut filled = three_backups();
         if work.title.contains("release") {
@@ -258,7 +258,7 @@ fn the_tools_that_read_the_catalogue_on_s3() {
     };
     for work in &READING {
         let mut scenario = AtWork::new(&store, work, three_backups());
-        let limit = of_sample_or_whole(6, 80);
+        let limit = of_sample_or_whole(4, 80);
         sweep(
             Section::Ends,
             &store.stages(),

@@ -317,7 +317,7 @@ fn live_through(store: &Store<'_>) {
         tally: Tally::new(),
         made: 0,
     };
-    world.live_through(of_sample_or_whole(30, 500));
+    world.live_through(of_sample_or_whole(20, 500));
     let mut out = std::io::stdout();
     writeln!(out, "{} kills: {:?}", world.kills(), world.tally).unwrap();
     let mut row = Row::new(
