@@ -66,6 +66,7 @@ pub struct Row {
     section: Section,
     done: String,
     found: String,
+    passed_on: bool,
     times: u64,
 }
 
@@ -78,8 +79,16 @@ impl Row {
             section,
             done: done.into(),
             found: found.into(),
+            passed_on: false,
             times: 0,
         }
+    }
+
+    /// Damage that is not told: only somebody else can, and the row says who. The
+    /// document must not call that nothing.
+    pub fn passed_on(mut self) -> Self {
+        self.passed_on = true;
+        self
     }
 
     /// It happened, and all that was promised is there.
@@ -102,6 +111,7 @@ impl Row {
             section,
             done,
             found,
+            passed_on,
             times,
         } = self;
         assert!(times > 0, "never happened: {done}");
@@ -112,6 +122,7 @@ impl Row {
             "section": format!("{section:?}"),
             "done": done,
             "found": found,
+            "passed_on": passed_on,
             "times": times,
         });
         fs::write(dir.join(format!("{name}.json")), row.to_string())
@@ -154,6 +165,7 @@ impl Row {
                 .find(|known| format!("{known:?}") == section)?,
             done: text("done")?,
             found: text("found")?,
+            passed_on: row["passed_on"].as_bool()?,
             times: row["times"].as_u64()?,
         })
     }
@@ -168,7 +180,12 @@ impl Row {
         let Self {
             done, found, times, ..
         } = self;
-        format!("| {done} | {times} | {found} | nothing |")
+        let lost = if self.passed_on {
+            "the damage is passed on"
+        } else {
+            "nothing"
+        };
+        format!("| {done} | {times} | {found} | {lost} |")
     }
 }
 

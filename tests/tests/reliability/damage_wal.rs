@@ -4,6 +4,7 @@ use std::fs;
 
 use e2e::{
     Cluster, Damage, Objects, PgBin, Row, Run, S3Server, Section, Workspace, of_sample_or_whole,
+    segment_moved_to,
 };
 
 use crate::wal_again::{CODECS, SEGMENT, key, sample, until, words};
@@ -196,7 +197,8 @@ fn plain(at: &Objects<'_>, flips: usize) {
         "the same in the record that began in the segment before, or that ends in the next one",
         "delivered as it is: only together with its neighbour can it be checked, as PostgreSQL does \
          when it replays it",
-    );
+    )
+    .passed_on();
     let places: Vec<usize> = (0..content.len()).filter(|at| covered[*at]).collect();
     assert!(places.len() > 500_000, "most of it is records");
     for _ in 0..flips {
@@ -238,7 +240,8 @@ fn texts_without_compression() {
     let mut row = row(
         "a history or `.backup` file without compression is damaged",
         "delivered as it is, for it has no checksum; one of which nothing is left is refused",
-    );
+    )
+    .passed_on();
     for (_, name, content) in files().into_iter().skip(2) {
         archived(&at, "", &name, &content);
         let object = key(&name, "");
@@ -261,15 +264,10 @@ fn texts_without_compression() {
     row.finish();
 }
 
-/// A segment with the position of another name.
+/// The segment that has this name.
 fn renamed(name: &str) -> Vec<u8> {
-    let mut bytes = sample(SEGMENT);
     let number = |range| u64::from_str_radix(&name[range], 16).unwrap();
-    let start = (number(8..16) << 32) + (number(16..24) << 20);
-    for (page, index) in bytes.chunks_mut(8192).zip(0_u64..) {
-        page[8..16].copy_from_slice(&(start + index * 8192).to_le_bytes());
-    }
-    bytes
+    segment_moved_to((number(8..16) << 12) + number(16..24))
 }
 
 #[test]

@@ -16,6 +16,8 @@ fn a_read_only_root_stops_no_tool() {
     };
     let place = store.place("p");
     let mut primary = place.primary(&bin, "");
+    // So that a finished segment stays.
+    primary.configure("wal_keep_size", "64MB");
     primary.start();
     primary.archive_everything();
     let targets = workspace.dir("targets");

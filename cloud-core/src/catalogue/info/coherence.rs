@@ -49,10 +49,16 @@ impl BackupInfo {
         let timeline = TimelineId(self.timeline?);
         let (lsn_text, segment) = (lsn?, segment?);
         let size = SegmentSize::new(self.xlog_segment_size);
-        let named = size
+        let agrees = size
             .zip(lsn_text.parse::<Lsn>().ok())
-            .map(|(size, lsn)| WalName::segment_of(timeline, lsn, size));
-        let agrees = named.is_some_and(|name| name.as_str().eq_ignore_ascii_case(segment));
+            .is_some_and(|(size, lsn)| {
+                // The server's own function puts a boundary into the segment that ends
+                // there, and who asks it writes that.
+                [lsn, Lsn(lsn.0.saturating_sub(1))]
+                    .map(|lsn| WalName::segment_of(timeline, lsn, size))
+                    .iter()
+                    .any(|name| name.as_str().eq_ignore_ascii_case(segment))
+            });
         (!agrees).then(|| {
             format!(
                 "{which}_wal={} and {which}_xlog={} do not agree on timeline {timeline}, with \
@@ -105,6 +111,13 @@ mod tests {
         for status in ["FAILED", "STARTED", "SYNCING", "WAITING_FOR_WALS"] {
             assert_eq!(contradiction(&TEXT.replace("DONE", status)), None);
         }
+        let boundary = TEXT.replace("0/6000100", "0/7000000");
+        assert_eq!(contradiction(&boundary), None, "the segment before");
+        let boundary = boundary.replace(
+            "end_wal=000000010000000000000006",
+            "end_wal=000000010000000000000007",
+        );
+        assert_eq!(contradiction(&boundary), None, "the segment behind");
         let set_back = TEXT.replace("21 02:22:15", "20 03:22:15");
         assert_eq!(contradiction(&set_back), None, "the clock was set");
     }

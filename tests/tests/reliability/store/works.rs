@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use e2e::{Bucket, Cluster, PgBin, Run, Tool, Tree, Workspace, golden};
+use e2e::{Bucket, Cluster, PgBin, Run, Tool, Tree, Workspace, golden, segment_moved_to};
 
 use super::{Behind, Work};
 
@@ -151,13 +151,8 @@ pub(super) struct WalRestore<'s> {
 /// Name and content of the segments that are there to be fetched.
 fn segments() -> [(String, Vec<u8>); 3] {
     [6_u64, 7, 8].map(|number| {
-        let mut content = segment();
-        // Its place in the WAL is in the header of its first page.
-        content[8..16].copy_from_slice(&(number << 20).to_le_bytes());
-        (
-            format!("{:024X}", (1_u128 << 64) + u128::from(number)),
-            content,
-        )
+        let name = format!("{:024X}", (1_u128 << 64) + u128::from(number));
+        (name, segment_moved_to(number))
     })
 }
 

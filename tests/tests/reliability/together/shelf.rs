@@ -3,16 +3,19 @@
 //!
 //! The backups are copies of one golden sample under several ids, each with a
 //! position in WAL of its own; the WAL is one golden segment under the names that
-//! its first page is made to fit.
+//! its pages are made to fit.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use e2e::{Bucket, FaultProxy, Run, Tool, Tree, Workspace, golden, of_sample_or_whole};
+use e2e::{
+    Bucket, FaultProxy, Run, Tool, Tree, Workspace, golden, of_sample_or_whole, segment_moved_to,
+};
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
@@ -60,10 +63,11 @@ impl<'w> Shelf<'w> {
         };
         for (id, begin) in IDS.iter().zip(BEGINS) {
             let sample = golden().join("tiny/gzip/base/20261121T120000");
-            for archive in ["data.tar.gz", "16384.tar.gz"] {
-                let content = fs::read(sample.join(archive)).unwrap();
-                this.put(&format!("base/{id}/{archive}"), &content);
-            }
+            let tablespace = fs::read(sample.join("16384.tar.gz")).unwrap();
+            this.put(&format!("base/{id}/16384.tar.gz"), &tablespace);
+            let data = fs::read(sample.join("data.tar.gz")).unwrap();
+            let data = with_label(&data, begin);
+            this.put(&format!("base/{id}/data.tar.gz"), &data);
             let info = fs::read_to_string(sample.join("backup.info")).unwrap();
             let record = record(&info, id, begin);
             this.put(&format!("base/{id}/backup.info"), record.as_bytes());
@@ -194,7 +198,8 @@ impl<'w> Shelf<'w> {
         let expected = fs::read_to_string(golden().join("tiny/EXPECTED-RESTORE.txt")).unwrap();
         let hashes = expected.lines().filter_map(|line| line.split_once("  ./"));
         let mut files = 0;
-        for (hash, path) in hashes {
+        // The label is this backup's own.
+        for (hash, path) in hashes.filter(|(_, path)| *path != "backup_label") {
             let folder = if path.starts_with("PG_15_") {
                 &fast
             } else {
@@ -246,14 +251,9 @@ pub(crate) fn segment(number: u32) -> String {
     format!("00000001{:08X}{number:08X}", 0)
 }
 
-/// The sample of such a segment, moved to where its name says.
+/// The segment of that name.
 pub(crate) fn content(number: u32) -> Vec<u8> {
-    let sample = golden().join("wal/000000010000000000000006");
-    let mut bytes = fs::read(sample).unwrap();
-    // `xlp_pageaddr` of the first page.
-    let address = u64::from(number) << 20;
-    bytes[8..16].copy_from_slice(&address.to_le_bytes());
-    bytes
+    segment_moved_to(u64::from(number))
 }
 
 /// A segment as it is stored; made once for all shelves of a test.
@@ -262,6 +262,21 @@ fn gzip(number: u32) -> &'static [u8] {
     let mut made = MADE.lock().unwrap();
     made.entry(number)
         .or_insert_with(|| compress(number).leak())
+}
+
+/// The archive with a label that says where its backup begins.
+fn with_label(archive: &[u8], begin: u32) -> Vec<u8> {
+    let mut tar = Vec::new();
+    GzDecoder::new(archive).read_to_end(&mut tar).unwrap();
+    let old = b"START WAL LOCATION: 0/4000028 (";
+    let new = format!("START WAL LOCATION: 0/{begin:X}00028  (");
+    assert_eq!(old.len(), new.len());
+    let at = tar.windows(old.len()).position(|found| found == old);
+    let at = at.expect("the archive has a label");
+    tar[at..at + old.len()].copy_from_slice(new.as_bytes());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&tar).unwrap();
+    encoder.finish().unwrap()
 }
 
 fn compress(number: u32) -> Vec<u8> {

@@ -15,7 +15,9 @@ const NEW: &str = "20261102T000000";
 fn put_backups(ground: &Ground<'_>) {
     let info = golden().join("backup-info/done-gzip-tablespace-named.info");
     let info = fs::read_to_string(info).unwrap();
-    let newer = info.replace("0000000004", "0000000009");
+    let newer = info
+        .replace("0000000004", "0000000009")
+        .replace("0/4000", "0/9000");
     let server = ground.server;
     for (id, info) in [(OLD, info), (NEW, newer)] {
         for archive in ["16384.tar.gz", "data.tar.gz"] {
