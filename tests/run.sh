@@ -49,11 +49,12 @@ export PATH
 # Servers of this run alone: another may be going on.
 TEST_SERVERS_STATE=$(mktemp -d)
 export TEST_SERVERS_STATE
-E2E_RECORDS=$(mktemp -d)
-export E2E_RECORDS
+# What the tests of reliability recorded; kept in a folder that is given.
+records=$(mktemp -d)
+export E2E_RECORDS="${E2E_RECORDS:-$records}"
 stop_servers() {
   tests/servers/down.sh
-  rm -rf "$TEST_SERVERS_STATE" "$E2E_RECORDS"
+  rm -rf "$TEST_SERVERS_STATE" "$records"
 }
 trap stop_servers EXIT
 trap 'exit 130' INT

@@ -9,7 +9,7 @@
 . "$(dirname "$0")/common.sh"
 
 # Memory that objects may take, in bytes; it is not taken in advance.
-capacity=$((4 << 30))
+capacity=$((8 << 30))
 
 install_ceph() {
   apt_need radosgw ceph-mon ceph-osd ceph-common radosgw

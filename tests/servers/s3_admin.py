@@ -1,8 +1,9 @@
 """Looks into the buckets of a test, and changes them, past the tools under test.
 
 Reads one request a line, `["command", argument, ...]` in JSON, and answers each
-with one line, `{"ok": value}` or `{"error": text}`, until its input ends. Where
-the server is comes from the environment (`AWS_*`), as for any tool:
+with one line, `{"ok": value}` or `{"error": text}`, until its input ends. Then it
+empties the buckets that it made: servers keep all they have in memory. Where the
+server is comes from the environment (`AWS_*`), as for any tool:
 
     echo '["ls", "bucket", ""]' | AWS_ENDPOINT_URL=... python s3_admin.py
 """
@@ -32,8 +33,12 @@ def pages(operation, field, **arguments):
         yield from page.get(field, [])
 
 
+made = []
+
+
 def mb(bucket, lock=False):
     """Makes a bucket, with object lock if asked for."""
+    made.append(bucket)
     s3.create_bucket(Bucket=bucket, **({"ObjectLockEnabledForBucket": True} if lock else {}))
 
 
@@ -115,3 +120,12 @@ for line in sys.stdin:
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer), flush=True)
+
+for bucket in made:
+    # What is locked stays.
+    try:
+        keys = [{"Key": key} for key, _ in ls(bucket, "")]
+        for start in range(0, len(keys), 1000):
+            s3.delete_objects(Bucket=bucket, Delete={"Objects": keys[start : start + 1000], "Quiet": True})
+    except Exception as error:
+        print(f"s3_admin: {bucket} was not emptied: {error}", file=sys.stderr)

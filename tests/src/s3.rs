@@ -101,7 +101,8 @@ fn fresh_name() -> String {
     format!("test-{}-{nanos}", std::process::id())
 }
 
-/// A bucket of one test. It stays until its server is stopped.
+/// A bucket of one test. It stays until its server is stopped, and is emptied when
+/// this is dropped.
 #[derive(Debug)]
 pub struct Bucket<'w> {
     name: String,
