@@ -21,6 +21,7 @@ use crate::report::Reporter;
 use crate::store::{ObjectStore, StoreError};
 use crate::tar::{Member, MemberKind, TarError, TarReader};
 use crate::transfer::{DownloadFailure, DownloadReader, open_download};
+use crate::wal::Lsn;
 
 /// Largest member that is kept in memory until the end, in bytes: `pg_control`
 /// has 8 KiB, a label some hundred bytes.
@@ -336,7 +337,7 @@ fn check_label(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
         .find_map(|line| line.strip_prefix("START WAL LOCATION: "))
         .and_then(|rest| rest.split(' ').next());
     let why = match start {
-        Some(start) if start == recorded => return Ok(()),
+        Some(start) if same_position(start, recorded) => return Ok(()),
         Some(start) => format!(
             "its `backup_label` says that it begins at {}, where its backup.info says {}",
             start.escape_debug(),
@@ -345,6 +346,12 @@ fn check_label(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
         None => "its `backup_label` does not say where it begins".to_owned(),
     };
     Err(plan.damaged(&why))
+}
+
+/// Versions of PostgreSQL differ in how many zeroes they write.
+fn same_position(one: &str, other: &str) -> bool {
+    let lsn = |text: &str| text.parse::<Lsn>().ok();
+    one == other || lsn(one).is_some_and(|at| lsn(other) == Some(at))
 }
 
 /// Configuration files that lay elsewhere come back at the top of PGDATA, and
@@ -386,5 +393,19 @@ impl<R: Read> Read for Counted<'_, R> {
         let count = self.inner.read(buf)?;
         self.reporter.processed(count as u64);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_the_same_however_many_zeroes_it_has() {
+        assert!(same_position("0/4000028", "0/04000028"));
+        assert!(same_position("odd", "odd"));
+        for other in ["0/4000029", "4/4000028", "", "odd"] {
+            assert!(!same_position("0/4000028", other), "{other}");
+        }
     }
 }
