@@ -291,13 +291,30 @@ impl Cluster {
 
     /// Returns when every finished WAL segment is in the archive, after
     /// finishing the present one.
+    #[expect(
+        clippy::print_stderr,
+        reason = "a test that fails shows the server's log"
+    )]
     pub fn archive_everything(&self) {
-        let session = self.session();
-        let last = session.value("SELECT pg_walfile_name(pg_switch_wal())");
+        let last = self
+            .session()
+            .value("SELECT pg_walfile_name(pg_switch_wal())");
+        let mut session = Some(self.session());
         wait_until("the archiver to finish", || {
-            let row = session
-                .rows("SELECT coalesce(last_archived_wal, ''), failed_count FROM pg_stat_archiver");
-            (row[0][0] >= last).then_some(())
+            let sql = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver";
+            match session.as_ref().map(|session| session.try_rows(sql)) {
+                Some(Ok(archived)) => (archived[0][0] >= last).then_some(()),
+                // A server that ended its sessions says why in its log, and comes back.
+                Some(Err(error)) => {
+                    eprintln!("{error}, and the server: {}", self.log_text());
+                    session = None;
+                    None
+                }
+                None => {
+                    session = Session::open(&self.socket_dir, "postgres", "postgres").ok();
+                    None
+                }
+            }
         });
     }
 

@@ -1,13 +1,13 @@
 //! The objects of a place, seen and changed past the tools.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::cluster::Cluster;
 use crate::place::Place;
 use crate::s3::Bucket;
 use crate::tools::{Run, Tool};
-use crate::tree::{Kind, Tree};
 use crate::workspace::Workspace;
 
 /// A place of the server `main`, and a way to its objects that does not go through
@@ -63,15 +63,7 @@ impl<'w> Objects<'w> {
     /// a directory is among them.
     pub fn keys(&self, prefix: &str) -> Vec<String> {
         let below = match &self.lie {
-            Lie::Directory(root) => {
-                let tree = Tree::of(root).0;
-                let files = tree
-                    .into_iter()
-                    .filter(|(_, entry)| matches!(entry.kind, Kind::File(..)));
-                files
-                    .map(|(name, _)| name.to_string_lossy().into_owned())
-                    .collect()
-            }
+            Lie::Directory(root) => files_below(root, Path::new("")),
             Lie::Bucket(bucket, path) => {
                 let keys = bucket.keys(path).into_iter();
                 keys.map(|key| key[path.len()..].to_owned()).collect()
@@ -79,6 +71,7 @@ impl<'w> Objects<'w> {
         };
         let mut below: Vec<String> = below;
         below.retain(|key| key.starts_with(prefix));
+        below.sort_unstable();
         below
     }
 
@@ -164,4 +157,25 @@ impl<'w> Objects<'w> {
         });
         new.expect("a backup that ended well is there")
     }
+}
+
+/// The names of the files below `root`, of those below `folder`. Others may write at
+/// the same time: what vanishes meanwhile is left out.
+fn files_below(root: &Path, folder: &Path) -> Vec<String> {
+    let listing = match fs::read_dir(root.join(folder)) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        Err(error) => panic!("could not list {folder:?}: {error}"),
+    };
+    let mut names = Vec::new();
+    for entry in listing {
+        let entry = entry.expect("an open directory can be read");
+        let name = folder.join(entry.file_name());
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => names.extend(files_below(root, &name)),
+            Ok(kind) if kind.is_file() => names.push(name.to_string_lossy().into_owned()),
+            _ => {}
+        }
+    }
+    names
 }
