@@ -20,15 +20,21 @@ mod config;
 pub mod conformance;
 mod error;
 mod faulty;
+#[cfg(feature = "aws")]
+mod http;
 mod local;
 mod memory;
 mod registry;
 mod retry;
 #[cfg(feature = "aws")]
 mod s3;
+#[cfg(all(test, feature = "aws"))]
+mod scripted;
 mod sse_c;
 mod url;
 mod util;
+#[cfg(feature = "aws")]
+mod wire;
 
 pub use bandwidth::Bandwidth;
 pub use config::StoreConfig;

@@ -1,11 +1,11 @@
 //! What can be built from the methods of a store, as functions.
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{
-    Depth, ListPage, LockCheck, ObjectMeta, ObjectStore, ReadRange, Result, StoreError,
-    StoreErrorKind, StoreOp, UnfinishedUpload,
+    DeleteReport, Depth, ListPage, LockCheck, ObjectMeta, ObjectStore, ReadRange, Result,
+    StoreError, StoreErrorKind, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -136,6 +136,42 @@ pub async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> DeleteAllRepor
         rest = later;
     }
     report
+}
+
+/// Deletes objects by a request for each, `at_once` of them at the same time.
+/// `delete` answers for what is not there as for what it deleted.
+///
+/// # Errors
+///
+/// A transient one, after all were tried: the batch as a whole is to be tried
+/// again, and deleting twice does no harm.
+#[cfg(feature = "aws")]
+pub(super) async fn delete_each<'a, F>(
+    keys: impl IntoIterator<Item = &'a Key>,
+    at_once: usize,
+    delete: impl Fn(&'a Key) -> F,
+) -> Result<DeleteReport>
+where
+    F: Future<Output = Result<()>> + Send + 'a,
+{
+    let one = |key: &'a Key| {
+        let deleting = delete(key);
+        async move { (key, deleting.await) }.boxed()
+    };
+    let requests: Vec<_> = keys.into_iter().map(one).collect();
+    let mut answers = stream::iter(requests).buffer_unordered(at_once);
+    let mut report = DeleteReport::default();
+    let mut unreachable = None;
+    while let Some((key, answer)) = answers.next().await {
+        match answer {
+            Ok(()) => report.deleted.push(key.clone()),
+            Err(error) if error.kind.is_transient() => {
+                unreachable.get_or_insert(error);
+            }
+            Err(error) => report.failed.push((key.clone(), error)),
+        }
+    }
+    unreachable.map_or(Ok(report), Err)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::Flag;
+use crate::store::wire::unquoted;
 
 /// The checksum that travels with a body, in base64.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,12 +153,6 @@ impl Summed {
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.md5.update(bytes);
     }
-}
-
-/// An `ETag` without its quotes, and without the mark that proxies set who
-/// compress what they pass on.
-pub(super) fn unquoted(etag: &str) -> &str {
-    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
 #[cfg(test)]

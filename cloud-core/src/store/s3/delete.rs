@@ -8,13 +8,13 @@ use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{Delete, DeletedObject, ObjectIdentifier};
 use aws_smithy_types::base64;
-use futures_util::FutureExt;
-use futures_util::stream::{self, StreamExt};
 use md5::{Digest, Md5};
 
-use super::error::{Failure, kind_of, one_line};
-use super::{DeleteReport, Inner, Result, StoreError, StoreErrorKind, StoreOp};
+use super::error::{Failure, kind_of};
+use super::{DeleteReport, Inner, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
+use crate::store::util::delete_each;
+use crate::store::wire::one_line;
 
 /// Requests under way at the same time where objects go one by one.
 const SINGLE: usize = 8;
@@ -142,41 +142,26 @@ impl Inner {
         report
     }
 
-    async fn delete_one(&self, key: &Key) -> (Key, Result<(), Failure>) {
+    async fn delete_one(&self, key: &Key) -> Result<()> {
         let sent = self
             .call(|connection| {
                 let request = connection.client.delete_object();
                 request.bucket(&self.bucket).key(key.as_str()).send()
             })
             .await;
-        (key.clone(), sent.map(|_| ()))
+        match sent {
+            Err(failure) if failure.kind != StoreErrorKind::NotFound => {
+                Err(self.error(StoreOp::Delete, key, failure))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn delete_singly(&self, keys: &[&Key], report: &mut DeleteReport) -> Result<()> {
-        let requests: Vec<_> = keys
-            .iter()
-            .map(|key| self.delete_one(key).boxed())
-            .collect();
-        let mut answers = stream::iter(requests).buffer_unordered(SINGLE);
-        let mut unreachable: Option<StoreError> = None;
-        while let Some((key, answer)) = answers.next().await {
-            match answer {
-                Ok(()) => report.deleted.push(key),
-                Err(failure) if failure.kind == StoreErrorKind::NotFound => {
-                    report.deleted.push(key);
-                }
-                Err(failure) => {
-                    let transient = failure.kind.is_transient();
-                    let error = self.error(StoreOp::Delete, &key, failure);
-                    if transient {
-                        unreachable.get_or_insert(error);
-                    } else {
-                        report.failed.push((key, error));
-                    }
-                }
-            }
-        }
-        // The batch as a whole is tried again; deleting twice does no harm.
-        unreachable.map_or(Ok(()), Err)
+        let keys = keys.iter().copied();
+        let done = delete_each(keys, SINGLE, |key| self.delete_one(key)).await?;
+        report.deleted.extend(done.deleted);
+        report.failed.extend(done.failed);
+        Ok(())
     }
 }

@@ -10,6 +10,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::connect::{ConnectError, classify};
 use crate::store::StoreErrorKind;
+use crate::store::wire::{Cause, element, one_line};
 
 /// A request that failed, before it has the words for what was being done.
 #[derive(Debug)]
@@ -112,6 +113,12 @@ where
     }
 }
 
+impl From<Cause> for Failure {
+    fn from((kind, text): Cause) -> Self {
+        Self::new(kind, text)
+    }
+}
+
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         Self::new(error.kind, error.text)
@@ -146,10 +153,6 @@ pub(super) fn innermost(error: &dyn Error) -> String {
     one_line(&line)
 }
 
-pub(super) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Failure {
     let status = raw.status().as_u16();
     let code = meta.code().unwrap_or_default();
@@ -165,7 +168,7 @@ fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Fail
         "ExpiredToken" | "TokenRefreshRequired" => "; renew the credentials",
         _ => "",
     };
-    let named = ["Header", "ArgumentName"].map(|name| element(raw, name).unwrap_or_default());
+    let named = ["Header", "ArgumentName"].map(|name| in_body(raw, name).unwrap_or_default());
     let about = format!("{code} {message} {}", named.join(" "));
     Failure {
         kind: kind_of(code, status),
@@ -178,11 +181,8 @@ fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Fail
 }
 
 /// The text of an element in the body of an answer.
-fn element<'a>(raw: &'a HttpResponse, name: &str) -> Option<&'a str> {
-    let body = std::str::from_utf8(raw.body().bytes()?).ok()?;
-    let (_, rest) = body.split_once(&format!("<{name}>"))?;
-    let (text, _) = rest.split_once(&format!("</{name}>"))?;
-    Some(text)
+fn in_body<'a>(raw: &'a HttpResponse, name: &str) -> Option<&'a str> {
+    element(raw.body().bytes()?, name)
 }
 
 /// The region that an answer sends the client to.
@@ -197,7 +197,7 @@ fn elsewhere(code: &str, status: u16, raw: &HttpResponse) -> Option<String> {
         return None;
     }
     let header = raw.headers().get("x-amz-bucket-region");
-    let region = header.or_else(|| element(raw, "Region"))?;
+    let region = header.or_else(|| in_body(raw, "Region"))?;
     // It becomes part of a host name.
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let usable = !region.is_empty() && region.chars().all(plain);

@@ -1,76 +1,23 @@
 //! Listing, page by page.
 
-use std::collections::HashSet;
-use std::hash::Hash;
 use std::sync::Arc;
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::EncodingType;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
-use super::checksum::unquoted;
 use super::error::Failure;
 use super::get::time;
 use super::{Depth, Inner, ListPage, ObjectMeta, Result, StoreErrorKind, StoreOp};
 use crate::key::{Key, Prefix};
 use crate::store::ObjectVersion;
+use crate::store::wire::{Course, Next, unquoted};
 
 struct Listing {
     inner: Arc<Inner>,
     prefix: Prefix,
     depth: Depth,
     course: Course<String>,
-}
-
-/// Which page of a listing comes next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Next<M> {
-    First,
-    After(M),
-    End,
-}
-
-/// The way through a listing whose pages name the next one by a marker.
-#[derive(Debug)]
-pub(super) struct Course<M> {
-    pub(super) next: Next<M>,
-    /// Markers that were used: one that comes again leads in a circle.
-    used: HashSet<M>,
-}
-
-impl<M: Clone + Eq + Hash> Course<M> {
-    pub(super) fn new() -> Self {
-        Self {
-            next: Next::First,
-            used: HashSet::new(),
-        }
-    }
-
-    /// What comes after an answer.
-    pub(super) fn after(
-        &self,
-        truncated: Option<bool>,
-        marker: Option<M>,
-    ) -> Result<Next<M>, Failure> {
-        let marker = marker.filter(|marker| !self.used.contains(marker));
-        match (truncated, marker) {
-            (Some(true), Some(marker)) => Ok(Next::After(marker)),
-            // Going on would never end, stopping would be a short list.
-            (Some(true), None) => {
-                let why = "the answer says that there is more, but not how to get it";
-                Err(Failure::new(StoreErrorKind::Corrupt, why))
-            }
-            _ => Ok(Next::End),
-        }
-    }
-
-    /// Goes on to what `after` said.
-    pub(super) fn go(&mut self, next: Next<M>) {
-        if let Next::After(marker) = &next {
-            self.used.insert(marker.clone());
-        }
-        self.next = next;
-    }
 }
 
 pub(super) fn list(

@@ -22,7 +22,6 @@ mod uploads;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -36,6 +35,7 @@ use self::checksum::EtagJudge;
 use self::connect::{Connect, Connection};
 use self::encryption::Encryption;
 use self::error::Failure;
+use super::wire::Flag;
 use super::{
     Abilities, BucketState, CustomerKey, DeleteReport, Depth, Download, Limits, ListPage,
     LockCheck, MultipartUpload, ObjectMeta, ObjectStore, PutOptions, PutReceipt, ReadRange, Result,
@@ -73,26 +73,6 @@ struct Learned {
     one_by_one: Flag,
     /// `ListParts`: when an upload was last written to is not known.
     without_part_lists: Flag,
-}
-
-#[derive(Debug, Default)]
-struct Flag(AtomicBool);
-
-impl Flag {
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Sets the flag; says `what` the first time.
-    fn learn(&self, location: &str, what: &str) {
-        if !self.0.swap(true, Ordering::Relaxed) {
-            tracing::info!("{location} {what}");
-        }
-    }
 }
 
 impl S3Store {

@@ -14,12 +14,13 @@ use bytes::Bytes;
 use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
 use super::error::Failure;
-use super::put::{is_plain, receipt, tagging, without_type};
+use super::put::{is_plain, receipt, without_type};
 use super::{
     Flag, Inner, LockCheck, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind,
     StoreOp,
 };
 use crate::key::Key;
+use crate::store::wire::tagging;
 use crate::store::{PartNumber, PartReceipt, PutMode};
 
 /// An upload that was begun.

@@ -7,12 +7,13 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
 
-use super::checksum::{Checksum, Stored, unquoted};
+use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
 use super::error::{Failure, Unknown};
 use super::{Inner, LockCheck, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
-use crate::store::{ObjectVersion, PutMode, Tag};
+use crate::store::wire::{tagging, unquoted};
+use crate::store::{ObjectVersion, PutMode};
 
 impl Inner {
     /// Whether to try again without what the store turned out not to know, of
@@ -146,43 +147,5 @@ pub(super) fn is_plain(mode: Option<&ServerSideEncryption>, customer: Option<&st
 pub(super) fn receipt(etag: Option<&str>) -> PutReceipt {
     PutReceipt {
         version: etag.map(|etag| ObjectVersion(unquoted(etag).to_owned())),
-    }
-}
-
-/// Tags as the header wants them.
-pub(super) fn tagging(tags: &[Tag]) -> String {
-    let pair = |tag: &Tag| format!("{}={}", url_encoded(&tag.key), url_encoded(&tag.value));
-    tags.iter().map(pair).collect::<Vec<_>>().join("&")
-}
-
-fn url_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tags_are_encoded_as_in_a_query() {
-        let tag = |key: &str, value: &str| Tag {
-            key: key.into(),
-            value: value.into(),
-        };
-        let tags = [tag("a b", "c+d=e&f"), tag("ü", ""), tag("x:y/z", "@.-_~")];
-        assert_eq!(
-            tagging(&tags),
-            "a%20b=c%2Bd%3De%26f&%C3%BC=&x%3Ay%2Fz=%40.-_~"
-        );
-        assert_eq!(tagging(&[]), "");
     }
 }

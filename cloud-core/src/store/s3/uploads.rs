@@ -18,9 +18,10 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::error::Failure;
 use super::get::time;
-use super::list::{Course, Next, name, odd, told};
+use super::list::{name, odd, told};
 use super::{Inner, Result, StoreErrorKind, StoreOp, UnfinishedUpload};
 use crate::key::{Key, Prefix};
+use crate::store::wire::{Course, Next};
 
 /// Requests for parts under way at the same time.
 const LOOKS: usize = 8;

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 
-use super::error::ConnectError;
+use super::ConnectError;
+use super::Variables;
 use super::ini::Section;
 use super::profiles::{Profile, Profiles, read};
-use super::variables::Variables;
 
 /// Longest time to wait for an answer of the instance's metadata service.
 /// Source: the reference; off EC2 nobody answers, and that must not take long.

@@ -16,8 +16,8 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 
+use super::ConnectError;
 use super::chain::Source;
-use super::error::ConnectError;
 use super::services::Services;
 use super::{metadata, process};
 use crate::store::StoreErrorKind;

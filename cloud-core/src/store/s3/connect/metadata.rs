@@ -7,8 +7,8 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use http::Uri;
 
+use super::ConnectError;
 use super::chain::{Container, Instance, Token};
-use super::error::ConnectError;
 use super::http::Http;
 use super::json;
 use crate::store::StoreErrorKind;

@@ -23,24 +23,20 @@ use self::chain::Source;
 use self::http::Http;
 use self::keys::Keys;
 use self::profiles::Profiles;
-use self::proxies::Proxies;
 use self::services::{Services, quiet_config};
 use self::settings::Settings;
-use self::tls::Tls;
-use self::variables::Variables;
 use crate::store::StoreConfig;
+use crate::store::http::{Proxies, Tls, Variables};
 
+mod answer;
 mod chain;
-mod error;
 mod http;
-mod idle;
 mod ini;
 mod json;
 mod keys;
 mod metadata;
 mod process;
 mod profiles;
-mod proxies;
 mod services;
 mod settings;
 mod sso;
@@ -48,10 +44,8 @@ mod sso;
 pub(super) mod testing;
 #[cfg(test)]
 mod tests;
-mod tls;
-mod variables;
 
-pub(super) use self::error::{ConnectError, classify};
+pub(super) use crate::store::http::{ConnectError, classify};
 
 /// The way to S3, made at the first request.
 pub(super) struct Connect {
@@ -156,7 +150,7 @@ impl Connect {
         let profiles = Profiles::load(variables, named)?;
         let settings = Settings::decide(&self.config, variables, &profiles)?;
         let source = chain::find(variables, &profiles, named.is_some())?;
-        let tls = Arc::new(Tls::new(settings.ca_bundle.clone()));
+        let tls = Arc::new(Tls::new(settings.ca_bundle.clone(), "AWS_CA_BUNDLE"));
         if settings.uses_tls() {
             // It is needed at once, and here a failure can be told.
             tls.config()?;

@@ -7,7 +7,7 @@ use aws_credential_types::Credentials;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::error::ConnectError;
+use super::ConnectError;
 use super::json;
 use crate::store::StoreErrorKind;
 

@@ -6,9 +6,9 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::error::ConnectError;
+use super::ConnectError;
+use super::Variables;
 use super::ini::{Ini, Section};
-use super::variables::Variables;
 
 /// The two files, and the profile that was chosen.
 #[derive(Debug, Clone, Default)]

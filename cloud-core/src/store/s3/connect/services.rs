@@ -8,8 +8,8 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, IdentityCache, Region, StalledStreamProtectionConfig};
 use aws_sdk_sts::types::Credentials as RoleCredentials;
 
+use super::ConnectError;
 use super::chain::Role;
-use super::error::ConnectError;
 use super::http::Http;
 use super::settings::Settings;
 
@@ -48,11 +48,12 @@ pub(super) use quiet_config;
 impl Services {
     /// Without settings or proxies.
     pub(super) fn for_tests() -> Self {
-        use super::{profiles::Profiles, proxies::Proxies, tls::Tls, variables::Variables};
+        use super::profiles::Profiles;
+        use crate::store::http::{Proxies, Tls, Variables};
         let config = crate::store::StoreConfig::default();
         let (none, no_profiles) = (Variables::default(), Profiles::default());
         let settings = Settings::decide(&config, &none, &no_profiles).unwrap();
-        let tls = std::sync::Arc::new(Tls::new(None));
+        let tls = std::sync::Arc::new(Tls::new(None, "AWS_CA_BUNDLE"));
         let http = Http::new(tls, Proxies::none(), settings.read_timeout);
         Self {
             http: http.clone(),

@@ -9,9 +9,9 @@ use std::time::Duration;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use http::Uri;
 
-use super::error::ConnectError;
+use super::ConnectError;
+use super::Variables;
 use super::profiles::{Profile, Profiles};
-use super::variables::Variables;
 use crate::store::{Provider, StoreConfig, StoreUrl, printable};
 
 /// Longest time in which no byte moves, if `--read-timeout` does not say.

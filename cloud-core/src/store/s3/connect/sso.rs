@@ -14,8 +14,8 @@ use aws_sdk_s3::config::{BehaviorVersion, IdentityCache, Region, StalledStreamPr
 use serde_json::Value;
 use sha1::{Digest, Sha1};
 
+use super::ConnectError;
 use super::chain::Sso;
-use super::error::ConnectError;
 use super::json::{text, time};
 use super::services::{Services, quiet_config};
 

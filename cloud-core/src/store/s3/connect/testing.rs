@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufR
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::variables::Variables;
+use super::Variables;
 
 /// A home directory with the files of profiles.
 pub(super) struct Home(TempDir);

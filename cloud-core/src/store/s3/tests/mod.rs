@@ -9,15 +9,14 @@ mod failing;
 mod listing;
 mod multipart;
 mod reading;
-mod server;
 mod uploads;
 mod writing;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use self::server::{Answer, Request, Server};
 use super::*;
+use crate::store::scripted::{Answer, Request, Server};
 use crate::store::{ObjectVersion, PartNumber, PartReceipt, PutMode, Tag, open};
 
 /// Set where a test runs in its own process.

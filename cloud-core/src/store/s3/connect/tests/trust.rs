@@ -12,14 +12,14 @@ use tokio_rustls::TlsAcceptor;
 use super::super::testing::read_request;
 use super::*;
 
-const CA: &str = include_str!("tls/ca.pem");
-const SELF_SIGNED: &str = include_str!("tls/self.pem");
+const CA: &str = include_str!("../../../http/test-tls/ca.pem");
+const SELF_SIGNED: &str = include_str!("../../../http/test-tls/self.pem");
 
 /// A store with a certificate for `localhost` and 127.0.0.1.
 async fn secure_store() -> StandIn {
     store_of(
-        include_bytes!("tls/server.pem"),
-        include_bytes!("tls/server.key"),
+        include_bytes!("../../../http/test-tls/server.pem"),
+        include_bytes!("../../../http/test-tls/server.key"),
     )
     .await
 }
@@ -79,7 +79,11 @@ async fn a_certificate_is_trusted_if_the_bundle_has_its_authority() {
 /// As small installations have it: rustls alone would refuse it, OpenSSL does not.
 #[tokio::test]
 async fn a_certificate_that_signed_itself_is_trusted_if_the_bundle_has_it() {
-    let store = store_of(SELF_SIGNED.as_bytes(), include_bytes!("tls/self.key")).await;
+    let store = store_of(
+        SELF_SIGNED.as_bytes(),
+        include_bytes!("../../../http/test-tls/self.key"),
+    )
+    .await;
     let home = Home::new();
     let bundle = home.write("self.pem", SELF_SIGNED);
     let variables = keys(&home).and("AWS_CA_BUNDLE", bundle);
@@ -114,7 +118,7 @@ async fn a_certificate_for_another_name_is_told() {
 
 async fn told_of_another_name(self_signed: bool) {
     let (store, trusted) = if self_signed {
-        let key = include_bytes!("tls/self.key");
+        let key = include_bytes!("../../../http/test-tls/self.key");
         (store_of(SELF_SIGNED.as_bytes(), key).await, SELF_SIGNED)
     } else {
         (secure_store().await, CA)

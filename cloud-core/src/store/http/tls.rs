@@ -17,19 +17,29 @@ use crate::tls::{Roots, Verifier};
 /// The trusted certificates, not read before they are needed: a plain endpoint
 /// does not pay for them.
 #[derive(Debug)]
-pub(super) struct Tls {
+pub(in crate::store) struct Tls {
     bundle: Option<(PathBuf, &'static str)>,
+    /// The variable that a user of this store names a bundle with.
+    variable: &'static str,
     config: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Tls {
     /// `bundle`: the file in place of the system's certificates, and what named
-    /// it.
-    pub(super) fn new(bundle: Option<(PathBuf, &'static str)>) -> Self {
+    /// it; `variable` is what to name one with.
+    pub(in crate::store) fn new(
+        bundle: Option<(PathBuf, &'static str)>,
+        variable: &'static str,
+    ) -> Self {
         Self {
             bundle,
+            variable,
             config: OnceLock::new(),
         }
+    }
+
+    pub(super) fn variable(&self) -> &'static str {
+        self.variable
     }
 
     /// What a connection needs.
@@ -37,7 +47,7 @@ impl Tls {
     /// # Errors
     ///
     /// The bundle cannot be used, or the system has no certificates.
-    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
+    pub(in crate::store) fn config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
         }
@@ -46,7 +56,7 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|error| ConnectError::invalid(format!("could not set up TLS: {error}")))?;
         let builder = match &self.bundle {
-            None => builder.with_root_certificates(system()?),
+            None => builder.with_root_certificates(system(self.variable)?),
             // Who names a bundle may have an authority that is the server itself.
             Some((path, named_by)) => {
                 let roots = of_bundle(path, named_by, &provider)?;
@@ -61,15 +71,15 @@ impl Tls {
     }
 }
 
-fn system() -> Result<RootCertStore, ConnectError> {
+fn system(variable: &str) -> Result<RootCertStore, ConnectError> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err(ConnectError::invalid(
+        return Err(ConnectError::invalid(format!(
             "this system has no CA certificates to check the server by: install them (package \
-             ca-certificates), or name a file of them with AWS_CA_BUNDLE",
-        ));
+             ca-certificates), or name a file of them with {variable}"
+        )));
     }
     Ok(roots)
 }
@@ -106,7 +116,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bundle.pem");
         let error = |path: &PathBuf| {
-            let tls = Tls::new(Some((path.clone(), "AWS_CA_BUNDLE")));
+            let tls = Tls::new(Some((path.clone(), "AWS_CA_BUNDLE")), "AWS_CA_BUNDLE");
             tls.config().unwrap_err().to_string()
         };
         assert!(error(&path).contains("bundle.pem` (AWS_CA_BUNDLE): No such file"));

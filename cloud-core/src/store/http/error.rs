@@ -2,8 +2,6 @@
 
 use std::error::Error;
 
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-
 use crate::store::StoreErrorKind;
 
 /// A connection, or the credentials for it, could not be had.
@@ -11,15 +9,15 @@ use crate::store::StoreErrorKind;
 /// The text names the source and what to do; it never holds a key or a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
-pub(in crate::store::s3) struct ConnectError {
+pub(in crate::store) struct ConnectError {
     /// The class of the failure.
-    pub(in crate::store::s3) kind: StoreErrorKind,
+    pub(in crate::store) kind: StoreErrorKind,
     /// One line for the user.
-    pub(in crate::store::s3) text: String,
+    pub(in crate::store) text: String,
 }
 
 impl ConnectError {
-    pub(super) fn new(kind: StoreErrorKind, text: impl Into<String>) -> Self {
+    pub(in crate::store) fn new(kind: StoreErrorKind, text: impl Into<String>) -> Self {
         let text = text.into();
         // Services answer in several lines now and then.
         let text = if text.contains(['\n', '\r']) {
@@ -31,47 +29,21 @@ impl ConnectError {
     }
 
     /// The credentials that were configured cannot be had or used.
-    pub(super) fn refused(text: impl Into<String>) -> Self {
+    pub(in crate::store) fn refused(text: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::Unauthenticated, text)
     }
 
     /// A setting that means nothing.
-    pub(super) fn invalid(text: impl Into<String>) -> Self {
+    pub(in crate::store) fn invalid(text: impl Into<String>) -> Self {
         Self::new(StoreErrorKind::Invalid, text)
     }
 
     /// The same failure, told as part of what was being done.
-    pub(super) fn while_(self, doing: &str) -> Self {
+    pub(in crate::store) fn while_(self, doing: &str) -> Self {
         Self {
             kind: self.kind,
             text: format!("{doing}: {}", self.text),
         }
-    }
-
-    /// What a service that gives out credentials answered, or why it could not
-    /// be asked. `doing` begins the line.
-    pub(super) fn of_service<E>(doing: &str, error: &SdkError<E>) -> Self
-    where
-        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
-    {
-        if let Some(answer) = error.as_service_error() {
-            let code = answer.code().unwrap_or("no error code");
-            let message = answer.message().unwrap_or("no message");
-            let status = error.raw_response().map(|raw| raw.status().as_u16());
-            let kind = match status {
-                _ if code.contains("Throttl") || code == "TooManyRequestsException" => {
-                    StoreErrorKind::RateLimited
-                }
-                Some(500..) => StoreErrorKind::ServerFault,
-                _ => StoreErrorKind::Unauthenticated,
-            };
-            return Self::new(kind, format!("{doing}: {code}: {message}"));
-        }
-        let known = classify(error).unwrap_or_else(|| {
-            let unknown = innermost(error).to_string();
-            Self::new(StoreErrorKind::Other, unknown)
-        });
-        known.while_(doing)
     }
 }
 
@@ -79,8 +51,9 @@ impl ConnectError {
 /// tells: no credentials, no connection, no answer in time. `None` if the
 /// service answered or the cause is not known.
 ///
-/// The `Display` of what the SDK returns says no more than "dispatch failure".
-pub(in crate::store::s3) fn classify(error: &(dyn Error + 'static)) -> Option<ConnectError> {
+/// The `Display` of what the vendors' crates return says no more than "dispatch
+/// failure".
+pub(in crate::store) fn classify(error: &(dyn Error + 'static)) -> Option<ConnectError> {
     let mut cause = Some(error);
     let mut found = None;
     while let Some(error) = cause {
@@ -114,10 +87,7 @@ fn meaning(error: &(dyn Error + 'static)) -> Option<ConnectError> {
     let (kind, text) = match error.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(_)) => (
             StoreErrorKind::Untrusted,
-            format!(
-                "its certificate is not trusted: {error} (the CA certificates to trust are named \
-                 by AWS_CA_BUNDLE)"
-            ),
+            format!("its certificate is not trusted: {error}"),
         ),
         Some(_) => (StoreErrorKind::Connect, format!("TLS failed: {error}")),
         None if error.is::<hyper::Error>() => {
@@ -129,7 +99,9 @@ fn meaning(error: &(dyn Error + 'static)) -> Option<ConnectError> {
 }
 
 /// The last cause, which says most.
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+pub(in crate::store) fn innermost<'a>(
+    error: &'a (dyn Error + 'static),
+) -> &'a (dyn Error + 'static) {
     let mut last = error;
     while let Some(next) = last.source() {
         last = next;

@@ -1,8 +1,9 @@
-//! A stand-in for S3 that writes down what it is asked and answers what a test
-//! tells it to, also what no server should.
+//! A stand-in for a store that speaks HTTP: it writes down what it is asked and
+//! answers what a test tells it to, also what no server should.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+#[cfg(feature = "aws")]
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,43 +14,43 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
-    pub(super) method: String,
+pub(in crate::store) struct Request {
+    pub(in crate::store) method: String,
     /// Path and query, encoded.
-    pub(super) target: String,
+    pub(in crate::store) target: String,
     /// Names in lower case.
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    pub(in crate::store) headers: Vec<(String, String)>,
+    pub(in crate::store) body: Vec<u8>,
     /// Which connection it came on, from 0.
-    pub(super) connection: usize,
+    pub(in crate::store) connection: usize,
 }
 
 impl Request {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(in crate::store) fn header(&self, name: &str) -> Option<&str> {
         let mut named = self.headers.iter().filter(|(other, _)| other == name);
         named.next().map(|(_, value)| value.as_str())
     }
 
     /// Names of the headers that begin so.
-    pub(super) fn named(&self, prefix: &str) -> Vec<&str> {
+    pub(in crate::store) fn named(&self, prefix: &str) -> Vec<&str> {
         let names = self.headers.iter().map(|(name, _)| name.as_str());
         names.filter(|name| name.starts_with(prefix)).collect()
     }
 
-    pub(super) fn path(&self) -> &str {
+    pub(in crate::store) fn path(&self) -> &str {
         let end = self.target.find('?').unwrap_or(self.target.len());
         &self.target[..end]
     }
 
     /// Whether the query has this parameter, given whole (`uploads`, `a=b`).
-    pub(super) fn asks(&self, parameter: &str) -> bool {
+    pub(in crate::store) fn asks(&self, parameter: &str) -> bool {
         let query = self.target.split_once('?').map_or("", |(_, query)| query);
         query
             .split('&')
             .any(|one| one == parameter || one.split('=').next() == Some(parameter))
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(in crate::store) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
@@ -68,7 +69,7 @@ enum End {
 
 /// An answer.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub(in crate::store) struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -76,7 +77,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(status: u16) -> Self {
+    pub(in crate::store) fn new(status: u16) -> Self {
         Self {
             status,
             headers: Vec::new(),
@@ -86,37 +87,37 @@ impl Answer {
     }
 
     /// What S3 says of a failure.
-    pub(super) fn error(status: u16, code: &str, rest: &str) -> Self {
+    pub(in crate::store) fn error(status: u16, code: &str, rest: &str) -> Self {
         Self::new(status).xml(&format!("<Error><Code>{code}</Code>{rest}</Error>"))
     }
 
-    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+    pub(in crate::store) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+    pub(in crate::store) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
-    pub(super) fn xml(self, text: &str) -> Self {
+    pub(in crate::store) fn xml(self, text: &str) -> Self {
         let declaration = r#"<?xml version="1.0" encoding="UTF-8"?>"#;
         self.header("content-type", "application/xml")
             .body(format!("{declaration}\n{text}"))
     }
 
-    pub(super) fn cut(mut self, after: usize) -> Self {
+    pub(in crate::store) fn cut(mut self, after: usize) -> Self {
         self.end = End::Cut(after);
         self
     }
 
-    pub(super) fn stalled(mut self, after: usize) -> Self {
+    pub(in crate::store) fn stalled(mut self, after: usize) -> Self {
         self.end = End::Stall(after);
         self
     }
 
-    pub(super) fn silent() -> Self {
+    pub(in crate::store) fn silent() -> Self {
         Self {
             end: End::Silent,
             ..Self::new(200)
@@ -142,18 +143,20 @@ impl Answer {
 type Script = dyn Fn(&Request) -> Answer + Send + Sync;
 
 /// A server on a port of its own; ends with the process.
-pub(super) struct Server {
-    pub(super) url: String,
+pub(in crate::store) struct Server {
+    pub(in crate::store) url: String,
     seen: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
-    pub(super) fn start(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+    pub(in crate::store) fn start(
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         Self::over("http", script, Some)
     }
 
     /// Answers one request after the other; one too many is a fault of ours.
-    pub(super) fn playing(answers: impl IntoIterator<Item = Answer>) -> Self {
+    pub(in crate::store) fn playing(answers: impl IntoIterator<Item = Answer>) -> Self {
         let answers = Mutex::new(answers.into_iter().collect::<Vec<_>>().into_iter());
         Self::start(move |_| {
             let next = answers.lock().unwrap().next();
@@ -162,12 +165,22 @@ impl Server {
     }
 
     /// Speaks TLS with `leaf.crt` and `leaf.key` of a folder.
-    pub(super) fn secure(
+    #[cfg(feature = "aws")]
+    pub(in crate::store) fn secure(
         folder: &Path,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let chain = CertificateDer::pem_file_iter(folder.join("leaf.crt")).unwrap();
-        let key = PrivateKeyDer::from_pem_file(folder.join("leaf.key")).unwrap();
+        let read = |name| std::fs::read(folder.join(name)).unwrap();
+        Self::by_tls(&read("leaf.crt"), &read("leaf.key"), script)
+    }
+
+    fn by_tls(
+        chain: &[u8],
+        key: &[u8],
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let chain = CertificateDer::pem_slice_iter(chain);
+        let key = PrivateKeyDer::from_pem_slice(key).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -183,7 +196,7 @@ impl Server {
     }
 
     /// Takes the head of a request, and not a byte of its body.
-    pub(super) fn deaf() -> Self {
+    pub(in crate::store) fn deaf() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self::at("http", &listener);
         thread::spawn(move || {
@@ -225,19 +238,19 @@ impl Server {
     }
 
     /// All requests so far.
-    pub(super) fn requests(&self) -> Vec<Request> {
+    pub(in crate::store) fn requests(&self) -> Vec<Request> {
         self.seen.lock().unwrap().clone()
     }
 
     /// The only request so far.
-    pub(super) fn request(&self) -> Request {
+    pub(in crate::store) fn request(&self) -> Request {
         let mut requests = self.requests();
         assert_eq!(requests.len(), 1, "{requests:#?}");
         requests.remove(0)
     }
 
     /// The methods of all requests so far.
-    pub(super) fn methods(&self) -> String {
+    pub(in crate::store) fn methods(&self) -> String {
         let methods: Vec<_> = self.requests().into_iter().map(|one| one.method).collect();
         methods.join(" ")
     }

@@ -1,4 +1,4 @@
-//! The environment variables that decide how S3 is reached.
+//! The environment variables that decide how a store is reached.
 //!
 //! A snapshot, so that tests set what they need and change nothing.
 
@@ -9,11 +9,11 @@ use std::path::PathBuf;
 
 /// Variables by name. One that is empty counts as not set.
 #[derive(Clone, Default)]
-pub(super) struct Variables(HashMap<OsString, OsString>);
+pub(in crate::store) struct Variables(HashMap<OsString, OsString>);
 
 impl Variables {
     /// Those of this process that matter here.
-    pub(super) fn of_process() -> Self {
+    pub(in crate::store) fn of_process() -> Self {
         Self(
             std::env::vars_os()
                 .filter(|(name, _)| matters(name))
@@ -22,34 +22,34 @@ impl Variables {
     }
 
     #[cfg(test)]
-    pub(super) fn of(pairs: &[(&str, &str)]) -> Self {
+    pub(in crate::store) fn of(pairs: &[(&str, &str)]) -> Self {
         let own = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
         Self(pairs.iter().map(own).collect())
     }
 
     #[cfg(test)]
-    pub(super) fn and(mut self, name: &str, value: impl Into<OsString>) -> Self {
+    pub(in crate::store) fn and(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.0.insert(name.into(), value.into());
         self
     }
 
     /// The value as text; one that is not UTF-8 counts as not set.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(in crate::store) fn get(&self, name: &str) -> Option<&str> {
         self.os(name)?.to_str()
     }
 
     /// The first of `names` that is set.
-    pub(super) fn first(&self, names: &[&'static str]) -> Option<(&'static str, &str)> {
+    pub(in crate::store) fn first(&self, names: &[&'static str]) -> Option<(&'static str, &str)> {
         names.iter().find_map(|name| Some((*name, self.get(name)?)))
     }
 
     /// The value as a path, `~` at its beginning replaced.
-    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+    pub(in crate::store) fn path(&self, name: &str) -> Option<PathBuf> {
         Some(self.expand(self.os(name)?))
     }
 
     /// `~` and `~/` at the beginning are the home directory.
-    pub(super) fn expand(&self, path: &OsStr) -> PathBuf {
+    pub(in crate::store) fn expand(&self, path: &OsStr) -> PathBuf {
         let rest = match path.to_str() {
             Some("~") => "",
             Some(text) if text.starts_with("~/") => &text[2..],
@@ -61,7 +61,7 @@ impl Variables {
 
     /// `HOME`, or what the system's user database says: service managers do not
     /// all set it.
-    pub(super) fn home(&self) -> Option<PathBuf> {
+    pub(in crate::store) fn home(&self) -> Option<PathBuf> {
         self.os("HOME").map(PathBuf::from).or_else(|| {
             let user = nix::unistd::User::from_uid(nix::unistd::getuid());
             Some(user.ok()??.dir)
@@ -74,11 +74,19 @@ impl Variables {
     }
 }
 
+/// Variables that do not tell by their names whose they are.
+const OTHERS: [&str; 4] = [
+    "BOTO_CONFIG",
+    "CURL_CA_BUNDLE",
+    "HOME",
+    "REQUESTS_CA_BUNDLE",
+];
+
 fn matters(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {
         name.starts_with("AWS_")
             || name.to_ascii_lowercase().ends_with("_proxy")
-            || ["HOME", "REQUESTS_CA_BUNDLE", "BOTO_CONFIG"].contains(&name)
+            || OTHERS.contains(&name)
     })
 }
 

@@ -13,16 +13,16 @@ use crate::store::printable;
 
 /// Which requests go by which proxy. Shown without passwords.
 #[derive(Debug)]
-pub(super) struct Proxies(Option<Matcher>);
+pub(in crate::store) struct Proxies(Option<Matcher>);
 
 impl Proxies {
     /// None at all: for services of this machine.
-    pub(super) fn none() -> Self {
+    pub(in crate::store) fn none() -> Self {
         Self(None)
     }
 
     /// Those that the environment names.
-    pub(super) fn of(variables: &Variables) -> Result<Self, ConnectError> {
+    pub(in crate::store) fn of(variables: &Variables) -> Result<Self, ConnectError> {
         let http = proxy(variables, &["http_proxy", "HTTP_PROXY"])?;
         let https = proxy(variables, &["https_proxy", "HTTPS_PROXY"])?;
         if http.is_none() && https.is_none() {
@@ -38,12 +38,12 @@ impl Proxies {
     }
 
     /// The proxy for this address.
-    pub(super) fn toward(&self, target: &Uri) -> Option<Intercept> {
+    pub(in crate::store) fn toward(&self, target: &Uri) -> Option<Intercept> {
         self.0.as_ref()?.intercept(target)
     }
 
     /// Adds the password for a request that the proxy sees in the clear.
-    pub(super) fn authorize(&self, target: &Uri, headers: &mut HeaderMap) {
+    pub(in crate::store) fn authorize(&self, target: &Uri, headers: &mut HeaderMap) {
         if target.scheme_str() == Some("http")
             && let Some(proxy) = self.toward(target)
             && let Some(password) = proxy.basic_auth()

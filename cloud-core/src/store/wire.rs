@@ -1,0 +1,322 @@
+//! What stores that speak HTTP have in common: ranges of objects, the way
+//! through the pages of a listing, texts of answers, and what was learned.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+
+#[cfg(feature = "aws")]
+use super::Tag;
+use super::{ReadRange, Result, StoreError, StoreErrorKind};
+
+/// Why something failed, before it has the words for what was being done.
+pub(super) type Cause = (StoreErrorKind, String);
+
+/// What a store turned out to be like, learned once per run.
+#[derive(Debug, Default)]
+pub(super) struct Flag(AtomicBool);
+
+impl Flag {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "aws")]
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets the flag; says `what` the first time.
+    pub(super) fn learn(&self, location: &str, what: &str) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            tracing::info!("{location} {what}");
+        }
+    }
+}
+
+/// A text in one line.
+pub(super) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The text of an element of XML, as it stands there.
+#[cfg(feature = "aws")]
+pub(super) fn element<'a>(body: &'a [u8], name: &str) -> Option<&'a str> {
+    let body = std::str::from_utf8(body).ok()?;
+    let (_, rest) = body.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(text)
+}
+
+/// An `ETag` without its quotes, and without the mark that proxies set who
+/// compress what they pass on.
+#[cfg(feature = "aws")]
+pub(super) fn unquoted(etag: &str) -> &str {
+    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
+}
+
+/// Tags as headers want them.
+#[cfg(feature = "aws")]
+pub(super) fn tagging(tags: &[Tag]) -> String {
+    let pair = |tag: &Tag| format!("{}={}", url_encoded(&tag.key), url_encoded(&tag.value));
+    tags.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+/// A text as a component of a path or a query, wholly encoded.
+pub(super) fn url_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// The `Range` header of a request; none for a whole object. `range` is not
+/// empty.
+pub(super) fn range_header(range: &ReadRange) -> Option<String> {
+    match (range.start, range.end) {
+        (0, None) => None,
+        (start, None) => Some(format!("bytes={start}-")),
+        (start, Some(end)) => Some(format!("bytes={start}-{}", end - 1)),
+    }
+}
+
+/// Which bytes an answer has, of an object of which size.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) bytes: Range<u64>,
+    pub(super) size: u64,
+}
+
+impl Place {
+    /// Reads it from the headers of an answer, which must be to what was asked.
+    pub(super) fn of(
+        length: Option<u64>,
+        content_range: Option<&str>,
+        asked: &ReadRange,
+    ) -> Result<Self, Cause> {
+        let odd = |why: String| (StoreErrorKind::Corrupt, why);
+        let length = length.ok_or_else(|| odd("the answer does not tell its length".into()))?;
+        let place = match content_range {
+            None => Self {
+                bytes: 0..length,
+                size: length,
+            },
+            Some(text) => {
+                in_words(text).ok_or_else(|| odd(format!("Content-Range `{text}` is no range")))?
+            }
+        };
+        if let Some(end) = asked.end.filter(|end| *end > place.size) {
+            let size = place.size;
+            let why = format!("byte {end} is behind the end ({size} bytes)");
+            return Err((StoreErrorKind::Invalid, why));
+        }
+        let wanted = asked.start..asked.end.unwrap_or(place.size);
+        if place.bytes != wanted || length != wanted.end - wanted.start {
+            return Err(odd(format!(
+                "bytes {} to {} were asked for, {length} bytes from {} on are answered",
+                wanted.start, wanted.end, place.bytes.start
+            )));
+        }
+        Ok(place)
+    }
+}
+
+/// `bytes 5-9/100`
+fn in_words(text: &str) -> Option<Place> {
+    let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let number = |text: &str| text.parse::<u64>().ok();
+    Some(Place {
+        bytes: number(first)?..number(last)?.checked_add(1)?,
+        size: number(size)?,
+    })
+}
+
+/// Sees the bytes of an answer go by, and says at their end whether they are what
+/// was stored.
+pub(super) trait Judge: Send {
+    /// The next bytes.
+    fn piece(&mut self, bytes: &[u8]);
+
+    /// All bytes came: why they are not what was stored.
+    fn verdict(self: Box<Self>) -> Option<String>;
+}
+
+/// The bytes of an answer, which must be exactly `left`, and those that `judge`
+/// wants; `fail` has the words for the error that ends them otherwise.
+pub(super) fn exactly<S, F>(
+    body: S,
+    left: u64,
+    judge: Option<Box<dyn Judge>>,
+    fail: F,
+) -> BoxStream<'static, Result<Bytes>>
+where
+    S: Stream<Item = Result<Bytes, Cause>> + Send + Unpin + 'static,
+    F: Fn(StoreErrorKind, String) -> StoreError + Send + 'static,
+{
+    struct Reading<S, F> {
+        body: S,
+        fail: F,
+        left: u64,
+        judge: Option<Box<dyn Judge>>,
+        over: bool,
+    }
+    impl<S, F> Reading<S, F>
+    where
+        S: Stream<Item = Result<Bytes, Cause>> + Unpin,
+        F: Fn(StoreErrorKind, String) -> StoreError,
+    {
+        async fn next(&mut self) -> Option<Result<Bytes>> {
+            if self.over {
+                return None;
+            }
+            let (kind, why) = match self.body.next().await {
+                Some(Ok(piece)) if piece.len() as u64 <= self.left => {
+                    self.left -= piece.len() as u64;
+                    if let Some(judge) = &mut self.judge {
+                        judge.piece(&piece);
+                    }
+                    return Some(Ok(piece));
+                }
+                Some(Ok(_)) => (
+                    StoreErrorKind::Corrupt,
+                    "it delivered too many bytes".into(),
+                ),
+                None if self.left == 0 => {
+                    self.over = true;
+                    let why = self.judge.take()?.verdict()?;
+                    (StoreErrorKind::Corrupt, why)
+                }
+                None => (
+                    StoreErrorKind::Connect,
+                    format!("the connection ended {} bytes early", self.left),
+                ),
+                Some(Err(cause)) => cause,
+            };
+            self.over = true;
+            Some(Err((self.fail)(kind, why)))
+        }
+    }
+    let reading = Reading {
+        body,
+        fail,
+        left,
+        judge,
+        over: false,
+    };
+    stream::unfold(reading, |mut reading| async {
+        Some((reading.next().await?, reading))
+    })
+    .boxed()
+}
+
+/// Which page of a listing comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next<M> {
+    First,
+    After(M),
+    End,
+}
+
+/// The way through a listing whose pages name the next one by a marker.
+#[derive(Debug)]
+pub(super) struct Course<M> {
+    pub(super) next: Next<M>,
+    /// Markers that were used: one that comes again leads in a circle.
+    used: HashSet<M>,
+}
+
+impl<M: Clone + Eq + Hash> Course<M> {
+    pub(super) fn new() -> Self {
+        Self {
+            next: Next::First,
+            used: HashSet::new(),
+        }
+    }
+
+    /// What comes after an answer.
+    pub(super) fn after(
+        &self,
+        truncated: Option<bool>,
+        marker: Option<M>,
+    ) -> Result<Next<M>, Cause> {
+        let marker = marker.filter(|marker| !self.used.contains(marker));
+        match (truncated, marker) {
+            (Some(true), Some(marker)) => Ok(Next::After(marker)),
+            // Going on would never end, stopping would be a short list.
+            (Some(true), None) => {
+                let why = "the answer says that there is more, but not how to get it";
+                Err((StoreErrorKind::Corrupt, why.into()))
+            }
+            _ => Ok(Next::End),
+        }
+    }
+
+    /// Goes on to what `after` said.
+    pub(super) fn go(&mut self, next: Next<M>) {
+        if let Next::After(marker) = &next {
+            self.used.insert(marker.clone());
+        }
+        self.next = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_range_is_read_to_the_letter() {
+        let range = |text| in_words(text).map(|place| (place.bytes, place.size));
+        assert_eq!(range("bytes 5-9/100"), Some((5..10, 100)));
+        for odd in [
+            "",
+            "bytes 5-9",
+            "bytes */100",
+            "bytes 5-9/*",
+            "items 5-9/100",
+        ] {
+            assert_eq!(range(odd), None, "{odd}");
+        }
+    }
+
+    #[cfg(feature = "aws")]
+    #[test]
+    fn tags_are_encoded_as_in_a_query() {
+        let tag = |key: &str, value: &str| Tag {
+            key: key.into(),
+            value: value.into(),
+        };
+        let tags = [tag("a b", "c+d=e&f"), tag("ü", ""), tag("x:y/z", "@.-_~")];
+        assert_eq!(
+            tagging(&tags),
+            "a%20b=c%2Bd%3De%26f&%C3%BC=&x%3Ay%2Fz=%40.-_~"
+        );
+        assert_eq!(tagging(&[]), "");
+    }
+
+    #[test]
+    fn a_marker_that_comes_again_is_an_error_and_no_end() {
+        let mut course = Course::new();
+        for marker in ["a", "b"] {
+            let next = course.after(Some(true), Some(marker)).unwrap();
+            assert_eq!(next, Next::After(marker));
+            course.go(next);
+        }
+        for marker in [Some("a"), None] {
+            let (kind, _) = course.after(Some(true), marker).unwrap_err();
+            assert_eq!(kind, StoreErrorKind::Corrupt);
+        }
+        assert_eq!(course.after(Some(false), Some("c")), Ok(Next::End));
+    }
+}
