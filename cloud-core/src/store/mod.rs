@@ -20,7 +20,9 @@ mod config;
 pub mod conformance;
 mod error;
 mod faulty;
-#[cfg(feature = "aws")]
+#[cfg(feature = "gcp")]
+mod gcs;
+#[cfg(any(feature = "aws", feature = "gcp"))]
 mod http;
 mod local;
 mod memory;
@@ -28,18 +30,24 @@ mod registry;
 mod retry;
 #[cfg(feature = "aws")]
 mod s3;
-#[cfg(all(test, feature = "aws"))]
+#[cfg(all(test, any(feature = "aws", feature = "gcp")))]
+#[cfg_attr(
+    not(feature = "aws"),
+    expect(dead_code, reason = "some of it is for the tests of S3")
+)]
 mod scripted;
 mod sse_c;
 mod url;
 mod util;
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "gcp"))]
 mod wire;
 
 pub use bandwidth::Bandwidth;
 pub use config::StoreConfig;
 pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
 pub use faulty::{Fault, FaultyStore};
+#[cfg(feature = "gcp")]
+pub use gcs::GcsStore;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use registry::{OpenError, Opened, open};

@@ -50,6 +50,9 @@ pub fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
         #[cfg(not(feature = "aws"))]
         StoreUrl::S3 { .. } => return Err(OpenError::NotBuilt("S3")),
         StoreUrl::Azure { .. } => return Err(OpenError::NotBuilt("Azure Blob Storage")),
+        #[cfg(feature = "gcp")]
+        StoreUrl::Google { bucket, .. } => Arc::new(super::GcsStore::new(config, bucket)),
+        #[cfg(not(feature = "gcp"))]
         StoreUrl::Google { .. } => return Err(OpenError::NotBuilt("Google Cloud Storage")),
     };
     Ok(Opened {
@@ -78,6 +81,7 @@ mod tests {
         assert_eq!(opened.path, "");
     }
 
+    #[cfg(feature = "aws")]
     #[test]
     fn options_that_contradict_each_other_are_refused() {
         let kms = StoreConfig {

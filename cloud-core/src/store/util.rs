@@ -145,7 +145,7 @@ pub async fn delete_all(store: &dyn ObjectStore, keys: &[Key]) -> DeleteAllRepor
 ///
 /// A transient one, after all were tried: the batch as a whole is to be tried
 /// again, and deleting twice does no harm.
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "gcp"))]
 pub(super) async fn delete_each<'a, F>(
     keys: impl IntoIterator<Item = &'a Key>,
     at_once: usize,

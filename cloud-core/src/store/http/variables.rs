@@ -75,16 +75,22 @@ impl Variables {
 }
 
 /// Variables that do not tell by their names whose they are.
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 8] = [
     "BOTO_CONFIG",
+    "CLOUDSDK_CONFIG",
     "CURL_CA_BUNDLE",
+    "GCLOUD_PROJECT",
     "HOME",
+    "NO_GCE_CHECK",
     "REQUESTS_CA_BUNDLE",
+    "STORAGE_EMULATOR_HOST",
 ];
 
 fn matters(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {
-        name.starts_with("AWS_")
+        ["AWS_", "GCE_METADATA_", "GOOGLE_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
             || name.to_ascii_lowercase().ends_with("_proxy")
             || OTHERS.contains(&name)
     })

@@ -1,0 +1,38 @@
+//! Deleting.
+
+use super::*;
+
+fn keys(names: &[&str]) -> Vec<Key> {
+    names.iter().map(|name| Key::new(*name).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn each_key_has_a_fate_of_its_own() {
+    let server = Server::start(|request| match request.path() {
+        "/storage/v1/b/bucket/o/gone" => refusal(404, "notFound", "No such object: b/gone"),
+        "/storage/v1/b/bucket/o/held%2Fx" => refusal(403, "forbidden", "is under active hold"),
+        _ => Answer::new(204),
+    });
+    let all = keys(&["a", "gone", "held/x", "b"]);
+    let report = store(&server).delete_batch(&all).await.unwrap();
+    let mut deleted = report.deleted;
+    deleted.sort();
+    assert_eq!(deleted, keys(&["a", "b", "gone"]));
+    assert_eq!(report.failed.len(), 1);
+    let (key, error) = &report.failed[0];
+    assert_eq!(key.as_str(), "held/x");
+    assert_eq!(error.kind, StoreErrorKind::PermissionDenied);
+    assert!(error.source.to_string().contains("active hold"));
+    assert_eq!(server.methods(), "DELETE DELETE DELETE DELETE");
+}
+
+#[tokio::test]
+async fn a_store_in_trouble_fails_the_batch_as_a_whole() {
+    let server = Server::start(|request| match request.path() {
+        "/storage/v1/b/bucket/o/b" => refusal(503, "backendError", "later"),
+        _ => Answer::new(204),
+    });
+    let report = store(&server).delete_batch(&keys(&["a", "b", "c"])).await;
+    assert_eq!(report.unwrap_err().kind, StoreErrorKind::ServerFault);
+    assert_eq!(server.requests().len(), 3);
+}
