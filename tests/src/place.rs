@@ -1,6 +1,7 @@
 //! Where the tools of a test keep backups and WAL.
 
 use crate::cluster::{Cluster, Recovery};
+use crate::gcs::GcsBucket;
 use crate::pg_bin::PgBin;
 use crate::s3::Bucket;
 use crate::tools::Tool;
@@ -13,6 +14,8 @@ pub struct Place<'w> {
     workspace: &'w Workspace,
     url: String,
     environment: Vec<(&'static str, String)>,
+    /// What every tool has to be told besides.
+    options: Vec<&'static str>,
 }
 
 impl<'w> Place<'w> {
@@ -23,6 +26,7 @@ impl<'w> Place<'w> {
             workspace,
             url: workspace.url("bucket"),
             environment: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -33,6 +37,7 @@ impl<'w> Place<'w> {
             workspace,
             url: workspace.url(&format!("bucket/{path}")),
             environment: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -42,12 +47,28 @@ impl<'w> Place<'w> {
             workspace,
             url: format!("{}/{path}", bucket.url()),
             environment: bucket.environment(),
+            options: Vec::new(),
+        }
+    }
+
+    /// Below the key `path` of a bucket of Google Cloud Storage.
+    pub fn in_gcs(workspace: &'w Workspace, bucket: &GcsBucket, path: &str) -> Self {
+        Self {
+            workspace,
+            url: format!("{}/{path}", bucket.url()),
+            environment: bucket.environment(),
+            options: vec!["--cloud-provider=google-cloud-storage"],
         }
     }
 
     /// What the tools take as their source or destination.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The options that lead there.
+    pub fn options(&self) -> &[&'static str] {
+        &self.options
     }
 
     /// The variables that lead there.
@@ -57,13 +78,15 @@ impl<'w> Place<'w> {
 
     /// One of our tools, in the environment that leads there.
     pub fn tool(&self, name: &str) -> Tool<'w> {
-        self.workspace.tool(name).envs(self.environment.clone())
+        let tool = self.workspace.tool(name);
+        tool.envs(self.environment.clone()).args(&self.options)
     }
 
     /// A primary that archives here with `options`; not running.
     pub fn primary(&self, bin: &PgBin, options: &str) -> Cluster {
         let mut primary = Cluster::create(bin, self.workspace, "primary", &[]);
-        primary.archive_into(self.workspace, &self.url, "main", options);
+        let options = format!("{} {options}", self.options.join(" "));
+        primary.archive_into(self.workspace, &self.url, "main", &options);
         primary.set_environment(&self.environment);
         primary
     }
@@ -76,7 +99,9 @@ impl<'w> Place<'w> {
             .arg(self.workspace.path(name))
             .succeed();
         let mut cluster = Cluster::existing(bin, self.workspace, name);
-        cluster.recover(self.workspace, &self.url, "main", until);
+        let fetch = self.workspace.bin("barman-cloud-wal-restore");
+        let (fetch, options) = (fetch.display(), self.options.join(" "));
+        cluster.recover_with(&format!("{fetch} {options} {} main %f %p", self.url), until);
         cluster.set_environment(&self.environment);
         cluster
     }

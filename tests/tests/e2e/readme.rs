@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use e2e::{Cluster, PgBin, S3Server, ShutDown, Workspace};
+use e2e::{Cluster, GcsServer, PgBin, S3Server, ShutDown, Workspace};
 
 /// Commands that are not run here, since continuous integration is them.
 const BY_CI: [&str; 3] = [
@@ -178,6 +178,32 @@ fn the_commands_for_s3_work() {
 }
 
 #[test]
+fn the_commands_for_google_cloud_storage_work() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(bucket) = GcsServer::StandIn.bucket() else {
+        return;
+    };
+    let section = Section::of("## Use: Google Cloud Storage");
+    let stage = Stage {
+        workspace: &workspace,
+        environment: bucket.environment(),
+        places: vec![("gs://my-backups", bucket.url())],
+    };
+    let mut cluster = primary(&bin, &stage, &section);
+    let commands = section.blocks("sh");
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for command in &commands {
+        stage.run(&cluster, command);
+    }
+    cluster.archive_everything();
+    cluster.stop(ShutDown::Immediate);
+    let restored = Cluster::existing(&bin, &workspace, "pgdata/from-gcs");
+    workspace.file("pgdata/from-gcs/recovery.signal", "");
+    assert_rows(restored, &stage, &section);
+}
+
+#[test]
 fn every_other_command_is_run_by_continuous_integration() {
     let readme = std::fs::read_to_string(e2e::project().join("README.md")).unwrap();
     let whole = Section {
@@ -186,6 +212,7 @@ fn every_other_command_is_run_by_continuous_integration() {
     let mut commands = whole.blocks("sh");
     for heading in [
         "## Use: a local directory",
+        "## Use: Google Cloud Storage",
         "## Use: S3",
         "## Use: the catalogue",
     ] {
