@@ -16,7 +16,7 @@ use super::request::{Call, broken};
 use super::{Download, Inner, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind, StoreOp};
 use crate::key::Key;
 use crate::store::ObjectVersion;
-use crate::store::wire::{Cause, Place, exactly, range_header};
+use crate::store::wire::{Cause, Judge, Place, exactly, range_header};
 
 /// What of an object is asked for, when it is looked at or listed.
 pub(super) const FIELDS: &str = "name,size,generation,updated";
@@ -63,13 +63,16 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
     let is_whole = place.bytes == (0..place.size);
     // That of a part is told by nobody.
     let expected = is_whole.then(|| checksum(&head.headers)).flatten();
+    let judge = expected.map(|expected| -> Box<dyn Judge> {
+        Box::new(ByCrc { expected, found: 0 })
+    });
     let left = place.bytes.end - place.bytes.start;
     let (inner, key) = (Arc::clone(inner), key.clone());
     let fail = move |kind, why: String| inner.refuse(StoreOp::Get, &key, kind, why);
     Ok(Download {
         meta,
         range: place.bytes,
-        body: exactly(bytes(body, expected), left, fail),
+        body: exactly(pieces(body), left, judge, fail),
     })
 }
 
@@ -115,45 +118,41 @@ pub(super) fn checksum(headers: &HeaderMap) -> Option<String> {
     Some(found.to_owned())
 }
 
-/// The bytes of an answer. The checksum is looked at after the last of them.
-fn bytes(body: Incoming, expected: Option<String>) -> BoxStream<'static, Result<Bytes, Cause>> {
-    struct Reading {
-        body: Incoming,
-        found: u32,
-        expected: Option<String>,
-    }
-    impl Reading {
-        async fn next(&mut self) -> Option<Result<Bytes, Cause>> {
-            while let Some(frame) = self.body.frame().await {
-                match frame.map(Frame::into_data) {
-                    Ok(Ok(piece)) => {
-                        if self.expected.is_some() {
-                            self.found = crc32c::crc32c_append(self.found, &piece);
-                        }
-                        return Some(Ok(piece));
-                    }
-                    // Trailers.
-                    Ok(Err(_)) => {}
-                    Err(error) => {
-                        let failure = broken(&error);
-                        return Some(Err((failure.kind, failure.text)));
-                    }
+/// The bytes of an answer.
+fn pieces(body: Incoming) -> BoxStream<'static, Result<Bytes, Cause>> {
+    stream::unfold(body, |mut body| async {
+        loop {
+            let piece = match body.frame().await?.map(Frame::into_data) {
+                Ok(Ok(piece)) => Ok(piece),
+                // Trailers.
+                Ok(Err(_)) => continue,
+                Err(error) => {
+                    let failure = broken(&error);
+                    Err((failure.kind, failure.text))
                 }
-            }
-            let (expected, found) = (self.expected.take()?, printed(self.found));
-            let why = || format!("CRC-32C {expected} is stored, {found} was read");
-            (expected != found).then(|| Err((StoreErrorKind::Corrupt, why())))
+            };
+            return Some((piece, body));
         }
-    }
-    let reading = Reading {
-        body,
-        found: 0,
-        expected,
-    };
-    stream::unfold(reading, |mut reading| async {
-        Some((reading.next().await?, reading))
     })
     .boxed()
+}
+
+/// Compares a body with the CRC-32C of its object.
+struct ByCrc {
+    /// As a header has it.
+    expected: String,
+    found: u32,
+}
+
+impl Judge for ByCrc {
+    fn piece(&mut self, bytes: &[u8]) {
+        self.found = crc32c::crc32c_append(self.found, bytes);
+    }
+
+    fn verdict(self: Box<Self>) -> Option<String> {
+        let (expected, found) = (self.expected, printed(self.found));
+        (expected != found).then(|| format!("CRC-32C {expected} is stored, {found} was read"))
+    }
 }
 
 impl Inner {
