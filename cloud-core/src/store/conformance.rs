@@ -24,7 +24,8 @@ const MAX: u64 = 1 << 30;
 /// What a server that stands in for the real one cannot do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gap {
-    /// Its answers about unfinished uploads are none that a client understands.
+    /// Its answers about unfinished uploads are none that a client understands; or
+    /// the store has no notion of them.
     UnfinishedUploads,
     /// To complete an upload that was aborted by another is answered as a fault
     /// of the server, and not as an upload that is gone.

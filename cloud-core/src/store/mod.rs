@@ -15,6 +15,8 @@ use futures_util::stream::BoxStream;
 
 use crate::key::{Key, Prefix};
 
+#[cfg(feature = "azure")]
+mod azure;
 mod bandwidth;
 mod config;
 pub mod conformance;
@@ -22,7 +24,7 @@ mod error;
 mod faulty;
 #[cfg(feature = "gcp")]
 mod gcs;
-#[cfg(any(feature = "aws", feature = "gcp"))]
+#[cfg(feature = "remote")]
 mod http;
 mod local;
 mod memory;
@@ -30,7 +32,7 @@ mod registry;
 mod retry;
 #[cfg(feature = "aws")]
 mod s3;
-#[cfg(all(test, any(feature = "aws", feature = "gcp")))]
+#[cfg(all(test, feature = "remote"))]
 #[cfg_attr(
     not(feature = "aws"),
     expect(dead_code, reason = "some of it is for the tests of S3")
@@ -39,9 +41,13 @@ mod scripted;
 mod sse_c;
 mod url;
 mod util;
-#[cfg(any(feature = "aws", feature = "gcp"))]
+#[cfg(feature = "remote")]
 mod wire;
 
+#[cfg(feature = "azure")]
+pub use azure::AzureStore;
+#[cfg(feature = "azure")]
+use azure::Place as AzurePlace;
 pub use bandwidth::Bandwidth;
 pub use config::StoreConfig;
 pub use error::{Result, StoreError, StoreErrorKind, StoreOp};

@@ -49,6 +49,22 @@ pub fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
         StoreUrl::S3 { bucket, .. } => Arc::new(super::S3Store::new(config, bucket, key)),
         #[cfg(not(feature = "aws"))]
         StoreUrl::S3 { .. } => return Err(OpenError::NotBuilt("S3")),
+        #[cfg(feature = "azure")]
+        StoreUrl::Azure {
+            account_url,
+            container,
+            path,
+            emulated,
+        } => Arc::new(super::AzureStore::new(
+            config,
+            super::AzurePlace {
+                account_url: account_url.clone(),
+                container: container.clone(),
+                path: path.clone(),
+                emulated: *emulated,
+            },
+        )),
+        #[cfg(not(feature = "azure"))]
         StoreUrl::Azure { .. } => return Err(OpenError::NotBuilt("Azure Blob Storage")),
         #[cfg(feature = "gcp")]
         StoreUrl::Google { bucket, .. } => Arc::new(super::GcsStore::new(config, bucket)),
@@ -83,6 +99,7 @@ mod tests {
 
     #[cfg(feature = "aws")]
     #[test]
+    #[cfg(feature = "aws")]
     fn options_that_contradict_each_other_are_refused() {
         let kms = StoreConfig {
             sse_kms_key_id: Some("k".into()),

@@ -12,6 +12,10 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+/// The authority that signed the certificate of [`Server::trusted`].
+#[cfg(feature = "azure")]
+pub(in crate::store) const CA: &str = include_str!("http/test-tls/ca.pem");
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct Request {
@@ -172,6 +176,15 @@ impl Server {
     ) -> Self {
         let read = |name| std::fs::read(folder.join(name)).unwrap();
         Self::by_tls(&read("leaf.crt"), &read("leaf.key"), script)
+    }
+
+    /// Speaks TLS with a certificate that [`CA`] signed.
+    #[cfg(feature = "azure")]
+    pub(in crate::store) fn trusted(
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let chain = include_bytes!("http/test-tls/server.pem");
+        Self::by_tls(chain, include_bytes!("http/test-tls/server.key"), script)
     }
 
     fn by_tls(

@@ -30,7 +30,8 @@ pub enum StoreUrl {
     },
     /// A container.
     Azure {
-        /// Scheme and host, without a slash at the end.
+        /// Scheme and host, and the account where the host is not Azure's own,
+        /// without a slash at the end.
         account_url: String,
         /// The container.
         container: String,
@@ -215,11 +216,15 @@ fn azure(url: &str) -> Option<StoreUrl> {
     let (host, path) = rest.split_once('/')?;
     let own = host.ends_with("blob.core.windows.net");
     // Emulators and other hosts have the account as the first component.
-    let path = if own { path } else { path.split_once('/')?.1 };
+    let (account_url, path) = if own {
+        (format!("https://{host}"), path)
+    } else {
+        let (account, path) = path.split_once('/')?;
+        (format!("{scheme}://{host}/{account}"), path)
+    };
     let (container, path) = path.split_once('/').unwrap_or((path, ""));
-    let scheme = if own { "https" } else { scheme };
     (!host.is_empty() && !container.is_empty()).then(|| StoreUrl::Azure {
-        account_url: format!("{scheme}://{host}"),
+        account_url,
         container: container.to_owned(),
         path: path.to_owned(),
         emulated: !own,
@@ -288,7 +293,7 @@ mod tests {
             (
                 Azure,
                 "http://127.0.0.1:10000/acc/c/p/",
-                Some(("http://127.0.0.1:10000 c", "p/")),
+                Some(("http://127.0.0.1:10000/acc c", "p/")),
             ),
             (Azure, "https://acc.blob.core.windows.net", None),
             (Azure, "https://acc.blob.core.windows.net/", None),

@@ -30,7 +30,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) use self::error::innermost;
 pub(super) use self::error::{ConnectError, classify};
 use self::idle::Idle;

@@ -38,6 +38,13 @@ impl Variables {
         self.os(name)?.to_str()
     }
 
+    /// The value as text, an empty one too: some variables count as soon as they
+    /// are there. One that is not UTF-8 counts as empty.
+    #[cfg(feature = "azure")]
+    pub(in crate::store) fn even_empty(&self, name: &str) -> Option<&str> {
+        Some(self.0.get(OsStr::new(name))?.to_str().unwrap_or_default())
+    }
+
     /// The first of `names` that is set.
     pub(in crate::store) fn first(&self, names: &[&'static str]) -> Option<(&'static str, &str)> {
         names.iter().find_map(|name| Some((*name, self.get(name)?)))
@@ -88,7 +95,7 @@ const OTHERS: [&str; 8] = [
 
 fn matters(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {
-        ["AWS_", "GCE_METADATA_", "GOOGLE_"]
+        ["AWS_", "AZURE_", "GCE_METADATA_", "GOOGLE_"]
             .iter()
             .any(|prefix| name.starts_with(prefix))
             || name.to_ascii_lowercase().ends_with("_proxy")

@@ -11,7 +11,7 @@ use aws_smithy_types::checksum_config::ResponseChecksumValidation;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 
-use super::checksum::Summed;
+use super::checksum::md5_of;
 use super::connect::classify;
 use super::error::{Failure, innermost};
 use super::put::is_plain;
@@ -84,7 +84,7 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
 
 /// Who compares a body that no checksum of the store's protects: the SDK has looked
 /// at one if there was one.
-fn judge(inner: &Arc<Inner>, output: &GetObjectOutput) -> Option<Box<dyn Judge>> {
+fn judge(inner: &Inner, output: &GetObjectOutput) -> Option<Box<dyn Judge>> {
     let checksums = [
         output.checksum_crc32(),
         output.checksum_crc32_c(),
@@ -98,26 +98,7 @@ fn judge(inner: &Arc<Inner>, output: &GetObjectOutput) -> Option<Box<dyn Judge>>
     );
     let unprotected = checksums.iter().all(Option::is_none) && plain;
     let etag = output.e_tag().filter(|_| unprotected)?;
-    Some(Box::new(ByEtag {
-        summed: inner.learned.read_etags.begin(etag)?,
-        inner: Arc::clone(inner),
-    }))
-}
-
-/// Compares a body with its `ETag`.
-struct ByEtag {
-    inner: Arc<Inner>,
-    summed: Summed,
-}
-
-impl Judge for ByEtag {
-    fn piece(&mut self, bytes: &[u8]) {
-        self.summed.update(bytes);
-    }
-
-    fn verdict(self: Box<Self>) -> Option<String> {
-        self.inner.learned.read_etags.contradicts(self.summed)
-    }
+    inner.learned.read_etags.of(md5_of(etag)?)
 }
 
 /// A condition that failed on reading means that the object is another one.

@@ -31,11 +31,10 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use self::checksum::EtagJudge;
 use self::connect::{Connect, Connection};
 use self::encryption::Encryption;
 use self::error::Failure;
-use super::wire::Flag;
+use super::wire::{Flag, Md5Judge};
 use super::{
     Abilities, BucketState, CustomerKey, DeleteReport, Depth, Download, Limits, ListPage,
     LockCheck, MultipartUpload, ObjectMeta, ObjectStore, PutOptions, PutReceipt, ReadRange, Result,
@@ -66,7 +65,7 @@ struct Learned {
     /// Not a lack: the `ETag` of an object was seen to be its MD5.
     etags_are_md5: Flag,
     /// Whether the `ETag` of what is read is its MD5.
-    read_etags: EtagJudge,
+    read_etags: Arc<Md5Judge>,
     /// `If-None-Match`: the name is looked up first.
     without_conditions: Flag,
     /// `DeleteObjects`: objects are deleted one by one.

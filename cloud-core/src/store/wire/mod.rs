@@ -1,6 +1,9 @@
 //! What stores that speak HTTP have in common: ranges of objects, the way
 //! through the pages of a listing, texts of answers, and what was learned.
 
+#[cfg(any(feature = "aws", feature = "azure"))]
+mod md5;
+
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::ops::Range;
@@ -9,9 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "azure"))]
 use super::Tag;
 use super::{ReadRange, Result, StoreError, StoreErrorKind};
+
+#[cfg(any(feature = "aws", feature = "azure"))]
+pub(super) use self::md5::Md5Judge;
 
 /// Why something failed, before it has the words for what was being done.
 pub(super) type Cause = (StoreErrorKind, String);
@@ -25,7 +31,7 @@ impl Flag {
         self.0.load(Ordering::Relaxed)
     }
 
-    #[cfg(feature = "aws")]
+    #[cfg(any(feature = "aws", feature = "azure"))]
     pub(super) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -44,7 +50,7 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 /// The text of an element of XML, as it stands there.
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) fn element<'a>(body: &'a [u8], name: &str) -> Option<&'a str> {
     let body = std::str::from_utf8(body).ok()?;
     let (_, rest) = body.split_once(&format!("<{name}>"))?;
@@ -54,13 +60,13 @@ pub(super) fn element<'a>(body: &'a [u8], name: &str) -> Option<&'a str> {
 
 /// An `ETag` without its quotes, and without the mark that proxies set who
 /// compress what they pass on.
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) fn unquoted(etag: &str) -> &str {
     etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
 /// Tags as headers want them.
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) fn tagging(tags: &[Tag]) -> String {
     let pair = |tag: &Tag| format!("{}={}", url_encoded(&tag.key), url_encoded(&tag.value));
     tags.iter().map(pair).collect::<Vec<_>>().join("&")
@@ -290,7 +296,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "aws")]
+    #[cfg(any(feature = "aws", feature = "azure"))]
     #[test]
     fn tags_are_encoded_as_in_a_query() {
         let tag = |key: &str, value: &str| Tag {
