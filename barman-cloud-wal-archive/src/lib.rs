@@ -14,7 +14,7 @@ use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::codec::Level;
 use cloud_core::ops::wal_archive::{self, WalArchiveRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
-use cloud_core::store::{Opened, StoreConfig};
+use cloud_core::store::{Opened, Provider, StoreConfig};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -148,6 +148,11 @@ impl Tool for Args {
                 "running as a hook script of a Barman server",
             ));
         }
+        // Of the other stores' options none says so.
+        let at_once = match self.store().provider {
+            Provider::AzureBlobStorage => self.max_concurrency,
+            Provider::AwsS3 | Provider::GoogleCloudStorage => NonZeroU32::MIN,
+        };
         let request = WalArchiveRequest {
             path: at.path,
             server: self.destination.server_name,
@@ -157,6 +162,7 @@ impl Tool for Args {
             tags: self.tags.get(),
             history_tags: self.history_tags.get(),
             allow_overwrite: self.allow_overwrite,
+            at_once,
         };
         wal_archive::run(ctx, at.store, request).await
     }

@@ -33,22 +33,6 @@ free_ports() {
   die "found no hundred free ports in a row between 20000 and 32000"
 }
 
-# A certificate for 127.0.0.1 and the authority that signed it. One that signs
-# itself would not do: many clients take no authority for a server.
-certificate() {
-  local folder=$1
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
-    -keyout "$folder/ca.key" -out "$folder/ca.pem" -subj "/CN=authority for tests" \
-    -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign
-  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
-    -keyout "$folder/tls.key" -out "$folder/tls.csr" -subj /CN=localhost
-  printf '%s\n' basicConstraints=CA:FALSE keyUsage=critical,digitalSignature \
-    extendedKeyUsage=serverAuth subjectAltName=IP:127.0.0.1,DNS:localhost \
-    subjectKeyIdentifier=hash authorityKeyIdentifier=keyid >"$folder/tls.ext"
-  openssl x509 -req -in "$folder/tls.csr" -CA "$folder/ca.pem" -CAkey "$folder/ca.key" \
-    -CAcreateserial -days 30 -extfile "$folder/tls.ext" -out "$folder/tls.pem"
-}
-
 configuration() {
   local folder=$1 base=$2 fsid=$3
   cat <<C

@@ -141,6 +141,22 @@ stop_all() {
   rm -rf "$folder"
 }
 
+# A certificate for 127.0.0.1 and the authority that signed it. One that signs
+# itself would not do: many clients take no authority for a server.
+certificate() {
+  local folder=$1
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
+    -keyout "$folder/ca.key" -out "$folder/ca.pem" -subj "/CN=authority for tests" \
+    -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+    -keyout "$folder/tls.key" -out "$folder/tls.csr" -subj /CN=localhost
+  printf '%s\n' basicConstraints=CA:FALSE keyUsage=critical,digitalSignature \
+    extendedKeyUsage=serverAuth subjectAltName=IP:127.0.0.1,DNS:localhost \
+    subjectKeyIdentifier=hash authorityKeyIdentifier=keyid >"$folder/tls.ext"
+  openssl x509 -req -in "$folder/tls.csr" -CA "$folder/ca.pem" -CAkey "$folder/ca.key" \
+    -CAcreateserial -days 30 -extfile "$folder/tls.ext" -out "$folder/tls.pem"
+}
+
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # wait_for SECONDS WHAT COMMAND…   polls COMMAND

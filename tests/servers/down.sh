@@ -2,13 +2,13 @@
 # Stops what up.sh started, by process id, and removes its data. Does nothing
 # where nothing runs.
 #
-#   down.sh [ceph] [gcs] [moto]     all of them if none is named
+#   down.sh [azurite] [ceph] [gcs] [moto]     all of them if none is named
 . "$(dirname "$0")/common.sh"
 
 [[ -e $state ]] || exit 0
 own_state
 names=("$@")
-(($#)) || names=(ceph gcs moto)
+(($#)) || names=(azurite ceph gcs moto)
 for name in "${names[@]}"; do
   [[ ! -e $state/$name ]] || stop_all "$state/$name"
 done

@@ -3,8 +3,8 @@
 # prints the variables that lead to them. What runs already is left running, so
 # it may be called again.
 #
-#   up.sh [install] [ceph] [gcs] [moto]    all of them if none is named; `install`
-#                                          only installs
+#   up.sh [install] [azurite] [ceph] [gcs] [moto]    all of them if none is named;
+#                                                    `install` only installs
 #
 #   exports=$(tests/servers/up.sh) && eval "$exports"
 #   cargo nextest run
@@ -17,10 +17,10 @@ if [[ ${1:-} = install ]]; then
   shift
 fi
 names=("$@")
-(($#)) || names=(ceph gcs moto)
+(($#)) || names=(azurite ceph gcs moto)
 for name in "${names[@]}"; do
-  [[ $name = ceph || $name = gcs || $name = moto ]] ||
-    die "no such server: $name; there are ceph, gcs and moto"
+  [[ $name = azurite || $name = ceph || $name = gcs || $name = moto ]] ||
+    die "no such server: $name; there are azurite, ceph, gcs and moto"
   "$here/$name.sh" install
 done
 # Its Python is also what looks into the buckets of a test (s3_admin.py).
@@ -67,6 +67,7 @@ for name in "${names[@]}"; do cat "$state/$name/env"; done
 echo "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_PROFILE AWS_CA_BUNDLE" \
   "AWS_SHARED_CREDENTIALS_FILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3" \
   "AWS_REQUEST_CHECKSUM_CALCULATION AWS_RESPONSE_CHECKSUM_VALIDATION" \
+  "AZURE_STORAGE_CONNECTION_STRING AZURE_STORAGE_SAS_TOKEN AZURE_STORAGE_KEY" \
   "GOOGLE_APPLICATION_CREDENTIALS STORAGE_EMULATOR_HOST"
 echo "export AWS_CONFIG_FILE=$state/aws-config"
 echo "export TEST_S3_PYTHON=$python"

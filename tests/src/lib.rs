@@ -11,6 +11,8 @@
 //! slow machine makes a test slow and not red. What a test starts it stops by
 //! its process id, and what it writes lies below one [`Workspace`].
 
+mod admin;
+mod azure;
 mod barman;
 mod clock;
 mod cluster;
@@ -37,6 +39,7 @@ mod workspace;
 
 use std::time::{Duration, Instant};
 
+pub use azure::{Azurite, Container};
 pub use barman::Barman;
 pub use clock::WrongClock;
 pub use cluster::{Cluster, Recovery, ShutDown};
@@ -50,7 +53,7 @@ pub use load::WriteLoad;
 pub use objects::Objects;
 pub use owner::Owner;
 pub use pg_bin::PgBin;
-pub use place::Place;
+pub use place::{Place, Remote};
 pub use pooler::Pooler;
 pub use record::{Row, Section, of_sample_or_whole};
 pub use s3::{Bucket, S3Server};

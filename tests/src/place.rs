@@ -1,5 +1,8 @@
 //! Where the tools of a test keep backups and WAL.
 
+use std::collections::BTreeMap;
+
+use crate::azure::Container;
 use crate::cluster::{Cluster, Recovery};
 use crate::gcs::GcsBucket;
 use crate::pg_bin::PgBin;
@@ -7,15 +10,29 @@ use crate::s3::Bucket;
 use crate::tools::Tool;
 use crate::workspace::Workspace;
 
-/// A URL, and the variables that tools need to reach it. The server in it is
-/// called `main`.
+/// What a test may want to know of a store, whatever its kind.
+pub trait Remote {
+    /// The keys that begin with `prefix`, sorted.
+    fn keys(&self, prefix: &str) -> Vec<String>;
+
+    /// The content of an object.
+    fn read(&self, key: &str) -> Vec<u8>;
+
+    /// The tags of an object.
+    fn tags(&self, key: &str) -> BTreeMap<String, String>;
+
+    /// The keys of the multipart uploads that are still open.
+    fn uploads(&self) -> Vec<String>;
+}
+
+/// A URL, and what tools need to reach it. The server in it is called `main`.
 #[derive(Debug)]
 pub struct Place<'w> {
     workspace: &'w Workspace,
     url: String,
-    environment: Vec<(&'static str, String)>,
-    /// What every tool has to be told besides.
+    /// Options that every tool needs.
     options: Vec<&'static str>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl<'w> Place<'w> {
@@ -25,8 +42,8 @@ impl<'w> Place<'w> {
         Self {
             workspace,
             url: workspace.url("bucket"),
-            environment: Vec::new(),
             options: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -36,8 +53,8 @@ impl<'w> Place<'w> {
         Self {
             workspace,
             url: workspace.url(&format!("bucket/{path}")),
-            environment: Vec::new(),
             options: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -46,8 +63,8 @@ impl<'w> Place<'w> {
         Self {
             workspace,
             url: format!("{}/{path}", bucket.url()),
-            environment: bucket.environment(),
             options: Vec::new(),
+            environment: bucket.environment(),
         }
     }
 
@@ -61,12 +78,22 @@ impl<'w> Place<'w> {
         }
     }
 
+    /// Below the key `path` of a container.
+    pub fn in_container(workspace: &'w Workspace, container: &Container<'_>, path: &str) -> Self {
+        Self {
+            workspace,
+            url: format!("{}/{path}", container.url()),
+            options: vec!["--cloud-provider=azure-blob-storage"],
+            environment: container.environment(),
+        }
+    }
+
     /// What the tools take as their source or destination.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The options that lead there.
+    /// The options that every tool needs to get there.
     pub fn options(&self) -> &[&'static str] {
         &self.options
     }
@@ -99,9 +126,10 @@ impl<'w> Place<'w> {
             .arg(self.workspace.path(name))
             .succeed();
         let mut cluster = Cluster::existing(bin, self.workspace, name);
-        let fetch = self.workspace.bin("barman-cloud-wal-restore");
-        let (fetch, options) = (fetch.display(), self.options.join(" "));
-        cluster.recover_with(&format!("{fetch} {options} {} main %f %p", self.url), until);
+        let tool = self.workspace.bin("barman-cloud-wal-restore");
+        let (options, url) = (self.options.join(" "), &self.url);
+        let fetch = format!("{} {options} {url} main %f %p", tool.display());
+        cluster.recover_with(&fetch, until);
         cluster.set_environment(&self.environment);
         cluster
     }

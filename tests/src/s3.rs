@@ -6,16 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::admin::{Admin, text, texts};
 use crate::workspace::Workspace;
-use crate::{FaultProxy, project, skip};
+use crate::{FaultProxy, Remote, skip};
 
 /// The keys that `tests/servers/common.sh` gives to every server.
 const ACCESS_KEY: &str = "test";
@@ -57,7 +56,7 @@ impl S3Server {
             Self::CephPlain | Self::Moto => None,
         };
         let environment = environment(&endpoint, authority.as_deref());
-        let admin = Admin::start(&python, &environment);
+        let admin = Admin::start(&python, "s3_admin.py", &environment);
         let bucket = Bucket {
             name: fresh_name(),
             endpoint,
@@ -70,7 +69,8 @@ impl S3Server {
     }
 }
 
-fn set(variable: &str) -> Option<String> {
+/// The value of a variable that `tests/servers/up.sh` prints.
+pub(crate) fn set(variable: &str) -> Option<String> {
     std::env::var(variable).ok().or_else(|| {
         skip(&format!(
             "{variable} is not set: run `exports=$(tests/servers/up.sh) && eval \"$exports\"`"
@@ -95,7 +95,7 @@ fn environment(endpoint: &str, authority: Option<&str>) -> Vec<(&'static str, St
 }
 
 /// A name that no other test, here or in another process, has.
-fn fresh_name() -> String {
+pub(crate) fn fresh_name() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let nanos = since.expect("the clock is past 1970").as_nanos();
     format!("test-{}-{nanos}", std::process::id())
@@ -229,63 +229,20 @@ impl Bucket<'_> {
     }
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().expect("a key is a string").to_owned()
-}
-
-fn texts(value: &Value) -> BTreeMap<String, String> {
-    let pairs = value.as_object().expect("an object in JSON");
-    pairs
-        .iter()
-        .map(|(name, value)| (name.clone(), text(value)))
-        .collect()
-}
-
-/// The helper, which lives as long as the test's bucket: its start takes longer
-/// than any request.
-#[derive(Debug)]
-struct Admin {
-    child: Child,
-    requests: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Admin {
-    fn start(python: &str, environment: &[(&'static str, String)]) -> Self {
-        let mut child = Command::new(python)
-            .arg(project().join("tests/servers/s3_admin.py"))
-            .env_clear()
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("could not start {python} (TEST_S3_PYTHON): {error}"));
-        let requests = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self {
-            child,
-            requests,
-            answers,
-        }
+impl Remote for Bucket<'_> {
+    fn keys(&self, prefix: &str) -> Vec<String> {
+        self.keys(prefix)
     }
 
-    fn ask(&mut self, request: &Value) -> Value {
-        let requests = self.requests.as_mut().expect("open until the drop");
-        writeln!(requests, "{request}").expect("the helper reads until its input ends");
-        let mut line = String::new();
-        let read = self.answers.read_line(&mut line);
-        read.expect("the helper answers in UTF-8");
-        let mut answer: Value = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("{request} was answered with {line:?}: {error}"));
-        assert!(answer.get("error").is_none(), "{request}: {answer}");
-        answer["ok"].take()
+    fn read(&self, key: &str) -> Vec<u8> {
+        self.read(key)
     }
-}
 
-impl Drop for Admin {
-    fn drop(&mut self) {
-        // The end of its input ends it.
-        self.requests = None;
-        let _ = self.child.wait();
+    fn tags(&self, key: &str) -> BTreeMap<String, String> {
+        self.tags(key)
+    }
+
+    fn uploads(&self) -> Vec<String> {
+        self.uploads()
     }
 }

@@ -1,5 +1,5 @@
 //! Base backups that one side writes and the other restores: ours and the tools
-//! that ours are compatible with, on one S3 server.
+//! that ours are compatible with, on one server.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::{
-    Barman, Bucket, Cluster, PgBin, Place, Recovery, S3Server, ShutDown, Tool, Tree, Workspace,
-    WriteLoad,
+    Azurite, Barman, Cluster, Remote, PgBin, Place, Recovery, S3Server, ShutDown, Tool, Tree,
+    Workspace, WriteLoad,
 };
 
 /// Whose tools do something.
@@ -23,21 +23,44 @@ struct Exchange<'w> {
     bin: PgBin,
     barman: Barman,
     workspace: &'w Workspace,
-    bucket: Bucket<'w>,
+    objects: Box<dyn Remote + 'w>,
     place: Place<'w>,
 }
 
+/// Where things are exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ground {
+    S3(S3Server),
+    Azure,
+}
+
+const CEPH: Ground = Ground::S3(S3Server::CephPlain);
+
 impl<'w> Exchange<'w> {
-    fn on(server: S3Server, workspace: &'w Workspace) -> Option<Self> {
+    fn on(ground: Ground, workspace: &'w Workspace) -> Option<Self> {
         let bin = PgBin::find()?;
         let barman = Barman::find()?;
-        let bucket = server.bucket(workspace)?;
-        let place = Place::in_bucket(workspace, &bucket, "a path/backups");
+        let path = "a path/backups";
+        let objects: Box<dyn Remote + 'w>;
+        let place = match ground {
+            Ground::S3(server) => {
+                let bucket = server.bucket(workspace)?;
+                let place = Place::in_bucket(workspace, &bucket, path);
+                objects = Box::new(bucket);
+                place
+            }
+            Ground::Azure => {
+                let container = Azurite::Plain.container(workspace)?;
+                let place = Place::in_container(workspace, &container, path);
+                objects = Box::new(container);
+                place
+            }
+        };
         Some(Self {
             bin,
             barman,
             workspace,
-            bucket,
+            objects,
             place,
         })
     }
@@ -53,15 +76,18 @@ impl<'w> Exchange<'w> {
         let environment = self.place.environment().to_vec();
         match side {
             Side::Ours => self.place.tool(name),
-            Side::Theirs => self.barman.tool(self.workspace, name).envs(environment),
+            Side::Theirs => {
+                let tool = self.barman.tool(self.workspace, name).envs(environment);
+                tool.args(self.place.options())
+            }
         }
     }
 
     /// The command in a server's settings: `%f %p` or `%p` at its end.
     fn command(&self, side: Side, name: &str, options: &str, end: &str) -> String {
         let program = self.program(side, name);
-        let url = self.place.url();
-        format!("{} {options} '{url}' main {end}", program.display())
+        let (url, place) = (self.place.url(), self.place.options().join(" "));
+        format!("{} {place} {options} '{url}' main {end}", program.display())
     }
 
     /// A running primary with two tablespaces that archives by the tool of `side`.
@@ -103,7 +129,7 @@ impl<'w> Exchange<'w> {
 
     /// The keys of the archives of the only backup.
     fn archives(&self) -> Vec<String> {
-        let keys = self.bucket.keys("a path/backups/main/base/");
+        let keys = self.objects.keys("a path/backups/main/base/");
         let is_archive = |key: &String| key.contains(".tar");
         keys.into_iter().filter(is_archive).collect()
     }
@@ -117,9 +143,9 @@ const TABLES: [(&str, Option<&str>); 3] = [
 
 /// What `writer` made of a primary under load leads `reader` to exactly the rows
 /// of a named point.
-fn comes_back(writer: Side, reader: Side, codec: &str, wal_codec: &str) {
+fn comes_back(ground: Ground, writer: Side, reader: Side, codec: &str, wal_codec: &str) {
     let workspace = Workspace::new();
-    let Some(exchange) = Exchange::on(S3Server::CephPlain, &workspace) else {
+    let Some(exchange) = Exchange::on(ground, &workspace) else {
         return;
     };
     let mut primary = exchange.primary(writer, wal_codec);
@@ -146,7 +172,7 @@ fn comes_back(writer: Side, reader: Side, codec: &str, wal_codec: &str) {
     let archives = exchange.archives();
     let of_pgdata = archives.iter().filter(|key| key.contains("/data"));
     assert!(of_pgdata.count() >= 2, "one archive only: {archives:?}");
-    assert!(exchange.bucket.uploads().is_empty(), "an upload is open");
+    assert!(exchange.objects.uploads().is_empty(), "an upload is open");
 
     exchange.restore(reader, "restored");
     let mut restored = Cluster::existing(&exchange.bin, &workspace, "restored");
@@ -163,29 +189,31 @@ fn comes_back(writer: Side, reader: Side, codec: &str, wal_codec: &str) {
 }
 
 macro_rules! every_codec {
-    ($($name:ident $codec:literal $wal_codec:literal)*) => { $(
+    ($($name:ident $ground:expr, $codec:literal $wal_codec:literal)*) => { $(
         mod $name {
             use super::*;
 
             #[test]
             fn they_restore_what_we_wrote() {
-                comes_back(Side::Ours, Side::Theirs, $codec, $wal_codec);
+                comes_back($ground, Side::Ours, Side::Theirs, $codec, $wal_codec);
             }
 
             #[test]
             fn we_restore_what_they_wrote() {
-                comes_back(Side::Theirs, Side::Ours, $codec, $wal_codec);
+                comes_back($ground, Side::Theirs, Side::Ours, $codec, $wal_codec);
             }
         }
     )* };
 }
 
 every_codec! {
-    plain "" ""
-    gzip "--gzip" "--gzip"
-    bzip2 "--bzip2" "--xz"
-    snappy "--snappy" "--zstd"
-    lz4 "--lz4" "--lz4"
+    plain CEPH, "" ""
+    gzip CEPH, "--gzip" "--gzip"
+    bzip2 CEPH, "--bzip2" "--xz"
+    snappy CEPH, "--snappy" "--zstd"
+    lz4 CEPH, "--lz4" "--lz4"
+    azure Ground::Azure, "" ""
+    azure_gzip Ground::Azure, "--gzip" "--gzip"
 }
 
 /// They cannot read these yet, so an independent decoder and the system's tar
@@ -193,7 +221,7 @@ every_codec! {
 #[test]
 fn zstd_archives_are_one_frame_each_and_hold_what_our_restore_restores() {
     let workspace = Workspace::new();
-    let Some(exchange) = Exchange::on(S3Server::CephPlain, &workspace) else {
+    let Some(exchange) = Exchange::on(CEPH, &workspace) else {
         return;
     };
     let mut primary = exchange.primary(Side::Ours, "--zstd");
@@ -222,7 +250,7 @@ fn zstd_archives_are_one_frame_each_and_hold_what_our_restore_restores() {
     for key in &archives {
         let name = key.rsplit('/').next().unwrap();
         let (compressed, plain) = (workspace.path("archive.zst"), workspace.path("archive"));
-        fs::write(&compressed, exchange.bucket.read(key)).unwrap();
+        fs::write(&compressed, exchange.objects.read(key)).unwrap();
         exchange.barman.decode("zstd", &compressed, &plain);
         let source = name.split(['.', '_']).next().unwrap().to_owned();
         let root = workspace.dir(format!("untarred-{source}"));
@@ -264,9 +292,18 @@ fn untar(archive: &Path, root: &Path) {
 /// where they put them.
 #[test]
 fn they_list_and_show_our_backup_and_find_the_same_keys_and_tags() {
+    // Ceph loses the tags of multipart uploads.
+    catalogue_is_the_same(Ground::S3(S3Server::Moto));
+}
+
+#[test]
+fn they_list_and_show_our_backup_on_azure_and_find_the_same_keys_and_tags() {
+    catalogue_is_the_same(Ground::Azure);
+}
+
+fn catalogue_is_the_same(ground: Ground) {
     let workspace = Workspace::new();
-    // On moto, because Ceph loses the tags of multipart uploads.
-    let Some(exchange) = Exchange::on(S3Server::Moto, &workspace) else {
+    let Some(exchange) = Exchange::on(ground, &workspace) else {
         return;
     };
     let tags = ["--tags", "env,test", "owner,a b"];
@@ -281,13 +318,13 @@ fn they_list_and_show_our_backup_and_find_the_same_keys_and_tags() {
             .succeed();
         let prefix = format!("a path/backups/{server}/base/");
         let objects: BTreeMap<String, BTreeMap<String, String>> = exchange
-            .bucket
+            .objects
             .keys(&prefix)
             .into_iter()
             .map(|key| {
                 // Without the identifier, which is the time.
                 let name = key[prefix.len()..].split_once('/').unwrap().1.to_owned();
-                let tags = exchange.bucket.tags(&key);
+                let tags = exchange.objects.tags(&key);
                 (name, tags)
             })
             .collect();
@@ -296,8 +333,8 @@ fn they_list_and_show_our_backup_and_find_the_same_keys_and_tags() {
     assert_eq!(seen[0], seen[1]);
     assert_eq!(seen[0]["backup.info"]["owner"], "a b");
     primary.archive_everything();
-    let wal = exchange.bucket.keys("a path/backups/main/wals/");
-    assert_eq!(exchange.bucket.tags(&wal[0])["env"], "wal");
+    let wal = exchange.objects.keys("a path/backups/main/wals/");
+    assert_eq!(exchange.objects.tags(&wal[0])["env"], "wal");
 
     let list = exchange
         .tool(Side::Theirs, "barman-cloud-backup-list")
@@ -315,4 +352,45 @@ fn they_list_and_show_our_backup_and_find_the_same_keys_and_tags() {
         .run();
     assert_eq!(show.code(), Some(0), "{show}");
     assert!(show.stdout.contains("DONE"), "{show}");
+}
+
+/// What one side keeps the other sees as kept, and deletes when it is released.
+#[test]
+fn keeps_and_deletions_are_understood_both_ways_on_azure() {
+    let workspace = Workspace::new();
+    let Some(exchange) = Exchange::on(Ground::Azure, &workspace) else {
+        return;
+    };
+    let primary = exchange.primary(Side::Ours, "");
+    let run = |side, tool: &str, options: &[&str], rest: &[&str]| {
+        let tool = exchange.tool(side, &format!("barman-cloud-{tool}"));
+        let run = tool
+            .args(options)
+            .args([exchange.place.url(), "main"])
+            .args(rest)
+            .run();
+        assert_eq!(run.code(), Some(0), "{side:?}: {run}");
+        run
+    };
+    let sides = [(Side::Ours, Side::Theirs), (Side::Theirs, Side::Ours)];
+    for (keeper, other) in sides {
+        exchange
+            .backup(keeper, &primary)
+            .args(["--name", "kept", exchange.place.url(), "main"])
+            .succeed();
+        let base = || exchange.objects.keys("a path/backups/main/base/");
+        run(keeper, "backup-keep", &[], &["kept", "--target=full"]);
+        let status = run(other, "backup-keep", &[], &["kept", "--status"]);
+        assert_eq!(status.stdout.trim(), "Keep: full");
+        let kept = base();
+        // Would go if it were not kept.
+        let policy = ["--retention-policy=REDUNDANCY 1"];
+        run(other, "backup-delete", &policy, &[]);
+        assert_eq!(base(), kept);
+        run(other, "backup-keep", &[], &["kept", "--release"]);
+        let status = run(keeper, "backup-keep", &[], &["kept", "--status"]);
+        assert_eq!(status.stdout.trim(), "Keep: nokeep");
+        run(other, "backup-delete", &["-b", "kept"], &[]);
+        assert_eq!(base(), [""; 0]);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use e2e::{Barman, Place, S3Server, Tool, Workspace, golden};
+use e2e::{Azurite, Barman, Remote, Place, S3Server, Tool, Workspace, golden};
 
 /// The segment that the samples have.
 const SEGMENT: &str = "000000010000000000000006";
@@ -44,19 +44,40 @@ fn files() -> [(&'static str, String, String, Vec<u8>); 4] {
 /// Both directions of one codec: its name, its option and its suffix.
 fn every_file_comes_back(codec: &str, option: &str, suffix: &str) {
     let workspace = Workspace::new();
-    let Some(barman) = Barman::find() else { return };
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
         return;
     };
+    let place = |path: &str| Place::in_bucket(&workspace, &bucket, path);
+    exchange(&workspace, &bucket, place, [codec, option, suffix]);
+}
+
+#[test]
+fn wal_is_exchanged_on_azure() {
+    let workspace = Workspace::new();
+    let Some(container) = Azurite::Plain.container(&workspace) else {
+        return;
+    };
+    let place = |path: &str| Place::in_container(&workspace, &container, path);
+    exchange(&workspace, &container, place, ["gzip", "--gzip", ".gz"]);
+}
+
+fn exchange<'w>(
+    workspace: &'w Workspace,
+    bucket: &impl Remote,
+    place: impl Fn(&str) -> Place<'w>,
+    [codec, option, suffix]: [&str; 3],
+) {
+    let Some(barman) = Barman::find() else { return };
     for we_write in [true, false] {
         let path = if we_write { "ours" } else { "theirs" };
-        let place = Place::in_bucket(&workspace, &bucket, path);
+        let place = place(path);
         let tool = |ours: bool, name: &str| -> Tool<'_> {
             if ours {
                 return place.tool(name);
             }
             let variables = place.environment().iter().cloned();
-            barman.tool(&workspace, name).envs(variables)
+            let tool = barman.tool(workspace, name).envs(variables);
+            tool.args(place.options())
         };
         for (kind, archived, wanted, content) in files() {
             let case = format!("{codec}, {kind}, written by {path}");

@@ -1,5 +1,7 @@
 //! All end-to-end tests in one executable, because linking is slow.
 
+mod azure;
+mod azure_credentials;
 mod backup_options;
 mod bad_input;
 mod catalogue;

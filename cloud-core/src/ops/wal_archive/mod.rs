@@ -12,6 +12,7 @@ mod local;
 mod stored;
 mod upload;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -51,6 +52,9 @@ pub struct WalArchiveRequest {
     pub history_tags: Option<Vec<Tag>>,
     /// Replace a different file of the same name.
     pub allow_overwrite: bool,
+    /// Parts uploaded at the same time, where the file is too large for one
+    /// request.
+    pub at_once: NonZeroU32,
 }
 
 /// Archives the file; `Ok` only after the store acknowledged it, or if the
@@ -98,6 +102,7 @@ pub async fn run(
         codec: request.codec,
         level: request.level,
         tags,
+        at_once: usize::try_from(request.at_once.get()).unwrap_or(usize::MAX),
     };
     if request.allow_overwrite {
         archiving.put(PutMode::Overwrite).await.map(drop)
@@ -122,6 +127,7 @@ struct Archiving<'a> {
     codec: &'static dyn Codec,
     level: Level,
     tags: Option<Vec<Tag>>,
+    at_once: usize,
 }
 
 impl Archiving<'_> {
@@ -181,6 +187,7 @@ impl Archiving<'_> {
             local: &self.local,
             codec: self.codec,
             level: self.level,
+            at_once: self.at_once,
             cancel: &self.ctx.cancel,
         };
         match upload.run(&options).await {

@@ -73,6 +73,7 @@ fn request(path: &Path) -> WalArchiveRequest {
         tags: None,
         history_tags: None,
         allow_overwrite: false,
+        at_once: NonZeroU32::MIN,
     }
 }
 
@@ -514,10 +515,10 @@ async fn sizes_around_the_limit_arrive_whole() {
         let content: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
             .take(size)
             .collect();
-        bench
-            .archive(&bench.request(BACKUP, &content))
-            .await
-            .expect("archived");
+        let mut request = bench.request(BACKUP, &content);
+        // Some fit in at once, and some do not.
+        request.at_once = NonZeroU32::new(2).expect("it is not 0");
+        bench.archive(&request).await.expect("archived");
         let put = if size <= 100_000 {
             StoreOp::Put
         } else {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +50,8 @@ pub(super) struct Upload<'a> {
     pub(super) local: &'a Arc<LocalFile>,
     pub(super) codec: &'static dyn Codec,
     pub(super) level: Level,
+    /// Parts on their way at the same time, where the file goes in parts.
+    pub(super) at_once: usize,
     pub(super) cancel: &'a CancellationToken,
 }
 
@@ -123,6 +127,7 @@ impl Upload<'_> {
         sizes: Sizes,
     ) -> Result<(), Failure> {
         let mut receipts: Vec<PartReceipt> = Vec::new();
+        let mut sending = FuturesUnordered::new();
         let mut number = PartNumber::FIRST;
         loop {
             while !ended && waiting.len() <= sizes.part {
@@ -132,13 +137,20 @@ impl Upload<'_> {
                 }
             }
             let part = waiting.split_to(waiting.len().min(sizes.part)).freeze();
-            let put = upload.put_part(number, part);
-            receipts.push(self.unless_cancelled(put).await?);
-            if ended && waiting.is_empty() {
+            sending.push(upload.put_part(number, part));
+            let last = ended && waiting.is_empty();
+            // Also a bound on the memory.
+            while last || sending.len() >= self.at_once {
+                let sent = self.unless_cancelled(sending.try_next());
+                let Some(receipt) = sent.await? else { break };
+                receipts.push(receipt);
+            }
+            if last {
                 break;
             }
             number = PartNumber::new(number.get() + 1).expect("it is above 0");
         }
+        receipts.sort_by_key(|receipt| receipt.number);
         let complete = upload.complete(&receipts);
         self.unless_cancelled(complete).await.map(drop)
     }
