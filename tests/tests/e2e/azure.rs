@@ -402,7 +402,7 @@ fn each_tool_works_with_the_documented_permissions_and_no_others() {
         // It is there already, which is found by reading it. (Azure says so to who
         // may only create, the emulator does not.)
         ("rcw", "wal-archive", &[], &[&wal]),
-        ("c", "wal-archive", &blocks, &[&large]),
+        ("w", "wal-archive", &blocks, &[&large]),
         ("r", "wal-restore", &[], &[SEGMENT, &target]),
         ("l", "check-wal-archive", &["--test"], &[]),
         ("rcwl", "backup", &backup, &[]),

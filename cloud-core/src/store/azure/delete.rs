@@ -226,6 +226,7 @@ mod tests {
     /// The shape is that of the example in the service's reference.
     #[test]
     fn each_request_has_its_answer_in_whatever_order() {
+        use StoreErrorKind as Kind;
         let body = "--batchresponse_1\r\nContent-Type: application/http\r\nContent-ID: 1\r\n\r\n\
             HTTP/1.1 404 The specified blob does not exist.\r\nx-ms-error-code: BlobNotFound\r\n\
             x-ms-request-id: x\r\nContent-Length: 216\r\nContent-Type: application/xml\r\n\r\n\
@@ -237,7 +238,6 @@ mod tests {
             HTTP/1.1 409 x\r\nx-ms-error-code: BlobImmutableDueToPolicy\r\n\r\n\
             --batchresponse_1--\r\n";
         let fates = fates_of(&keys(4), parts(TYPE, body.as_bytes()).unwrap());
-        use StoreErrorKind as Kind;
         assert_eq!(
             kinds(&fates),
             [

@@ -49,7 +49,8 @@ impl Failure {
         };
         let hint = match code {
             "AuthorizationPermissionMismatch" => {
-                "; the identity has no role for blobs here, such as Storage Blob Data Contributor"
+                "; the signature lacks a letter for it, or the identity a role, such as Storage \
+                 Blob Data Contributor"
             }
             "AuthenticationFailed" => {
                 "; the key, signature or token is not the account's or has expired, or the clock \
@@ -102,7 +103,7 @@ impl From<azure_core::Error> for Failure {
                 StoreErrorKind::Connect,
                 one_line(&innermost(&error).to_string()),
             ),
-            _ => Self::new(StoreErrorKind::Invalid, one_line(&error.to_string())),
+            ErrorKind::Other => Self::new(StoreErrorKind::Invalid, one_line(&error.to_string())),
         }
     }
 }
@@ -129,9 +130,9 @@ impl From<Cause> for Failure {
 pub(super) fn kind_of(code: &str, status: u16) -> StoreErrorKind {
     use StoreErrorKind as Kind;
     match code {
-        "BlobNotFound" | "ResourceNotFound" => return Kind::NotFound,
-        // The blocks are gone: another upload under the same name has ended.
-        "InvalidBlockList" => return Kind::NotFound,
+        // The last one: blocks are gone, because another upload under the same
+        // name has ended.
+        "BlobNotFound" | "ResourceNotFound" | "InvalidBlockList" => return Kind::NotFound,
         "ContainerNotFound" | "ContainerBeingDeleted" | "ContainerDisabled" => {
             return Kind::BucketMissing;
         }

@@ -68,7 +68,7 @@ pub(super) fn tags(options: &PutOptions) -> Option<String> {
 
 /// The version that an answer tells.
 pub(super) fn version(etag: Option<&Etag>) -> Option<ObjectVersion> {
-    etag.map(|etag| ObjectVersion(unquoted(&etag.to_string()).to_owned()))
+    etag.map(|etag| ObjectVersion(unquoted(etag.as_ref()).to_owned()))
 }
 
 /// What a write answered.
