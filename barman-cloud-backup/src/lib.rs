@@ -14,7 +14,7 @@ use cloud_core::manifest::Algorithm;
 use cloud_core::ops::backup::{self, BackupRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
 use cloud_core::pg;
-use cloud_core::store::{Opened, StoreConfig};
+use cloud_core::store::{Opened, RetryPolicy, StoreConfig};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -177,7 +177,7 @@ impl Tool for Args {
         long: true,
         ends_by_signal: false,
         test_wants_bucket: true,
-        retry: Some(Duration::from_mins(10)),
+        retry: Some(RetryPolicy::per_request(Duration::from_mins(10))),
         may_be_dropped: false,
     };
 

@@ -9,7 +9,7 @@ use cloud_core::cli::args::{CommonArgs, Place, SnapshotPlaceArgs, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::restore::{self, RecoveryTarget, RestoreRequest};
 use cloud_core::ops::{Ctx, Env, OpError};
-use cloud_core::store::Opened;
+use cloud_core::store::{Opened, RetryPolicy};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -74,7 +74,7 @@ impl Tool for Args {
         long: true,
         ends_by_signal: false,
         test_wants_bucket: true,
-        retry: Some(Duration::from_mins(10)),
+        retry: Some(RetryPolicy::per_request(Duration::from_mins(10))),
         may_be_dropped: false,
     };
 

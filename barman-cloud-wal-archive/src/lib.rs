@@ -14,7 +14,7 @@ use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::codec::Level;
 use cloud_core::ops::wal_archive::{self, WalArchiveRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
-use cloud_core::store::{Opened, Provider, StoreConfig};
+use cloud_core::store::{Opened, Provider, RetryPolicy, StoreConfig};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -103,7 +103,8 @@ impl Tool for Args {
         long: false,
         ends_by_signal: true,
         test_wants_bucket: true,
-        retry: Some(Duration::from_mins(1)),
+        // PostgreSQL waits for all of it.
+        retry: Some(RetryPolicy::per_run(Duration::from_mins(1))),
         may_be_dropped: false,
     };
 

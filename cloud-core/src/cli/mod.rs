@@ -79,7 +79,7 @@ pub struct Habits {
     pub test_wants_bucket: bool,
     /// How long requests are tried again (docs/decisions.md 12); `None` where
     /// the operation does that itself.
-    pub retry: Option<Duration>,
+    pub retry: Option<RetryPolicy>,
     /// Whether the work can end anywhere, without a word and without a trace that
     /// the next run does not deal with. Then a signal ends it at once.
     pub may_be_dropped: bool,
@@ -91,7 +91,7 @@ impl Habits {
         long: false,
         ends_by_signal: false,
         test_wants_bucket: true,
-        retry: Some(Duration::from_mins(2)),
+        retry: Some(RetryPolicy::per_request(Duration::from_mins(2))),
         may_be_dropped: true,
     };
 }
@@ -169,8 +169,8 @@ async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), O
         };
     }
     let at = match T::HABITS.retry {
-        Some(total) => Opened {
-            store: Arc::new(Retry::new(opened.store, RetryPolicy { total })),
+        Some(policy) => Opened {
+            store: Arc::new(Retry::new(opened.store, policy)),
             ..opened
         },
         None => opened,

@@ -48,9 +48,7 @@ async fn conforms(address: &str, profile: &str, name: &str, gaps: &[Gap]) {
     };
     store.create_bucket().await.expect("the bucket is new");
     conformance::all_but(Arc::clone(&store), "plain", gaps).await;
-    let policy = RetryPolicy {
-        total: Duration::from_mins(1),
-    };
+    let policy = RetryPolicy::per_request(Duration::from_mins(1));
     let retry = Arc::new(Retry::new(store, policy));
     conformance::all_but(retry, "retry", gaps).await;
 }

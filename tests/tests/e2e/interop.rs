@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::{
-    Azurite, Barman, Cluster, Remote, PgBin, Place, Recovery, S3Server, ShutDown, Tool, Tree,
+    Azurite, Barman, Cluster, PgBin, Place, Recovery, Remote, S3Server, ShutDown, Tool, Tree,
     Workspace, WriteLoad,
 };
 

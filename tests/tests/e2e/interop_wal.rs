@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use e2e::{Azurite, Barman, Remote, Place, S3Server, Tool, Workspace, golden};
+use e2e::{Azurite, Barman, Place, Remote, S3Server, Tool, Workspace, golden};
 
 /// The segment that the samples have.
 const SEGMENT: &str = "000000010000000000000006";

@@ -63,9 +63,8 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
     let is_whole = place.bytes == (0..place.size);
     // That of a part is told by nobody.
     let expected = is_whole.then(|| checksum(&head.headers)).flatten();
-    let judge = expected.map(|expected| -> Box<dyn Judge> {
-        Box::new(ByCrc { expected, found: 0 })
-    });
+    let judge =
+        expected.map(|expected| -> Box<dyn Judge> { Box::new(ByCrc { expected, found: 0 }) });
     let left = place.bytes.end - place.bytes.start;
     let (inner, key) = (Arc::clone(inner), key.clone());
     let fail = move |kind, why: String| inner.refuse(StoreOp::Get, &key, kind, why);

@@ -89,9 +89,7 @@ mod tests {
             attempts: 1,
             source: "no answer".into(),
         };
-        let policy = RetryPolicy {
-            total: Duration::from_mins(1),
-        };
+        let policy = RetryPolicy::per_request(Duration::from_mins(1));
         let first = stream::iter([Ok(ListPage::default()), Err(error)]);
         let store = Retry::new(Arc::new(MemoryStore::new()), policy);
         let mut listing = Listing {

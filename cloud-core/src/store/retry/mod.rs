@@ -53,8 +53,30 @@ const WARN_EVERY: Duration = Duration::from_mins(1);
 /// How long to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// No attempt begins later than this after the first one.
-    pub total: Duration,
+    /// No attempt begins after so much time was lost to failures and pauses.
+    total: Duration,
+    /// Whether that is the time of all requests of the run together.
+    per_run: bool,
+}
+
+impl RetryPolicy {
+    /// No request is begun again later than `total` after its first attempt.
+    pub const fn per_request(total: Duration) -> Self {
+        Self {
+            total,
+            per_run: false,
+        }
+    }
+
+    /// All requests together lose no more than `total` to attempts that fail and
+    /// the pauses after them. For work that somebody waits for as a whole; its
+    /// requests follow one another.
+    pub const fn per_run(total: Duration) -> Self {
+        Self {
+            total,
+            per_run: true,
+        }
+    }
 }
 
 /// A store whose transient failures are tried again.
@@ -70,12 +92,21 @@ pub struct Retry {
 struct Contact {
     /// Whether it has answered in this run, if only to refuse.
     met: AtomicBool,
+    /// Time spent on attempts that failed, and on pauses.
+    lost: Mutex<Duration>,
     warned: Mutex<Option<Instant>>,
 }
 
 impl Contact {
     fn meet(&self) {
         self.met.store(true, Ordering::Relaxed);
+    }
+
+    /// Adds to the time that was lost, and gives all of it.
+    fn lose(&self, time: Duration) -> Duration {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        *lost += time;
+        *lost
     }
 
     fn warn(&self, error: &StoreError, left: Duration) {
@@ -127,6 +158,8 @@ struct Patience {
     policy: RetryPolicy,
     contact: Arc<Contact>,
     began: Instant,
+    /// When the present attempt began.
+    attempted: Instant,
     attempts: u32,
     pause: Duration,
     first: Option<StoreError>,
@@ -134,10 +167,12 @@ struct Patience {
 
 impl Patience {
     fn new(policy: RetryPolicy, contact: Arc<Contact>) -> Self {
+        let now = Instant::now();
         Self {
             policy,
             contact,
-            began: Instant::now(),
+            began: now,
+            attempted: now,
             attempts: 0,
             pause: FIRST_PAUSE,
             first: None,
@@ -160,7 +195,13 @@ impl Patience {
             self.policy.total.min(FIRST_CONTACT)
         };
         let pause = self.pause.mul_f64(0.5 + fastrand::f64());
-        let elapsed = self.began.elapsed();
+        let now = Instant::now();
+        let lost = self.contact.lose(now - self.attempted);
+        let elapsed = if self.policy.per_run {
+            lost
+        } else {
+            now - self.began
+        };
         let late = elapsed + pause > total;
         if !error.kind.is_transient() || late {
             return Err(self.give_up(error));
@@ -176,6 +217,8 @@ impl Patience {
         self.first.get_or_insert(error);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         tokio::time::sleep(pause).await;
+        self.contact.lose(pause);
+        self.attempted = Instant::now();
         Ok(())
     }
 

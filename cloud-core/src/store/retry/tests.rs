@@ -5,9 +5,7 @@ use crate::store::{
     Fault, FaultyStore, MemoryStore, PartNumber, StoreOp, conformance, list_all_uploads,
 };
 
-const POLICY: RetryPolicy = RetryPolicy {
-    total: Duration::from_mins(1),
-};
+const POLICY: RetryPolicy = RetryPolicy::per_request(Duration::from_mins(1));
 
 fn faulty() -> (MemoryStore, FaultyStore, Retry) {
     let memory = MemoryStore::new();
@@ -299,9 +297,7 @@ async fn keys_that_could_not_be_deleted_for_now_are_tried_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_never_answered_is_given_up_sooner() {
-    let policy = RetryPolicy {
-        total: Duration::from_mins(10),
-    };
+    let policy = RetryPolicy::per_request(Duration::from_mins(10));
     for (met, least, most) in [(false, 30, 60), (true, 500, 600)] {
         let faulty = FaultyStore::new(Arc::new(MemoryStore::new()));
         let retry = Retry::new(Arc::new(faulty.clone()), policy);
@@ -348,4 +344,33 @@ async fn unfinished_uploads_are_listed_and_aborted_in_spite_of_passing_failures(
     let refused = retry.abort_upload(&listed[1]).await;
     assert_eq!(refused.unwrap_err().kind, denied);
     assert_eq!(list_all_uploads(&retry, &prefix).await.unwrap(), left);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_requests_of_a_run_can_have_one_bound_together() {
+    let total = Duration::from_mins(1);
+    for (policy, longest) in [
+        (RetryPolicy::per_run(total), total),
+        (RetryPolicy::per_request(total), total * 3),
+    ] {
+        let memory = MemoryStore::new();
+        let faulty = FaultyStore::new(Arc::new(memory));
+        let retry = Retry::new(Arc::new(faulty.clone()), policy);
+        // It answers at last, and then no more.
+        faulty.fail(StoreOp::Put, Fault::Before(StoreErrorKind::ServerFault), 8);
+        let began = Instant::now();
+        let options = PutOptions::default();
+        retry.put(&key(), BODY, &options).await.unwrap();
+        let first = began.elapsed();
+        assert!(first > total / 6, "{first:?}");
+        let fault = Fault::Before(StoreErrorKind::ServerFault);
+        faulty.fail(StoreOp::Get, fault, u32::MAX);
+        for _ in 0..2 {
+            let error = get_all(&retry, &key(), 100).await.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::ServerFault);
+        }
+        let elapsed = began.elapsed();
+        assert!(elapsed <= longest, "{elapsed:?}");
+        assert_eq!(elapsed > total, longest > total, "{elapsed:?}");
+    }
 }

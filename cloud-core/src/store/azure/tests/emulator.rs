@@ -34,9 +34,7 @@ async fn the_emulator_passes_the_conformance_suite() {
     store.create_bucket().await.unwrap();
     let store = Arc::new(store);
     conformance::all_but(store.clone(), "a prefix/of its own", &GAPS).await;
-    let policy = RetryPolicy {
-        total: Duration::from_mins(1),
-    };
+    let policy = RetryPolicy::per_request(Duration::from_mins(1));
     let retry = Arc::new(Retry::new(store, policy));
     conformance::all_but(retry, "again", &GAPS).await;
 }

@@ -28,9 +28,7 @@ async fn bucket(address: &str, name: &str) -> Option<Arc<dyn ObjectStore>> {
 
 /// The same store with retries.
 fn patient(store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-    let policy = RetryPolicy {
-        total: Duration::from_mins(1),
-    };
+    let policy = RetryPolicy::per_request(Duration::from_mins(1));
     Arc::new(Retry::new(store, policy))
 }
 

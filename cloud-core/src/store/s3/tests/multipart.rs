@@ -285,9 +285,7 @@ fn an_end_whose_answer_was_lost_is_found_out() {
             Answer::error(404, "NoSuchUpload", ""),
             found("\"new\""),
         ]);
-        let policy = RetryPolicy {
-            total: Duration::from_mins(1),
-        };
+        let policy = RetryPolicy::per_request(Duration::from_mins(1));
         let store = Retry::new(store(&server), policy);
         let (upload, part) = ready(&store, &PutOptions::default()).await;
         let receipt = upload.complete(&[part]).await.unwrap();

@@ -131,9 +131,7 @@ fn a_body_that_was_cut_goes_on_at_the_next_byte_of_the_same_version() {
             .header("content-range", "bytes 40-99/100")
             .body(&body[40..]);
         let server = Server::playing([whole.cut(40), rest]);
-        let policy = RetryPolicy {
-            total: Duration::from_mins(1),
-        };
+        let policy = RetryPolicy::per_request(Duration::from_mins(1));
         let retry = Retry::new(store(&server), policy);
         let (_, read) = get_all(&retry, &key(), 1000).await.unwrap();
         assert_eq!(read, body);

@@ -360,9 +360,7 @@ fn a_wrapper_that_tries_again_hands_out_each_upload_once() {
             busy(),
             parts(&part(2)),
         ]);
-        let policy = RetryPolicy {
-            total: Duration::from_mins(1),
-        };
+        let policy = RetryPolicy::per_request(Duration::from_mins(1));
         let store = Retry::new(store(&server), policy);
         let expected = [upload("d/a", "1", at(1)), upload("d/a", "2", at(2))];
         assert_eq!(uploads(&store).await.unwrap(), expected);
