@@ -44,8 +44,9 @@ pub struct Args {
     spool_dir: PathBuf,
 
     /// How long to try again when the store cannot be reached, in seconds
-    #[arg(long, default_value = "60", value_parser = values::non_negative, help_heading = argparse::OURS)]
-    retry_timeout: u64,
+    /// (default: 60, and 5 for a standby)
+    #[arg(long, value_parser = values::non_negative, help_heading = argparse::OURS)]
+    retry_timeout: Option<u64>,
 
     /// Exit code that says that the store could not be reached; 255 stops the
     /// recovery of PostgreSQL instead of ending it early
@@ -98,7 +99,7 @@ impl Tool for Args {
             no_partial: self.no_partial,
             parallel: self.parallel,
             spool_dir: self.spool_dir,
-            retry_timeout: Duration::from_secs(self.retry_timeout),
+            retry_timeout: self.retry_timeout.map(Duration::from_secs),
         };
         wal_restore::run(ctx, at.store, request).await
     }

@@ -64,8 +64,9 @@ pub struct WalRestoreRequest {
     pub parallel: u32,
     /// Parent of the folders for files fetched ahead.
     pub spool_dir: PathBuf,
-    /// How long transient failures are retried in all.
-    pub retry_timeout: Duration,
+    /// How long transient failures are retried in all; `None` is a minute, and
+    /// five seconds for a standby.
+    pub retry_timeout: Option<Duration>,
 }
 
 /// Fetches the file, and with `parallel` above 1 the segments after it into the
@@ -229,8 +230,11 @@ impl Restoring<'_> {
     }
 
     async fn ask_patiently(&self) -> Result<Delivered, OpError> {
-        let promote = data_directory_of(&self.request.destination).map(|d| d.join("promote"));
-        let mut patience = Patience::new(self.request.retry_timeout, promote);
+        let data_directory = data_directory_of(&self.request.destination);
+        let asked = self.request.retry_timeout;
+        let total = asked.unwrap_or_else(|| patience::usual(data_directory.as_deref()));
+        let promote = data_directory.map(|directory| directory.join("promote"));
+        let mut patience = Patience::new(total, promote);
         let mut first: Option<OpError> = None;
         let mut damaged_before = false;
         loop {

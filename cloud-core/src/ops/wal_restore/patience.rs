@@ -3,9 +3,10 @@
 //! PostgreSQL takes any failure of its `restore_command` for "no more WAL", so
 //! trouble that may pass is waited out for a bounded time (docs/decisions.md
 //! 10). Somebody who asks the server to promote does not want to wait: the
-//! `promote` file in the data directory ends the patience at once.
+//! `promote` file in the data directory ends the patience at once. Nor does a
+//! standby, which asks again by itself and streams meanwhile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::{Instant, interval, sleep};
@@ -16,6 +17,40 @@ use tokio_util::task::AbortOnDropHandle;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The time where PostgreSQL goes on without the WAL that it was not given.
+/// Source: docs/decisions.md 10.
+const RECOVERY: Duration = Duration::from_mins(1);
+
+/// The time for a standby. Source: the same.
+const STANDBY: Duration = Duration::from_secs(5);
+
+/// How long to try for the server in `data_directory`, where the user does not say.
+pub(super) fn usual(data_directory: Option<&Path>) -> Duration {
+    if data_directory.is_some_and(is_standby) {
+        STANDBY
+    } else {
+        RECOVERY
+    }
+}
+
+/// Whether the server stays in recovery for good. Up to version 11 that is a
+/// setting in a file that has no other place.
+fn is_standby(data_directory: &Path) -> bool {
+    let says_so = |text: String| {
+        let last = text.lines().rev().find_map(|line| {
+            let line = line.trim_start().to_ascii_lowercase();
+            let value = line.strip_prefix("standby_mode")?.trim_start();
+            let value = value.strip_prefix('=').unwrap_or(value).trim_start();
+            Some(value.trim_start_matches('\'').to_owned())
+        });
+        // What PostgreSQL takes for "true", each of them with what may follow.
+        let on = ["on", "t", "y", "1"];
+        last.is_some_and(|value| on.iter().any(|on| value.starts_with(on)))
+    };
+    data_directory.join("standby.signal").exists()
+        || std::fs::read_to_string(data_directory.join("recovery.conf")).is_ok_and(says_so)
+}
 
 /// In place of a time too long to be counted.
 const FOR_EVER: Duration = Duration::from_hours(24 * 365 * 30);
@@ -88,6 +123,31 @@ async fn watch(promote: PathBuf, stop: CancellationToken) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_standby_is_known_by_its_files() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        assert_eq!(usual(None), RECOVERY);
+        assert_eq!(usual(Some(path)), RECOVERY);
+        for (text, standby) in [
+            ("standby_mode = 'on'\n", true),
+            ("restore_command = 'x'\n  STANDBY_MODE on # yes", true),
+            ("standby_mode='off'\nstandby_mode=true", true),
+            ("standby_mode = 'on'\nstandby_mode = off", false),
+            ("# standby_mode = 'on'\n", false),
+            ("restore_command = 'standby_mode on'", false),
+            ("standby_mode = 'no'", false),
+            ("standby_mode", false),
+        ] {
+            std::fs::write(path.join("recovery.conf"), text).expect("a file");
+            assert_eq!(usual(Some(path)) == STANDBY, standby, "{text}");
+        }
+        std::fs::write(path.join("recovery.signal"), "").expect("a file");
+        assert_eq!(usual(Some(path)), RECOVERY);
+        std::fs::write(path.join("standby.signal"), "").expect("a file");
+        assert_eq!(usual(Some(path)), STANDBY);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn attempts_end_with_the_time_for_all_of_them() {

@@ -62,7 +62,7 @@ impl Bench {
             no_partial: false,
             parallel: 0,
             spool_dir: self.spool(),
-            retry_timeout: Duration::ZERO,
+            retry_timeout: Some(Duration::ZERO),
         }
     }
 
@@ -280,7 +280,7 @@ async fn trouble_that_passes_is_waited_out() {
         bench.insert(SEGMENT, golden(SEGMENT));
         bench.store.faulty.fail_for(SEGMENT, op, fault, 5);
         let mut request = bench.request(SEGMENT);
-        request.retry_timeout = Duration::from_mins(1);
+        request.retry_timeout = Some(Duration::from_mins(1));
         bench.restore(&request).await.expect("the sixth attempt");
         assert_eq!(bench.delivered(), Some(golden(SEGMENT)));
     }
@@ -295,16 +295,40 @@ async fn trouble_that_stays_ends_after_the_time_for_all_attempts() {
         .faulty
         .fail_for(SEGMENT, StoreOp::List, fault, u32::MAX);
     let mut request = bench.request(SEGMENT);
-    request.retry_timeout = Duration::from_mins(1);
+    request.retry_timeout = Some(Duration::from_mins(1));
     let begin = tokio::time::Instant::now();
     let error = fails(bench.restore(&request).await, OpErrorKind::Unreachable);
-    assert_eq!(begin.elapsed(), request.retry_timeout);
+    assert_eq!(Some(begin.elapsed()), request.retry_timeout);
     let attempts = bench.store.calls().len();
     assert!(
         error.message.contains(&format!("tried {attempts} times")),
         "{error}"
     );
     assert!(error.message.contains("an injected fault"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_is_not_kept_waiting() {
+    for (asked, standby, seconds) in [
+        (None, false, 60),
+        (None, true, 5),
+        (Some(Duration::from_secs(20)), true, 20),
+    ] {
+        let bench = Bench::new();
+        let fault = Fault::Before(StoreErrorKind::Connect);
+        let faulty = &bench.store.faulty;
+        faulty.fail_for(SEGMENT, StoreOp::List, fault, u32::MAX);
+        if standby {
+            std::fs::write(bench.data_directory().join("standby.signal"), "").expect("a file");
+        }
+        let request = WalRestoreRequest {
+            retry_timeout: asked,
+            ..bench.request(SEGMENT)
+        };
+        let begin = tokio::time::Instant::now();
+        fails(bench.restore(&request).await, OpErrorKind::Unreachable);
+        assert_eq!(begin.elapsed(), Duration::from_secs(seconds));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,7 +341,7 @@ async fn a_promotion_ends_the_waiting_with_unreachable() {
         .faulty
         .fail_for(SEGMENT, StoreOp::List, fault, u32::MAX);
     let mut request = bench.request(SEGMENT);
-    request.retry_timeout = Duration::from_hours(1);
+    request.retry_timeout = Some(Duration::from_hours(1));
     let begin = tokio::time::Instant::now();
     let error = fails(bench.restore(&request).await, OpErrorKind::Unreachable);
     assert!(error.message.contains("promotion"), "{error}");
