@@ -403,7 +403,7 @@ fn each_tool_works_with_the_documented_permissions_and_no_others() {
         // may only create, the emulator does not.)
         ("rcw", "wal-archive", &[], &[&wal]),
         ("w", "wal-archive", &blocks, &[&large]),
-        ("r", "wal-restore", &[], &[SEGMENT, &target]),
+        ("rl", "wal-restore", &[], &[SEGMENT, &target]),
         ("l", "check-wal-archive", &["--test"], &[]),
         ("rcwl", "backup", &backup, &[]),
         ("rl", "backup-list", &[], &[]),

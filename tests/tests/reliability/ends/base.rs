@@ -101,7 +101,8 @@ impl<'w> Scenario<'w> for BackingUp<'_, 'w> {
 
     fn found(&self) -> String {
         "never `DONE` unless it can be restored, never `latest`; the server is not in backup mode; \
-         the earlier backup is whole; `backup-delete` removes what was left; the next backup works"
+         the earlier backup is whole; `backup-delete`, with `--purge-orphans` where there is no \
+         record, removes what was left; the next backup works"
             .into()
     }
 
@@ -140,6 +141,14 @@ impl<'w> Scenario<'w> for BackingUp<'_, 'w> {
                 assert!(!folder.exists(), "{refused}");
             }
             self.delete(&id);
+        }
+        // A backup that got no record has no id to be deleted by, and a temporary file
+        // may have been kept by the trouble itself.
+        if self.store.unfinished(BASE) > 0 {
+            let tool = self.place.tool("barman-cloud-backup-delete");
+            let purge = ["--purge-orphans", "--older-than=0s"];
+            let run = tool.args(purge).args([self.place.url(), "main"]).run();
+            assert_eq!(run.code(), Some(0), "{run}");
         }
         assert_eq!(self.store.unfinished(BASE), 0, "{ended}");
         if of_sample_or_whole(false, true) {

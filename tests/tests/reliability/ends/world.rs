@@ -119,6 +119,8 @@ impl<'w> World<'_, 'w> {
     }
 
     fn fetch(&mut self) {
+        // With the WAL of the newest backup, which no deletion takes.
+        self.archive();
         self.made += 1;
         let target = self.store.workspace().path(format!("fetched{}", self.made));
         let path = target.display().to_string();
