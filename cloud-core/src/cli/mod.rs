@@ -28,7 +28,9 @@ use self::args::{CommonArgs, Place};
 use self::signals::{EndBy, Signals};
 use crate::catalogue::layout::Layout;
 use crate::ops::{Answer, Ctx, Env, OpError, OpErrorKind};
-use crate::store::{self, BucketState, OpenError, Opened, Retry, RetryPolicy, StoreConfig};
+use crate::store::{
+    self, BucketState, OpenError, Opened, Retry, RetryPolicy, StoreConfig, StoreErrorKind,
+};
 
 /// How long threads that are still busy at the end are waited for.
 const LAST_THREADS: Duration = Duration::from_secs(1);
@@ -202,9 +204,25 @@ fn interrupted<T: Tool>() -> OpError {
 /// `--test`: can the store be reached, and is the bucket there?
 async fn test<T: Tool>(opened: &Opened) -> Result<(), OpError> {
     let bucket = &opened.bucket;
-    match opened.store.probe().await {
+    let probed = opened.store.probe().await;
+    let refused = matches!(&probed, Err(error) if error.kind == StoreErrorKind::PermissionDenied);
+    if probed.is_ok() || refused {
+        let location = &opened.store.info().location;
+        tracing::info!("{location} can be reached");
+        tracing::info!("the credentials are accepted");
+    }
+    match probed {
         Ok(BucketState::Exists) => {
-            tracing::info!("{} can be reached", opened.store.info().location);
+            tracing::info!("bucket {bucket} exists");
+            tracing::info!("what is in it can be listed");
+            Ok(())
+        }
+        Ok(BucketState::Unlisted) => {
+            tracing::info!("bucket {bucket} exists");
+            tracing::warn!(
+                "what is in bucket {bucket} may not be listed, which all tools need but \
+                 barman-cloud-wal-archive"
+            );
             Ok(())
         }
         Ok(BucketState::Missing) if !T::HABITS.test_wants_bucket => Ok(()),

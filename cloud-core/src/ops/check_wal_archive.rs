@@ -29,7 +29,8 @@ pub struct CheckRequest {
 pub async fn run(store: Arc<dyn ObjectStore>, request: CheckRequest) -> Result<(), OpError> {
     let layout = lookup::layout(&request.path, &request.server)?;
     match store.probe().await {
-        Ok(BucketState::Exists) => {}
+        // The listing below has better words for what may not be listed.
+        Ok(BucketState::Exists | BucketState::Unlisted) => {}
         Ok(BucketState::Missing) => {
             let created = store.create_bucket().await;
             created.map_err(|error| OpError::of_store(&error))?;

@@ -143,6 +143,18 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What to do about a store that was not reached.
+fn unreached_advice(kind: StoreErrorKind) -> &'static str {
+    match kind {
+        StoreErrorKind::Connect | StoreErrorKind::Timeout => {
+            "; check the endpoint, the network and the proxy"
+        }
+        StoreErrorKind::RateLimited | StoreErrorKind::ServerFault => "; try again later",
+        // A certificate's complaint says what to do.
+        _ => "",
+    }
+}
+
 /// The classes of failure that callers of the tools tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpErrorKind {
@@ -175,17 +187,23 @@ impl OpError {
         Self::new(kind, chain(error))
     }
 
-    /// Why a bucket could not be looked at.
+    /// Why a bucket could not be looked at: which step failed, and what to do. The
+    /// words are the reference's where it has some.
     pub fn unproved(bucket: &str, error: &StoreError) -> Self {
         let Self { kind, message, .. } = Self::of_store(error);
         if kind == OpErrorKind::Unreachable {
-            let text = format!("Can't connect to cloud provider: {message}");
+            let advice = unreached_advice(error.kind);
+            let text = format!("Can't connect to cloud provider: {message}{advice}");
             return Self::new(kind, text).in_own_words();
         }
         let text = match error.kind {
             StoreErrorKind::PermissionDenied => format!(
                 "Permission denied when accessing bucket '{bucket}'. Verify that the configured \
                  credentials have sufficient permissions: {message}"
+            ),
+            StoreErrorKind::Unauthenticated => format!(
+                "Not authenticated for bucket '{bucket}'. Verify the configured credentials: \
+                 {message}"
             ),
             StoreErrorKind::Invalid => format!(
                 "Bad request when accessing bucket '{bucket}'. This may indicate invalid or \

@@ -153,6 +153,18 @@ pub enum StoreOp {
     ListUploads,
 }
 
+#[cfg(feature = "remote")]
+impl StoreOp {
+    /// What was being done when a bucket was looked for by a listing, and that ended
+    /// so: who was refused had reached it.
+    pub(super) fn of_probe(kind: StoreErrorKind) -> Self {
+        match kind {
+            StoreErrorKind::PermissionDenied => Self::List,
+            _ => Self::Probe,
+        }
+    }
+}
+
 impl fmt::Display for StoreOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -216,6 +216,8 @@ pub struct Abilities {
 pub enum BucketState {
     /// It exists and could be asked.
     Exists,
+    /// It exists, and what is in it may not be listed: enough to write to it.
+    Unlisted,
     /// The store answered that there is none.
     Missing,
 }

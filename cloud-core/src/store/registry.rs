@@ -46,7 +46,7 @@ pub fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     let store: Arc<dyn ObjectStore> = match &url {
         StoreUrl::Local { root } => Arc::new(LocalStore::new(root.clone())),
         #[cfg(feature = "aws")]
-        StoreUrl::S3 { bucket, .. } => Arc::new(super::S3Store::new(config, bucket, key)),
+        StoreUrl::S3 { bucket, path } => Arc::new(super::S3Store::new(config, bucket, path, key)),
         #[cfg(not(feature = "aws"))]
         StoreUrl::S3 { .. } => return Err(OpenError::NotBuilt("S3")),
         #[cfg(feature = "azure")]

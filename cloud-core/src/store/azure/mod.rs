@@ -193,7 +193,10 @@ impl ObjectStore for AzureStore {
 
     async fn probe(&self) -> Result<BucketState> {
         let inner = &self.inner;
-        let failed = |failure| inner.error(StoreOp::Probe, &inner.container, failure);
+        let failed = |failure: Failure| {
+            let op = StoreOp::of_probe(failure.kind);
+            inner.error(op, &inner.container, failure)
+        };
         inner.probe().await.map_err(failed)
     }
 

@@ -161,6 +161,7 @@ impl Inner {
         let answer = match self.json(list).await {
             Err(refused) if refused.kind == StoreErrorKind::PermissionDenied => {
                 match self.json(look).await {
+                    Ok(_) => return Ok(BucketState::Unlisted),
                     Err(other) if other.kind == StoreErrorKind::PermissionDenied => Err(refused),
                     answer => answer,
                 }
@@ -183,7 +184,7 @@ impl Inner {
             Ok(_) => Ok(()),
             // Ours, or somebody else's: the name is one for the whole world.
             Err(failure) if failure.status == Some(409) => match self.probe().await {
-                Ok(BucketState::Exists) => Ok(()),
+                Ok(BucketState::Exists | BucketState::Unlisted) => Ok(()),
                 Err(other) if other.kind.is_transient() => Err(other),
                 _ => Err(Failure {
                     kind: StoreErrorKind::PermissionDenied,
@@ -209,7 +210,10 @@ impl ObjectStore for GcsStore {
 
     async fn probe(&self) -> Result<BucketState> {
         let inner = &self.inner;
-        let failed = |failure| inner.error(StoreOp::Probe, &inner.bucket, failure);
+        let failed = |failure: Failure| {
+            let op = StoreOp::of_probe(failure.kind);
+            inner.error(op, &inner.bucket, failure)
+        };
         inner.probe().await.map_err(failed)
     }
 

@@ -57,9 +57,24 @@ impl Inner {
         let mut report = DeleteReport::default();
         if !bulk.is_empty() {
             match self.delete_objects(&bulk).await {
-                Ok(done) => report = done,
+                Ok((done, unmentioned)) => {
+                    report = done;
+                    // What was done to those is not known; to delete them once
+                    // more does no harm.
+                    self.delete_singly(&unmentioned, &mut report).await?;
+                }
                 Err(failure) if failure.kind == StoreErrorKind::Unsupported => {
                     let what = "does not know DeleteObjects: objects are deleted one by one";
+                    self.learned.one_by_one.learn(&self.info.location, what);
+                    self.delete_singly(&bulk, &mut report).await?;
+                }
+                // Ceph asks a policy about the bucket here, and about the objects
+                // only where they go one by one.
+                Err(failure)
+                    if failure.kind == StoreErrorKind::PermissionDenied
+                        && self.delete_one(bulk[0]).await.is_ok() =>
+                {
+                    let what = "does not allow DeleteObjects: objects are deleted one by one";
                     self.learned.one_by_one.learn(&self.info.location, what);
                     self.delete_singly(&bulk, &mut report).await?;
                 }
@@ -76,7 +91,11 @@ impl Inner {
         Ok(report)
     }
 
-    async fn delete_objects(&self, keys: &[&Key]) -> Result<DeleteReport, Failure> {
+    /// The fates of keys, and the keys that the answer does not mention.
+    async fn delete_objects<'k>(
+        &self,
+        keys: &[&'k Key],
+    ) -> Result<(DeleteReport, Vec<&'k Key>), Failure> {
         let identifier = |key: &&Key| ObjectIdentifier::builder().key(key.as_str()).build();
         let invalid = |error: &dyn std::fmt::Display| {
             Failure::new(StoreErrorKind::Invalid, error.to_string())
@@ -101,8 +120,12 @@ impl Inner {
         Ok(self.fates(keys, &output))
     }
 
-    fn fates(&self, keys: &[&Key], output: &DeleteObjectsOutput) -> DeleteReport {
-        let mut report = DeleteReport::default();
+    fn fates<'k>(
+        &self,
+        keys: &[&'k Key],
+        output: &DeleteObjectsOutput,
+    ) -> (DeleteReport, Vec<&'k Key>) {
+        let (mut report, mut unmentioned) = (DeleteReport::default(), Vec::new());
         let refused = output.errors().iter();
         let refused: HashMap<&str, _> = refused
             .filter_map(|error| Some((error.key()?, error)))
@@ -126,10 +149,10 @@ impl Inner {
                     }
                 }
                 None if deleted.contains(key.as_str()) => None,
-                None => Some((
-                    StoreErrorKind::Other,
-                    "the answer does not mention it".to_owned(),
-                )),
+                None => {
+                    unmentioned.push(*key);
+                    continue;
+                }
             };
             match failed {
                 None => report.deleted.push((*key).clone()),
@@ -139,7 +162,7 @@ impl Inner {
                 }
             }
         }
-        report
+        (report, unmentioned)
     }
 
     async fn delete_one(&self, key: &Key) -> Result<()> {

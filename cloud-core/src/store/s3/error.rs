@@ -38,7 +38,12 @@ pub(super) enum Unknown {
     Checksums,
     /// A header, but the answer does not say which.
     Something,
+    /// The answer says nothing at all: it may be a header, and may be anything.
+    Perhaps,
 }
+
+/// Codes that say no more than that a request is not to the store's liking.
+const VAGUE_CODES: [&str; 4] = ["", "InvalidRequest", "InvalidArgument", "BadRequest"];
 
 /// How stores name what they do not know of a checksum, in lower case.
 const CHECKSUM_WORDS: [&str; 4] = ["checksum", "crc32c", "content-md5", "contentmd5"];
@@ -68,6 +73,12 @@ impl Failure {
         }
     }
 
+    /// Whether the store refuses the number of a part, or so many parts.
+    pub(super) fn is_about_part_numbers(&self) -> bool {
+        let words = ["part number", "partnumber", "too many parts"];
+        self.kind == StoreErrorKind::Invalid && words.iter().any(|it| self.about.contains(it))
+    }
+
     /// What the store does not know, if that is why it refused the request. A
     /// checksum that does not fit, or a condition that does not hold, is known.
     pub(super) fn unknown(&self) -> Option<Unknown> {
@@ -83,8 +94,11 @@ impl Failure {
             Some(Unknown::Condition)
         } else if names(&CHECKSUM_WORDS) {
             Some(Unknown::Checksums)
+        } else if self.status == Some(501) {
+            Some(Unknown::Something)
         } else {
-            (self.status == Some(501)).then_some(Unknown::Something)
+            let vague = self.status == Some(400) && VAGUE_CODES.contains(&self.code.as_str());
+            vague.then_some(Unknown::Perhaps)
         }
     }
 }

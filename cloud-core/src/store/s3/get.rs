@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
 use aws_sdk_s3::types::ObjectLockLegalHoldStatus;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_smithy_types::checksum_config::ResponseChecksumValidation;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 
+use super::adapt::{Adapting, Extras};
 use super::checksum::md5_of;
-use super::connect::classify;
+use super::connect::{Connection, classify};
 use super::error::{Failure, innermost};
 use super::put::is_plain;
 use super::{
@@ -31,34 +34,30 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
     if range.end.is_some_and(|end| end <= range.start) {
         return nothing(inner, key, range).await;
     }
-    let sent = inner
-        .call(|connection| {
-            let request = connection
-                .client
-                .get_object()
-                .bucket(&inner.bucket)
-                .key(key.as_str())
-                .set_range(range_header(range))
-                .set_if_match(range.version.as_ref().map(quoted));
-            let request = inner.encryption.get(request).customize();
-            // Some stores send the checksum of the whole with a part of it.
-            let request = if range_header(range).is_some() {
-                let validation = ResponseChecksumValidation::WhenRequired;
-                let settings = aws_sdk_s3::config::Builder::new();
-                request.config_override(settings.response_checksum_validation(validation))
-            } else {
-                request
-            };
-            request.send()
-        })
-        .await;
-    let output = match sent {
-        Ok(output) => output,
-        Err(failure) if failure.status == Some(416) && range.end.is_none() => {
-            return nothing(inner, key, range).await;
+    let mut adapting = Adapting::new(
+        inner,
+        Extras {
+            checksums: !inner.learned.without_checksums.is_set(),
+            condition: false,
+        },
+    );
+    let output = loop {
+        // Some stores send the checksum of the whole with a part of it.
+        let checksums = adapting.with().checksums && range_header(range).is_none();
+        let sent = inner
+            .call(|connection| request(inner, connection, key, range, checksums))
+            .await;
+        match sent {
+            Ok(output) => break output,
+            Err(failure) if failure.status == Some(416) && range.end.is_none() => {
+                return nothing(inner, key, range).await;
+            }
+            Err(failure) => adapting
+                .refused(failure)
+                .map_err(|failure| unread(inner, key, failure))?,
         }
-        Err(failure) => return Err(unread(inner, key, failure)),
     };
+    adapting.taken();
     let length = output
         .content_length()
         .and_then(|it| u64::try_from(it).ok());
@@ -80,6 +79,33 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
         range: place.bytes,
         body: exactly(pieces(output.body), left, judge, fail),
     })
+}
+
+/// `checksums`: whether the store is asked for the one that it keeps.
+fn request(
+    inner: &Inner,
+    connection: &Connection,
+    key: &Key,
+    range: &ReadRange,
+    checksums: bool,
+) -> impl Future<Output = Result<GetObjectOutput, SdkError<GetObjectError, HttpResponse>>> + Send + use<>
+{
+    let request = connection
+        .client
+        .get_object()
+        .bucket(&inner.bucket)
+        .key(key.as_str())
+        .set_range(range_header(range))
+        .set_if_match(range.version.as_ref().map(quoted));
+    let request = inner.encryption.get(request).customize();
+    let request = if checksums {
+        request
+    } else {
+        let validation = ResponseChecksumValidation::WhenRequired;
+        let settings = aws_sdk_s3::config::Builder::new();
+        request.config_override(settings.response_checksum_validation(validation))
+    };
+    request.send()
 }
 
 /// Who compares a body that no checksum of the store's protects: the SDK has looked

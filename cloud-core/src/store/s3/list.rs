@@ -72,7 +72,7 @@ impl Listing {
             .await?;
         let token = told(output.next_continuation_token());
         let next = self.course.after(output.is_truncated(), token)?;
-        Ok((page(&output)?, next))
+        Ok((page(&output, &self.prefix)?, next))
     }
 }
 
@@ -81,12 +81,21 @@ pub(super) fn told(text: Option<&str>) -> Option<String> {
     text.filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
-/// A name in an answer, which says of itself whether it encodes names.
-pub(super) fn name(text: &str, encoding: Option<&EncodingType>) -> Option<String> {
-    if encoding == Some(&EncodingType::Url) {
-        decoded(text)
+/// A name in an answer, which says of itself whether it encodes names. Not every
+/// answer is right about that (Ceph 16 and gateways encode and do not say so, others
+/// say so and do not): a name that begins with what was asked for is read well.
+pub(super) fn name(text: &str, encoding: Option<&EncodingType>, prefix: &Prefix) -> Option<String> {
+    let (plain, decoded) = (Some(text.to_owned()), decoded(text));
+    let (likely, other) = if encoding == Some(&EncodingType::Url) {
+        (decoded, plain)
     } else {
-        Some(text.to_owned())
+        (plain, decoded)
+    };
+    let fits = |name: &String| name.starts_with(prefix.as_str());
+    if !likely.as_ref().is_some_and(fits) && other.as_ref().is_some_and(fits) {
+        other
+    } else {
+        likely
     }
 }
 
@@ -97,8 +106,8 @@ pub(super) fn odd(text: &str) -> Failure {
     Failure::new(StoreErrorKind::Corrupt, why)
 }
 
-fn page(output: &ListObjectsV2Output) -> Result<ListPage, Failure> {
-    let name = |text: &str| name(text, output.encoding_type());
+fn page(output: &ListObjectsV2Output, prefix: &Prefix) -> Result<ListPage, Failure> {
+    let name = |text: &str| name(text, output.encoding_type(), prefix);
     let mut page = ListPage::default();
     for object in output.contents() {
         let text = object.key().unwrap_or_default();
@@ -151,6 +160,28 @@ fn decoded(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whether_names_are_encoded_is_seen_by_what_was_asked_for() {
+        let url = Some(&EncodingType::Url);
+        let prefix = Prefix::text("a+b %2F/");
+        let is = "a+b %2F/c";
+        for (text, encoding) in [
+            (is, None),
+            (is, url),
+            ("a%2Bb%20%252F/c", url),
+            ("a%2Bb+%252F%2Fc", url),
+            ("a%2Bb%20%252F/c", None),
+        ] {
+            let read = name(text, encoding, &prefix);
+            assert_eq!(read.as_deref(), Some(is), "{text} {encoding:?}");
+        }
+        // Who knows no prefixes is read by its word.
+        let read = |text, encoding| name(text, encoding, &prefix);
+        assert_eq!(read("x%20", None).as_deref(), Some("x%20"));
+        assert_eq!(read("x%20", url).as_deref(), Some("x "));
+        assert_eq!(read("%zz", url), None);
+    }
 
     #[test]
     fn names_are_decoded() {

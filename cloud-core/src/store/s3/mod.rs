@@ -6,6 +6,7 @@
 //! endpoint of its own is addressed by path. What a store turns out not to know
 //! is remembered for the run and done without (docs/decisions.md 13, 25).
 
+mod adapt;
 mod checksum;
 mod connect;
 mod delete;
@@ -52,6 +53,8 @@ pub struct S3Store {
 struct Inner {
     info: StoreInfo,
     bucket: String,
+    /// What the URL names in the bucket; the credentials may be for that alone.
+    path: String,
     connect: Connect,
     encryption: Encryption,
     learned: Learned,
@@ -75,13 +78,31 @@ struct Learned {
 }
 
 impl S3Store {
-    /// The bucket `bucket` with the options in `config`. Asks nobody.
-    pub(super) fn new(config: &StoreConfig, bucket: &str, key: Option<CustomerKey>) -> Self {
-        // Source: Amazon S3's documented limits.
+    /// The bucket `bucket`, for what is below `path`, with the options in `config`.
+    /// Asks nobody.
+    pub(super) fn new(
+        config: &StoreConfig,
+        bucket: &str,
+        path: &str,
+        key: Option<CustomerKey>,
+    ) -> Self {
+        Self::with(config, bucket, path, key, Connect::new(config))
+    }
+
+    fn with(
+        config: &StoreConfig,
+        bucket: &str,
+        path: &str,
+        key: Option<CustomerKey>,
+        connect: Connect,
+    ) -> Self {
+        // Source, but for the parts: Amazon S3's documented limits.
         let limits = Limits {
             min_part: 5 << 20,
             max_part: 5 << 30,
-            max_parts: 10_000,
+            // Amazon allows 10,000. Scaleway does not, and that shows only when
+            // part 1,001 of what cannot be read again is refused.
+            max_parts: 1000,
             max_object: 5 << 40,
             max_put: 5 << 30,
             delete_batch: 1000,
@@ -103,7 +124,8 @@ impl S3Store {
             inner: Arc::new(Inner {
                 info,
                 bucket: bucket.to_owned(),
-                connect: Connect::new(config),
+                path: path.to_owned(),
+                connect,
                 encryption: Encryption::new(config, key),
                 learned: Learned::default(),
             }),
@@ -163,14 +185,43 @@ impl Inner {
     }
 
     async fn probe(&self) -> Result<BucketState, Failure> {
+        // The bucket itself may be none of our business: what is listed is what the
+        // credentials are for.
+        let refused = match self.list_one().await {
+            Ok(()) => return Ok(BucketState::Exists),
+            Err(failure) => failure,
+        };
+        match refused.kind {
+            StoreErrorKind::BucketMissing => return Ok(BucketState::Missing),
+            StoreErrorKind::PermissionDenied
+            | StoreErrorKind::Unsupported
+            | StoreErrorKind::NotFound => {}
+            StoreErrorKind::Invalid if refused.status == Some(400) => {}
+            _ => return Err(refused),
+        }
+        // Who may not list may perhaps look at the bucket.
         let sent = self
             .call(|connection| connection.client.head_bucket().bucket(&self.bucket).send())
             .await;
         match sent {
-            Ok(_) => Ok(BucketState::Exists),
+            Ok(_) => {
+                let (location, path) = (&self.info.location, &self.path);
+                tracing::info!("{location} does not list `{path}`: {}", refused.text);
+                Ok(BucketState::Unlisted)
+            }
             Err(failure) if failure.status == Some(404) => Ok(BucketState::Missing),
-            Err(failure) => Err(failure),
+            Err(_) => Err(refused),
         }
+    }
+
+    /// Lists one name of those that the tools work with.
+    async fn list_one(&self) -> Result<(), Failure> {
+        let sent = self.call(|connection| {
+            let request = connection.client.list_objects_v2().bucket(&self.bucket);
+            let request = request.prefix(Prefix::dir(&self.path).as_str());
+            request.max_keys(1).send()
+        });
+        sent.await.map(drop)
     }
 
     async fn create_bucket(&self) -> Result<(), Failure> {
@@ -215,9 +266,9 @@ impl ObjectStore for S3Store {
     }
 
     async fn probe(&self) -> Result<BucketState> {
-        let failed = |failure| {
-            self.inner
-                .error(StoreOp::Probe, &self.inner.bucket, failure)
+        let failed = |failure: Failure| {
+            let op = StoreOp::of_probe(failure.kind);
+            self.inner.error(op, &self.inner.bucket, failure)
         };
         self.inner.probe().await.map_err(failed)
     }

@@ -11,13 +11,13 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
 
+use super::adapt::{Adapting, Extras};
 use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
 use super::error::Failure;
 use super::put::{is_plain, receipt, without_type};
 use super::{
-    Flag, Inner, LockCheck, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind,
-    StoreOp,
+    Flag, Inner, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp,
 };
 use crate::key::Key;
 use crate::store::wire::tagging;
@@ -49,8 +49,15 @@ impl fmt::Debug for Upload {
 impl Upload {
     pub(super) async fn begin(inner: &Arc<Inner>, key: &Key, options: &PutOptions) -> Result<Self> {
         let failed = |failure| inner.error(StoreOp::BeginMultipart, key, failure);
+        let mut adapting = Adapting::new(
+            inner,
+            Extras {
+                checksums: !inner.learned.without_checksums.is_set(),
+                condition: false,
+            },
+        );
         loop {
-            let allowed = !inner.learned.without_checksums.is_set();
+            let allowed = adapting.with().checksums;
             let sent = inner
                 .call(|connection| {
                     let checksums = allowed && !connection.when_required;
@@ -67,9 +74,12 @@ impl Upload {
                 .await;
             let (checksums, output) = match sent {
                 Ok(sent) => sent,
-                Err(failure) if inner.learns(&failure, allowed, false) => continue,
-                Err(failure) => return Err(failed(failure)),
+                Err(failure) => {
+                    adapting.refused(failure).map_err(failed)?;
+                    continue;
+                }
             };
+            adapting.taken();
             let id = output.upload_id().unwrap_or_default();
             if id.is_empty() {
                 let why = "the answer has no upload id";
@@ -130,31 +140,6 @@ impl Upload {
         request.send()
     }
 
-    /// The name must be free at the end, which not every store looks after: what
-    /// was there before the end is found by looking, what comes between the look
-    /// and the end by the condition.
-    ///
-    /// Who may only write cannot look, and is left to the condition, if there is
-    /// one.
-    async fn check_free(&self, condition: bool) -> Result<()> {
-        match self
-            .inner
-            .head(StoreOp::Complete, &self.key, LockCheck::Skip)
-            .await
-        {
-            Ok(_) => {
-                let why = "an object of that name exists";
-                let kind = StoreErrorKind::AlreadyExists;
-                Err(self.inner.refuse(StoreOp::Complete, &self.key, kind, why))
-            }
-            Err(error) => match error.kind {
-                StoreErrorKind::NotFound => Ok(()),
-                StoreErrorKind::PermissionDenied if condition => Ok(()),
-                _ => Err(error),
-            },
-        }
-    }
-
     fn list(parts: &[PartReceipt]) -> CompletedMultipartUpload {
         let part = |part: &PartReceipt| {
             let (etag, checksum) = split(&part.token);
@@ -193,6 +178,15 @@ impl Inner {
     }
 }
 
+/// What a store says of a part, and what to do about it where it takes fewer parts
+/// than any store that is known.
+fn with_hint(mut failure: Failure) -> Failure {
+    if failure.is_about_part_numbers() {
+        failure.text += "; a smaller --max-archive-size needs fewer parts";
+    }
+    failure
+}
+
 /// `ETag` and checksum of a part, in one token.
 fn token(etag: &str, checksum: Option<&str>) -> String {
     match checksum {
@@ -216,21 +210,29 @@ impl MultipartUpload for Upload {
         let failed = |failure| self.inner.error(StoreOp::PutPart, &what, failure);
         let invalid = |why: &str| failed(Failure::new(StoreErrorKind::Invalid, why));
         let place = i32::try_from(number.get()).map_err(|_| invalid("there is no such part"))?;
+        let mut adapting = Adapting::new(
+            &self.inner,
+            Extras {
+                checksums: !self.without_checksums.is_set(),
+                condition: false,
+            },
+        );
         let (checksum, output) = loop {
-            let checksums = !self.without_checksums.is_set();
-            let checksum = Checksum::of(&body, checksums);
+            let checksum = Checksum::of(&body, adapting.with().checksums);
             let sent = self
                 .inner
                 .call(|connection| self.request(connection, place, &body, &checksum))
                 .await;
             match sent {
                 Ok(output) => break (checksum, output),
-                Err(failure) if self.inner.learns(&failure, checksums, false) => {
-                    self.without_checksums.set();
-                }
-                Err(failure) => return Err(failed(failure)),
+                Err(failure) => adapting
+                    .refused(failure)
+                    .map_err(|failure| failed(with_hint(failure)))?,
             }
         };
+        if !adapting.taken().checksums {
+            self.without_checksums.set();
+        }
         let stored = Stored {
             crc32c: output.checksum_crc32_c(),
             etag: output.e_tag().filter(|_| {
@@ -265,11 +267,19 @@ impl MultipartUpload for Upload {
             return Err(failed(Failure::new(StoreErrorKind::Invalid, why)));
         }
         let list = Self::list(parts);
+        let new = self.mode == PutMode::CreateOnly;
+        let mut adapting = Adapting::new(
+            &self.inner,
+            Extras {
+                checksums: false,
+                condition: new && !self.inner.learned.without_conditions.is_set(),
+            },
+        );
         loop {
-            let new = self.mode == PutMode::CreateOnly;
-            let condition = new && !self.inner.learned.without_conditions.is_set();
+            let condition = adapting.with().condition;
             if new {
-                self.check_free(condition).await?;
+                let (op, key) = (StoreOp::Complete, &self.key);
+                self.inner.check_free(op, key, condition).await?;
             }
             let sent = self
                 .inner
@@ -287,11 +297,11 @@ impl MultipartUpload for Upload {
                 .await;
             match sent {
                 Ok(output) => {
+                    adapting.taken();
                     self.over.store(true, Ordering::Relaxed);
                     return Ok(receipt(output.e_tag()));
                 }
-                Err(failure) if self.inner.learns(&failure, false, condition) => {}
-                Err(failure) => return Err(failed(failure)),
+                Err(failure) => adapting.refused(failure).map_err(failed)?,
             }
         }
     }

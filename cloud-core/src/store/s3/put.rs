@@ -7,51 +7,38 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
 
+use super::adapt::{Adapting, Extras};
 use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
-use super::error::{Failure, Unknown};
+use super::error::Failure;
 use super::{Inner, LockCheck, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
 use crate::store::wire::{tagging, unquoted};
 use crate::store::{ObjectVersion, PutMode};
 
 impl Inner {
-    /// Whether to try again without what the store turned out not to know, of
-    /// what was sent with the request that failed. Where it does not say what it
-    /// was, checksum headers go first: `Content-MD5` is as good.
-    pub(super) fn learns(&self, failure: &Failure, checksums: bool, condition: bool) -> bool {
-        let unknown = match failure.unknown() {
-            Some(Unknown::Something) if checksums => Some(Unknown::Checksums),
-            Some(Unknown::Something) => Some(Unknown::Condition),
-            other => other,
-        };
-        match unknown {
-            Some(Unknown::Checksums) if checksums => {
-                let what = "does not take checksum headers: Content-MD5 is sent instead";
-                let learned = &self.learned.without_checksums;
-                learned.learn(&self.info.location, what);
-                true
-            }
-            Some(Unknown::Condition) if condition => {
-                let what =
-                    "does not know If-None-Match: names are looked up before they are written";
-                let learned = &self.learned.without_conditions;
-                learned.learn(&self.info.location, what);
-                true
-            }
-            _ => false,
-        }
-    }
-
     pub(super) async fn put(
         &self,
         key: &Key,
         body: Bytes,
         options: &PutOptions,
     ) -> Result<PutReceipt> {
+        let new = options.mode == PutMode::CreateOnly;
+        let mut adapting = Adapting::new(
+            self,
+            Extras {
+                checksums: !self.learned.without_checksums.is_set(),
+                condition: new && !self.learned.without_conditions.is_set(),
+            },
+        );
         loop {
-            let condition = self.condition(StoreOp::Put, key, options.mode).await?;
-            let checksums = !self.learned.without_checksums.is_set();
+            let Extras {
+                checksums,
+                condition,
+            } = adapting.with();
+            if new {
+                self.look_before_put(key, condition).await?;
+            }
             let sent = self
                 .call(|connection| {
                     let checksum = Checksum::of(&body, checksums && !connection.when_required);
@@ -61,9 +48,13 @@ impl Inner {
                 .await;
             let (checksum, output) = match sent {
                 Ok(sent) => sent,
-                Err(failure) if self.learns(&failure, checksums, condition) => continue,
-                Err(failure) => return Err(self.error(StoreOp::Put, key, failure)),
+                Err(failure) => {
+                    let again = adapting.refused(failure);
+                    again.map_err(|failure| self.error(StoreOp::Put, key, failure))?;
+                    continue;
+                }
             };
+            adapting.taken();
             let stored = Stored {
                 crc32c: output.checksum_crc32_c(),
                 etag: output.e_tag().filter(|_| {
@@ -80,22 +71,37 @@ impl Inner {
         }
     }
 
-    /// Whether the write carries a condition. Where the store knows none the
-    /// name is looked up, which leaves a moment between look and write.
-    pub(super) async fn condition(&self, op: StoreOp, key: &Key, mode: PutMode) -> Result<bool> {
-        if mode == PutMode::Overwrite {
-            return Ok(false);
+    /// Looks whether the name is free, unless the condition is sure to decide it:
+    /// Amazon's S3 keeps it. Some others take it and replace the object all the
+    /// same (Garage, older MinIO and SeaweedFS), and nothing in their answers
+    /// tells that.
+    async fn look_before_put(&self, key: &Key, condition: bool) -> Result<()> {
+        let connection = self.connect.get().await;
+        let connection =
+            connection.map_err(|error| self.error(StoreOp::Put, key, Failure::from(error)))?;
+        if condition && connection.amazon {
+            return Ok(());
         }
-        if !self.learned.without_conditions.is_set() {
-            return Ok(true);
-        }
+        self.check_free(StoreOp::Put, key, condition).await
+    }
+
+    /// The name must be free, which not every store looks after: what was there
+    /// before is found by looking, what comes between the look and the write by
+    /// the condition.
+    ///
+    /// Who may only write cannot look, and is left to the condition, if there is
+    /// one.
+    pub(super) async fn check_free(&self, op: StoreOp, key: &Key, condition: bool) -> Result<()> {
         match self.head(op, key, LockCheck::Skip).await {
             Ok(_) => {
                 let why = "an object of that name exists";
                 Err(self.refuse(op, key, StoreErrorKind::AlreadyExists, why))
             }
-            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => match error.kind {
+                StoreErrorKind::NotFound => Ok(()),
+                StoreErrorKind::PermissionDenied if condition => Ok(()),
+                _ => Err(error),
+            },
         }
     }
 

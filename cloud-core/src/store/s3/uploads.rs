@@ -131,18 +131,21 @@ impl Listing {
             .await?;
         let next = self
             .course
-            .after(output.is_truncated(), marker_of(&output)?)?;
+            .after(output.is_truncated(), marker_of(&output, &self.prefix)?)?;
         Ok((begun(&output, &self.prefix)?, next))
     }
 }
 
-fn marker_of(output: &ListMultipartUploadsOutput) -> Result<Option<Marker>, Failure> {
+fn marker_of(
+    output: &ListMultipartUploadsOutput,
+    prefix: &Prefix,
+) -> Result<Option<Marker>, Failure> {
     let key = told(output.next_key_marker());
     let id = told(output.next_upload_id_marker());
     let Some((text, id)) = key.zip(id) else {
         return Ok(None);
     };
-    let key = name(&text, output.encoding_type()).ok_or_else(|| odd(&text))?;
+    let key = name(&text, output.encoding_type(), prefix).ok_or_else(|| odd(&text))?;
     Ok(Some(Marker { key, id }))
 }
 
@@ -152,7 +155,7 @@ fn begun(output: &ListMultipartUploadsOutput, prefix: &Prefix) -> Result<Vec<Beg
     let mut begun = Vec::new();
     for upload in output.uploads() {
         let text = upload.key().unwrap_or_default();
-        let key = name(text, output.encoding_type()).and_then(|name| Key::new(name).ok());
+        let key = name(text, output.encoding_type(), prefix).and_then(|name| Key::new(name).ok());
         let key = key.ok_or_else(|| odd(text))?;
         if key.strip_prefix(prefix).is_none() {
             continue;

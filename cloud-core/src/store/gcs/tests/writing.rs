@@ -155,7 +155,7 @@ async fn a_bucket_is_looked_for_by_what_the_tools_may_do_anyway() {
     // Who may not list the whole bucket may perhaps look at it.
     let forbidden = || refusal(403, "forbidden", "no access");
     let server = Server::playing([forbidden(), json(200, &json!({"name": "bucket"}))]);
-    assert_eq!(store(&server).probe().await.unwrap(), BucketState::Exists);
+    assert_eq!(store(&server).probe().await.unwrap(), BucketState::Unlisted);
     assert_eq!(server.requests()[1].path(), "/storage/v1/b/bucket");
     let server = Server::start(move |_| forbidden());
     let error = store(&server).probe().await.unwrap_err();

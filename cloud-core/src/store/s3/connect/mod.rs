@@ -70,6 +70,8 @@ pub(super) struct Connection {
     pub(super) secure: bool,
     /// Whether checksums are to be sent only where the store insists.
     pub(super) when_required: bool,
+    /// Whether it is Amazon's own S3, whose manual can be relied on.
+    pub(super) amazon: bool,
     /// The region requests are signed for.
     pub(super) region: String,
 }
@@ -90,7 +92,7 @@ impl Connect {
         Self::with(config, Variables::of_process())
     }
 
-    fn with(config: &StoreConfig, variables: Variables) -> Self {
+    pub(super) fn with(config: &StoreConfig, variables: Variables) -> Self {
         Self {
             config: config.clone(),
             variables,
@@ -197,6 +199,7 @@ fn connect(settings: &Settings, http: &Http, keys: &Keys, region: &str) -> Conne
     Connection {
         client: aws_sdk_s3::Client::from_conf(config.build()),
         secure: settings.uses_tls(),
+        amazon: settings.is_amazon(),
         when_required: settings.request_checksums == RequestChecksumCalculation::WhenRequired,
         region: region.to_owned(),
     }

@@ -93,6 +93,18 @@ impl Settings {
         })
     }
 
+    /// Whether this is Amazon's own S3: by no endpoint, or by one of its own, as that
+    /// of a network (VPC).
+    pub(super) fn is_amazon(&self) -> bool {
+        const DOMAINS: [&str; 2] = [".amazonaws.com", ".amazonaws.com.cn"];
+        let Some(endpoint) = &self.endpoint else {
+            return true;
+        };
+        let uri: Option<Uri> = endpoint.parse().ok();
+        let host = uri.and_then(|uri| Some(uri.host()?.to_ascii_lowercase()));
+        host.is_some_and(|host| DOMAINS.iter().any(|domain| host.ends_with(domain)))
+    }
+
     /// Whether the store is reached by TLS.
     pub(super) fn uses_tls(&self) -> bool {
         let plain = |url: &String| url.starts_with("http:");

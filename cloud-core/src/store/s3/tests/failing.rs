@@ -18,21 +18,52 @@ fn words(error: &StoreError) -> String {
 #[test]
 fn a_bucket_is_there_or_not_or_cannot_be_asked_for() {
     alone(|| async {
-        let server = Server::playing([
-            Answer::new(200),
-            Answer::new(404),
-            Answer::new(403),
-            Answer::new(400),
-        ]);
-        let store = store(&server);
-        assert_eq!(store.probe().await.unwrap(), BucketState::Exists);
-        assert_eq!(store.probe().await.unwrap(), BucketState::Missing);
-        let kinds = [StoreErrorKind::PermissionDenied, StoreErrorKind::Invalid];
-        for kind in kinds {
-            assert_eq!(store.probe().await.unwrap_err().kind, kind);
+        let listed = || listing::page("<IsTruncated>false</IsTruncated>");
+        let server = Server::playing([listed(), Answer::error(404, "NoSuchBucket", "")]);
+        let found = store(&server);
+        assert_eq!(found.probe().await.unwrap(), BucketState::Exists);
+        assert_eq!(found.probe().await.unwrap(), BucketState::Missing);
+        assert_eq!(server.methods(), "GET GET");
+        // What the credentials are for may be no more than the path.
+        let request = &server.requests()[0];
+        assert_eq!(request.path(), "/bucket/");
+        assert!(request.asks("prefix=path%2F"), "{request:#?}");
+        assert!(request.asks("max-keys=1"), "{request:#?}");
+    });
+}
+
+#[test]
+fn who_may_not_list_looks_at_the_bucket() {
+    alone(|| async {
+        for (status, code, kind) in [
+            (403, "AccessDenied", StoreErrorKind::PermissionDenied),
+            (400, "", StoreErrorKind::Invalid),
+            (501, "NotImplemented", StoreErrorKind::Unsupported),
+        ] {
+            let refusal = Answer::error(status, code, "");
+            for (look, expected) in [
+                (200, Ok(BucketState::Unlisted)),
+                (404, Ok(BucketState::Missing)),
+                (403, Err(())),
+                (400, Err(())),
+            ] {
+                let server = Server::playing([refusal.clone(), Answer::new(look)]);
+                let probed = store(&server).probe().await;
+                assert_eq!(server.methods(), "GET HEAD");
+                assert_eq!(probed.as_ref().copied().map_err(drop), expected);
+                // The first refusal is the one that has words.
+                if let Err(error) = probed {
+                    assert_eq!(error.kind, kind);
+                }
+            }
         }
-        for request in server.requests() {
-            assert_eq!((&*request.method, request.path()), ("HEAD", "/bucket/"));
+        for (status, code, kind) in [
+            (503, "SlowDown", StoreErrorKind::RateLimited),
+            (403, "InvalidAccessKeyId", StoreErrorKind::Unauthenticated),
+        ] {
+            let server = Server::playing([Answer::error(status, code, "")]);
+            assert_eq!(store(&server).probe().await.unwrap_err().kind, kind);
+            assert_eq!(server.methods(), "GET");
         }
     });
 }
@@ -106,7 +137,8 @@ fn a_bucket_in_another_region_is_found_there_and_not_left_again() {
         // What has no body tells it in a header.
         for status in [301, 400] {
             let moved = Answer::new(status).header("x-amz-bucket-region", "eu-central-1");
-            let server = Server::playing([moved, Answer::new(200)]);
+            let listed = listing::page("<IsTruncated>false</IsTruncated>");
+            let server = Server::playing([moved, listed]);
             let state = store(&server).probe().await.unwrap();
             assert_eq!(state, BucketState::Exists);
             assert_eq!(region(&server.requests()[1]), "eu-central-1");
@@ -144,7 +176,9 @@ fn a_refusal_is_told_in_one_line_with_the_words_of_the_store() {
         let store = store(&server);
         let mut told = Vec::new();
         for _ in 0..3 {
-            told.push(words(&put(&*store, &create()).await.unwrap_err()));
+            told.push(words(
+                &put(&*store, &PutOptions::default()).await.unwrap_err(),
+            ));
         }
         let begin = "could not write `dir/a b+c` in s3://bucket: ";
         let clock = "RequestTimeTooSkewed (status 403); the clock of this machine is wrong";
@@ -164,7 +198,9 @@ fn keys_that_are_not_there_are_told_as_the_reference_does() {
     let without = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")];
     alone_with(&without, || async {
         let server = Server::start(|_| written());
-        let error = put(&*store(&server), &create()).await.unwrap_err();
+        let error = put(&*store(&server), &PutOptions::default())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Unauthenticated);
         let begin = "Unable to locate credentials: looked in the environment, profile `default`";
         assert!(error.source.to_string().starts_with(begin), "{error:?}");
@@ -178,9 +214,12 @@ fn nothing_that_can_be_printed_has_a_secret() {
     alone_with(&token, || async {
         let server = Server::playing([written(), begun_and_refused(), multipart::begun()]);
         let store = store(&server);
-        put(&*store, &create()).await.unwrap();
-        let error = put(&*store, &create()).await.unwrap_err();
-        let upload = store.begin_multipart(&key(), &create()).await.unwrap();
+        put(&*store, &PutOptions::default()).await.unwrap();
+        let error = put(&*store, &PutOptions::default()).await.unwrap_err();
+        let upload = store
+            .begin_multipart(&key(), &PutOptions::default())
+            .await
+            .unwrap();
         let printed = format!(
             "{store:?} {store:#?} {upload:?} {error:?} {}",
             words(&error)
@@ -210,7 +249,7 @@ fn nobody_there_is_no_connection() {
             endpoint_url: Some(format!("http://{port}")),
             ..StoreConfig::default()
         });
-        let error = put(&*store, &create()).await.unwrap_err();
+        let error = put(&*store, &PutOptions::default()).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Connect);
         let text = words(&error);
         assert!(text.to_lowercase().contains("refused"), "{text}");
@@ -222,7 +261,9 @@ fn an_answer_that_is_cut_or_none_at_all_is_a_lost_connection() {
     alone(|| async {
         let nothing = Answer::error(500, "InternalError", "").cut(5);
         let server = Server::playing([nothing]);
-        let error = put(&*store(&server), &create()).await.unwrap_err();
+        let error = put(&*store(&server), &PutOptions::default())
+            .await
+            .unwrap_err();
         assert!(error.kind.is_transient(), "{error:?}");
     });
 }
@@ -239,7 +280,9 @@ fn impatient(server: &Server) -> Arc<dyn ObjectStore> {
 fn a_store_that_does_not_answer_is_not_waited_for() {
     alone(|| async {
         let server = Server::start(|_| Answer::silent());
-        let error = put(&*impatient(&server), &create()).await.unwrap_err();
+        let error = put(&*impatient(&server), &PutOptions::default())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Timeout, "{error:?}");
         assert!(words(&error).contains("--read-timeout"), "{error:?}");
     });
@@ -268,7 +311,9 @@ fn a_peer_that_does_not_read_is_not_waited_for() {
     alone(|| async {
         let server = Server::deaf();
         let body = Bytes::from(vec![0; 64 << 20]);
-        let sent = impatient(&server).put(&key(), body, &create()).await;
+        let sent = impatient(&server)
+            .put(&key(), body, &PutOptions::default())
+            .await;
         assert_eq!(sent.unwrap_err().kind, StoreErrorKind::Timeout);
     });
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
+use crate::store::http::Variables;
 use crate::store::scripted::{Answer, Request, Server};
 use crate::store::{ObjectVersion, PartNumber, PartReceipt, PutMode, Tag, open};
 
@@ -84,6 +85,17 @@ fn opened(config: &StoreConfig) -> Arc<dyn ObjectStore> {
 
 fn store(server: &Server) -> Arc<dyn ObjectStore> {
     opened(&config(server))
+}
+
+/// The server as a proxy on the way to Amazon's own S3.
+fn amazon(server: &Server) -> Arc<dyn ObjectStore> {
+    let config = StoreConfig {
+        endpoint_url: Some("http://s3.us-east-1.amazonaws.com".into()),
+        ..config(server)
+    };
+    let variables = Variables::of_process().and("HTTP_PROXY", &server.url);
+    let connect = Connect::with(&config, variables);
+    Arc::new(S3Store::with(&config, "bucket", "path", None, connect))
 }
 
 fn key() -> Key {

@@ -295,6 +295,24 @@ fn an_end_whose_answer_was_lost_is_found_out() {
 }
 
 #[test]
+fn too_many_parts_are_told_with_what_helps() {
+    alone(|| async {
+        let words = "<Message>Part number must be an integer between 1 and 5</Message>";
+        let refusal = || Answer::error(400, "InvalidArgument", words);
+        let server = Server::start(move |request| match request.asks("uploads") {
+            true => begun(),
+            false => refusal(),
+        });
+        let store = store(&server);
+        let upload = upload(&*store, &PutOptions::default()).await;
+        let number = PartNumber::new(6).unwrap();
+        let error = upload.put_part(number, BODY).await.unwrap_err();
+        let hint = "a smaller --max-archive-size needs fewer parts";
+        assert!(error.source.to_string().contains(hint), "{error:?}");
+    });
+}
+
+#[test]
 fn an_upload_without_an_id_or_without_parts_is_refused() {
     alone(|| async {
         let empty = "<InitiateMultipartUploadResult></InitiateMultipartUploadResult>";

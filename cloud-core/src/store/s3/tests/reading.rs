@@ -28,6 +28,35 @@ async fn read(store: &dyn ObjectStore, range: &ReadRange) -> Result<Vec<u8>> {
 }
 
 #[test]
+fn a_store_that_knows_no_checksums_is_read_without_asking_for_them() {
+    alone(|| async {
+        for refusal in [
+            Answer::error(501, "NotImplemented", ""),
+            Answer::error(
+                400,
+                "InvalidArgument",
+                "<Message>Unsupported header x-amz-checksum-mode</Message>",
+            ),
+            Answer::error(400, "InvalidRequest", ""),
+        ] {
+            let told = format!("{refusal:?}");
+            let object = || written().body(BODY);
+            let server = Server::playing([refusal, object(), object(), written()]);
+            let store = store(&server);
+            for _ in 0..2 {
+                assert_eq!(read(&*store, &ReadRange::all()).await.expect(&told), BODY);
+            }
+            put(&*store, &PutOptions::default()).await.expect(&told);
+            let requests = server.requests();
+            assert_eq!(requests[0].named("x-amz-checksum-mode").len(), 1, "{told}");
+            for request in &requests[1..] {
+                assert!(request.named("x-amz-checksum").is_empty(), "{told}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_range_is_asked_for_to_the_byte_and_of_one_version() {
     alone(|| async {
         let server = Server::start(|_| partial("bytes 5-9/100", "01234"));

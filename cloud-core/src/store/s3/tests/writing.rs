@@ -89,7 +89,7 @@ fn over_tls_the_body_is_not_signed() {
 fn who_wants_no_checksum_headers_gets_content_md5() {
     alone_with(&[WHEN_REQUIRED], || async {
         let server = Server::start(|_| written());
-        put(&*store(&server), &create()).await.unwrap();
+        put(&*amazon(&server), &create()).await.unwrap();
         let request = server.request();
         assert_plain(&request);
         assert_eq!(request.header("content-md5"), Some(MD5));
@@ -123,7 +123,7 @@ fn a_store_that_refuses_checksum_headers_gets_content_md5_from_then_on() {
         ] {
             let told = format!("{refusal:?}");
             let server = Server::playing([refusal, written(), written()]);
-            let store = store(&server);
+            let store = amazon(&server);
             put(&*store, &create()).await.expect(&told);
             put(&*store, &create()).await.expect(&told);
             let requests = server.requests();
@@ -146,7 +146,7 @@ fn a_checksum_that_does_not_fit_is_not_taken_for_one_that_is_not_known() {
                      </Message>";
         for code in ["BadDigest", "XAmzContentChecksumMismatch"] {
             let server = Server::playing([Answer::error(400, code, words), written()]);
-            let store = store(&server);
+            let store = amazon(&server);
             let error = put(&*store, &create()).await.unwrap_err();
             assert!(error.kind.is_transient(), "{error:?}");
             put(&*store, &create()).await.unwrap();
@@ -162,7 +162,7 @@ fn a_checksum_that_comes_back_is_compared() {
         let other = written().header("x-amz-checksum-crc32c", "AAAAAA==");
         let same = written().header("x-amz-checksum-crc32c", CRC32C);
         let server = Server::playing([other, same]);
-        let store = store(&server);
+        let store = amazon(&server);
         let error = put(&*store, &PutOptions::default()).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Corrupt);
         put(&*store, &PutOptions::default()).await.unwrap();
@@ -191,7 +191,7 @@ fn an_etag_is_compared_where_an_earlier_one_was_the_md5() {
         ] {
             let told = format!("{answers:?}");
             let server = Server::playing(answers);
-            let store = store(&server);
+            let store = amazon(&server);
             for kind in expected {
                 let done = put(&*store, &PutOptions::default()).await;
                 assert_eq!(done.err().map(|error| error.kind), kind, "{told}");
@@ -208,7 +208,7 @@ fn a_new_name_is_a_condition_of_the_request() {
             Answer::error(412, "PreconditionFailed", ""),
             Answer::error(409, "ConditionalRequestConflict", ""),
         ]);
-        let store = store(&server);
+        let store = amazon(&server);
         put(&*store, &create()).await.unwrap();
         let taken = put(&*store, &create()).await.unwrap_err();
         assert_eq!(taken.kind, StoreErrorKind::AlreadyExists);
@@ -240,7 +240,7 @@ fn where_the_condition_is_not_known_the_name_is_looked_up_first() {
             let told = format!("{refusal:?}");
             let found = Answer::new(200).header("content-length", "9");
             let server = Server::playing([refusal, Answer::new(404), written(), found]);
-            let store = store(&server);
+            let store = amazon(&server);
             put(&*store, &create()).await.expect(&told);
             let taken = put(&*store, &create()).await.unwrap_err();
             assert_eq!(taken.kind, StoreErrorKind::AlreadyExists, "{told}");
@@ -252,15 +252,97 @@ fn where_the_condition_is_not_known_the_name_is_looked_up_first() {
     });
 }
 
+/// A store that takes the condition may ignore it (Garage, older MinIO and
+/// SeaweedFS): there the name is looked up before.
+#[test]
+fn a_condition_is_relied_upon_at_amazon_alone() {
+    let found = || Answer::new(200).header("content-length", "9");
+    alone(|| async {
+        let server = Server::playing([
+            Answer::new(404),
+            written(),
+            found(),
+            Answer::new(403),
+            written(),
+        ]);
+        let elsewhere = store(&server);
+        put(&*elsewhere, &create()).await.unwrap();
+        let taken = put(&*elsewhere, &create()).await.unwrap_err();
+        assert_eq!(taken.kind, StoreErrorKind::AlreadyExists);
+        // Who may only write is left to the condition.
+        put(&*elsewhere, &create()).await.unwrap();
+        put(&*elsewhere, &PutOptions::default()).await.unwrap_err();
+        assert_eq!(server.methods(), "HEAD PUT HEAD HEAD PUT PUT");
+        for request in [&server.requests()[1], &server.requests()[4]] {
+            assert_eq!(request.header("if-none-match"), Some("*"));
+        }
+    });
+}
+
 /// W2: what cannot be looked at may be there.
 #[test]
 fn a_name_that_may_not_be_looked_up_is_not_written() {
     alone(|| async {
         let refusal = Answer::error(501, "NotImplemented", "<Header>If-None-Match</Header>");
         let server = Server::playing([refusal, Answer::new(403)]);
-        let error = put(&*store(&server), &create()).await.unwrap_err();
+        let error = put(&*amazon(&server), &create()).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::PermissionDenied);
         assert_eq!(server.methods(), "PUT HEAD");
+    });
+}
+
+#[test]
+fn a_refusal_without_a_word_is_tried_with_less_and_remembered_only_if_that_helped() {
+    const VAGUE: &str = "<Message>Improper network request received.</Message>";
+    let vague = || Answer::error(400, "InvalidRequest", VAGUE);
+    alone(|| async {
+        // It was the checksum.
+        let server = Server::playing([vague(), written(), written()]);
+        let store = amazon(&server);
+        put(&*store, &create()).await.unwrap();
+        put(&*store, &create()).await.unwrap();
+        assert_eq!(server.methods(), "PUT PUT PUT");
+        for request in &server.requests()[1..] {
+            assert_eq!(request.header("content-md5"), Some(MD5));
+            assert_eq!(request.header("if-none-match"), Some("*"));
+        }
+        // It was the condition.
+        let looked = || Answer::new(404);
+        let server = Server::playing([vague(), vague(), looked(), written(), looked(), written()]);
+        let store = amazon(&server);
+        put(&*store, &create()).await.unwrap();
+        put(&*store, &create()).await.unwrap();
+        assert_eq!(server.methods(), "PUT PUT HEAD PUT HEAD PUT");
+        for request in [&server.requests()[3], &server.requests()[5]] {
+            assert_eq!(request.header("x-amz-checksum-crc32c"), Some(CRC32C));
+            assert_eq!(request.header("if-none-match"), None);
+        }
+        // It was both.
+        let answers = [vague(), vague(), looked(), vague(), looked(), written()];
+        let server = Server::playing(answers);
+        put(&*amazon(&server), &create()).await.unwrap();
+        let last = &server.requests()[5];
+        assert_eq!(last.header("content-md5"), Some(MD5));
+        assert_eq!(last.header("if-none-match"), None);
+        // It was neither: nothing is learned, and the first refusal is told.
+        let other = || Answer::error(400, "InvalidRequest", "<Message>other</Message>");
+        let answers = [
+            vague(),
+            other(),
+            looked(),
+            other(),
+            looked(),
+            other(),
+            written(),
+        ];
+        let server = Server::playing(answers);
+        let store = amazon(&server);
+        let error = put(&*store, &create()).await.unwrap_err();
+        assert!(error.source.to_string().contains("Improper"), "{error:?}");
+        put(&*store, &create()).await.unwrap();
+        let last = &server.requests()[6];
+        assert_eq!(last.header("x-amz-checksum-crc32c"), Some(CRC32C));
+        assert_eq!(last.header("if-none-match"), Some("*"));
     });
 }
 
@@ -435,7 +517,7 @@ fn encryption_is_asked_for_where_it_must_be_and_nowhere_else() {
             everything(&*store).await;
             let requests = server.requests();
             let names: std::collections::BTreeSet<_> = requests.iter().map(name).collect();
-            assert_eq!(names.len(), 13, "one of each: {names:?}");
+            assert_eq!(names.len(), 12, "one of each: {names:?}");
             for request in requests {
                 let named = |(name, _): &&(String, String)| name.starts_with(SSE);
                 let mut sent: Vec<_> = request.headers.iter().filter(named).cloned().collect();
