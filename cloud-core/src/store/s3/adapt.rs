@@ -7,8 +7,8 @@
 //! others need: `Content-MD5` stands in for a checksum header, a look for the
 //! condition.
 
-use super::Inner;
 use super::error::{Failure, Unknown};
+use super::{Inner, StoreErrorKind};
 
 /// What a request carries that not every store knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,14 @@ impl<'a> Adapting<'a> {
                     None => Err(first),
                 };
             }
-            _ => return Err(failure),
+            _ => {
+                // Who says what is there, or not, has understood the request.
+                let understood = [StoreErrorKind::NotFound, StoreErrorKind::AlreadyExists];
+                if understood.contains(&failure.kind) {
+                    self.learn();
+                }
+                return Err(failure);
+            }
         }
         (self.tried, self.trial) = (0, None);
         Ok(())
@@ -104,6 +111,12 @@ impl<'a> Adapting<'a> {
 
     /// The store took what was sent last. Says what that was.
     pub(super) fn taken(self) -> Extras {
+        self.learn();
+        self.with()
+    }
+
+    /// What is left out on trial is not known to the store.
+    fn learn(&self) {
         let with = self.with();
         if self.sends.checksums && !with.checksums {
             self.inner.learned_no_checksums();
@@ -111,7 +124,6 @@ impl<'a> Adapting<'a> {
         if self.sends.condition && !with.condition {
             self.inner.learned_no_conditions();
         }
-        with
     }
 }
 

@@ -56,6 +56,22 @@ fn a_store_that_knows_no_checksums_is_read_without_asking_for_them() {
     });
 }
 
+/// To say that something is not there is to have understood the question.
+#[test]
+fn what_is_not_known_is_learned_from_a_missing_object_too() {
+    alone(|| async {
+        let missing = || Answer::error(404, "NoSuchKey", "");
+        let vague = Answer::error(400, "InvalidRequest", "");
+        let server = Server::playing([vague, missing(), missing()]);
+        let store = store(&server);
+        for _ in 0..2 {
+            let error = read(&*store, &ReadRange::all()).await.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::NotFound);
+        }
+        assert_eq!(server.methods(), "GET GET GET", "it is remembered");
+    });
+}
+
 #[test]
 fn a_range_is_asked_for_to_the_byte_and_of_one_version() {
     alone(|| async {
