@@ -102,6 +102,8 @@ start() {
   # Also the first to make the gateway's pools; waits until there is an OSD.
   radosgw-admin -c "$conf" user create --uid test --display-name test \
     --access-key $access_key --secret-key $secret_key
+  radosgw-admin -c "$conf" user create --uid guest --display-name guest \
+    --access-key $guest_access_key --secret-key $guest_secret_key
   daemon "$folder" rgw.out radosgw -f -c "$conf" -n client.admin --keyring "$keyring" --rgw-frontends \
     "beast tcp_nodelay=1 endpoint=127.0.0.1:$base ssl_endpoint=127.0.0.1:$((base + 1)) ssl_certificate=$folder/tls.pem ssl_private_key=$folder/tls.key"
   wait_for 60 "the gateway to listen" port_open "$base"

@@ -23,6 +23,9 @@ state=${TEST_SERVERS_STATE:-${TMPDIR:-/tmp}/barman-cloud-tests.$(id -u)}
 # The keys that every S3 server here takes; tests/src/s3.rs has them too.
 access_key='test'
 secret_key=testtesttest
+# And those of somebody who may do in Ceph only what a policy allows.
+guest_access_key='guest'
+guest_secret_key=guestguestguest
 
 die() {
   printf '%s: %s\n' "$(basename "$0")" "$*" >&2

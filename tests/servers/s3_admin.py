@@ -95,6 +95,14 @@ def begin(bucket, key):
     s3.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"part")
 
 
+def policy(bucket, text):
+    """Sets who else may do what in a bucket; nobody anything if the text is empty."""
+    if text:
+        s3.put_bucket_policy(Bucket=bucket, Policy=text)
+    else:
+        s3.delete_bucket_policy(Bucket=bucket)
+
+
 def rm(bucket, key):
     """Deletes an object."""
     s3.delete_object(Bucket=bucket, Key=key)
@@ -111,7 +119,7 @@ def head(bucket, key):
     return s3.head_object(Bucket=bucket, Key=key)["ResponseMetadata"]["HTTPHeaders"]
 
 
-functions = (mb, ls, etags, uploads, get, put, fill, retain, hold, begin, rm, tags, head)
+functions = (mb, ls, etags, uploads, get, put, fill, retain, hold, begin, policy, rm, tags, head)
 commands = {function.__name__: function for function in functions}
 for line in sys.stdin:
     try:

@@ -57,6 +57,17 @@ impl HttpRequest {
         found.map_or("", |(_, value)| value)
     }
 
+    /// Gives a header this value, in place of those it had.
+    pub fn set_header(&mut self, name: &str, value: impl Into<String>) {
+        self.remove_header(name);
+        self.headers.push((name.to_owned(), value.into()));
+    }
+
+    /// Takes a header away.
+    pub fn remove_header(&mut self, name: &str) {
+        self.headers.retain(|(header, _)| header != name);
+    }
+
     /// The access key id in the signature; empty if there is none.
     pub fn signed_by(&self) -> &str {
         let rest = self.header("authorization").split_once("Credential=");
@@ -64,6 +75,98 @@ impl HttpRequest {
         id.unwrap_or_default()
     }
 }
+
+/// An answer, whole.
+#[derive(Debug, Clone)]
+pub struct HttpAnswer {
+    /// `200` and the like.
+    pub status: u16,
+    /// In order; names in lower case. The length of the body is not among them but
+    /// in answers without one, to HEAD.
+    pub headers: Vec<(String, String)>,
+    /// Not in pieces any more, if it came in some.
+    pub body: Vec<u8>,
+}
+
+impl HttpAnswer {
+    /// One without headers.
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+        }
+    }
+
+    /// The same with one header more.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Reads what a server sent until it closed the connection; `None` if that is
+    /// no answer to `method`.
+    fn read(bytes: &[u8], method: &str) -> Option<Self> {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+        let head = std::str::from_utf8(&bytes[..end]).ok()?;
+        let mut body = bytes[end + 4..].to_vec();
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let mut headers = Vec::new();
+        for line in lines {
+            let (name, value) = line.split_once(':')?;
+            let (name, value) = (name.to_ascii_lowercase(), value.trim().to_owned());
+            match name.as_str() {
+                "transfer-encoding" => body = joined(&body)?,
+                "content-length" if method != "HEAD" => {}
+                "connection" | "keep-alive" => {}
+                _ => headers.push((name, value)),
+            }
+        }
+        Some(Self {
+            status,
+            headers,
+            body,
+        })
+    }
+
+    fn bytes(&self, method: &str) -> Vec<u8> {
+        let mut head = format!("HTTP/1.1 {} X\r\n", self.status);
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        // Where there can be no body a length would be that of another one.
+        if method != "HEAD" && self.status != 204 {
+            head.push_str(&format!("content-length: {}\r\n", self.body.len()));
+        }
+        head.push_str("connection: close\r\n\r\n");
+        let mut bytes = head.into_bytes();
+        if method != "HEAD" {
+            bytes.extend_from_slice(&self.body);
+        }
+        bytes
+    }
+}
+
+/// A body that came in pieces, each after its length.
+fn joined(mut pieces: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = pieces.windows(2).position(|two| two == b"\r\n")?;
+        let length = std::str::from_utf8(&pieces[..end]).ok()?;
+        let length = usize::from_str_radix(length.split(';').next()?.trim(), 16).ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        let piece = &pieces[end + 2..];
+        body.extend_from_slice(piece.get(..length)?);
+        pieces = piece.get(length + 2..)?;
+    }
+}
+
+/// Passes a request on as it is now, and gives the answer.
+pub(crate) type Onward<'a> = dyn Fn(&HttpRequest) -> HttpAnswer + 'a;
 
 /// The server. It lives as long as the test's process, which runs one test.
 #[derive(Debug)]
@@ -77,7 +180,7 @@ impl HttpServer {
     pub fn answering(
         answer: impl Fn(&HttpRequest) -> (u16, String) + Send + Sync + 'static,
     ) -> Self {
-        Self::start(move |request| {
+        Self::start(true, move |request| {
             let (status, body) = answer(request);
             let length = body.len();
             let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}");
@@ -89,10 +192,32 @@ impl HttpServer {
     pub fn before(url: &str) -> Self {
         let upstream = url.trim_start_matches("http://").trim_end_matches('/');
         let upstream = upstream.to_owned();
-        Self::start(move |request| pass_on(request, &upstream).ok())
+        Self::start(true, move |request| pass_on(request, &upstream).ok())
     }
 
-    fn start(answer: impl Fn(&HttpRequest) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+    /// Answers each request with what `answer` makes of it, which may pass it on to the
+    /// server at `url`, changed or not, and change what comes back. Bodies are not
+    /// kept.
+    pub(crate) fn between(
+        url: &str,
+        answer: impl Fn(&HttpRequest, &Onward<'_>) -> HttpAnswer + Send + Sync + 'static,
+    ) -> Self {
+        let upstream = url.trim_start_matches("http://").trim_end_matches('/');
+        let upstream = upstream.to_owned();
+        Self::start(false, move |request| {
+            let onward = |changed: &HttpRequest| {
+                let bytes = pass_on(changed, &upstream).unwrap_or_default();
+                let broken = || HttpAnswer::new(502, "the server behind broke off");
+                HttpAnswer::read(&bytes, &changed.method).unwrap_or_else(broken)
+            };
+            Some(answer(request, &onward).bytes(&request.method))
+        })
+    }
+
+    fn start(
+        bodies: bool,
+        answer: impl Fn(&HttpRequest) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback address is there");
         let address = listener.local_addr().expect("it was just bound");
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -100,7 +225,7 @@ impl HttpServer {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
-                thread::spawn(move || serve(stream, &kept, &*answer));
+                thread::spawn(move || serve(stream, &kept, bodies, &*answer));
             }
         });
         Self { address, seen }
@@ -138,13 +263,23 @@ impl HttpServer {
 fn serve(
     stream: TcpStream,
     kept: &Mutex<Vec<HttpRequest>>,
+    bodies: bool,
     answer: &dyn Fn(&HttpRequest) -> Option<Vec<u8>>,
 ) -> Option<()> {
     let mut stream = BufReader::new(stream);
     let mut request = HttpRequest::read_head(&mut stream)?;
     request.read_body(&mut stream)?;
     let mut seen = kept.lock().unwrap_or_else(PoisonError::into_inner);
-    seen.push(request.clone());
+    seen.push(HttpRequest {
+        body: if bodies {
+            request.body.clone()
+        } else {
+            Vec::new()
+        },
+        headers: request.headers.clone(),
+        method: request.method.clone(),
+        target: request.target.clone(),
+    });
     drop(seen);
     let answer = answer(&request)?;
     stream.get_mut().write_all(&answer).ok()

@@ -18,7 +18,11 @@ use crate::{FaultProxy, Remote, skip};
 
 /// The keys that `tests/servers/common.sh` gives to every server.
 const ACCESS_KEY: &str = "test";
-const SECRET_KEY: &str = "testtesttest";
+pub(crate) const SECRET_KEY: &str = "testtesttest";
+
+/// The keys of the guest, in the same file.
+const GUEST_ACCESS_KEY: &str = "guest";
+const GUEST_SECRET_KEY: &str = "guestguestguest";
 
 /// One of the S3 servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +205,26 @@ impl Bucket<'_> {
     /// Begins an upload in parts that nobody completes.
     pub fn begin_upload(&self, key: &str) {
         self.ask(&json!(["begin", self.name, key]));
+    }
+
+    /// Sets what the guest may do, in the language of policies; nothing if that is
+    /// empty. Ceph alone keeps to it.
+    pub fn allow_guest(&self, policy: &str) {
+        self.ask(&json!(["policy", self.name, policy]));
+    }
+
+    /// Variables by which a tool finds the server and the keys of the guest, who is
+    /// called `arn:aws:iam:::user/guest` in policies.
+    pub fn environment_of_guest(&self) -> Vec<(&'static str, String)> {
+        let mut variables = self.environment();
+        for (name, value) in &mut variables {
+            match *name {
+                "AWS_ACCESS_KEY_ID" => *value = GUEST_ACCESS_KEY.to_owned(),
+                "AWS_SECRET_ACCESS_KEY" => *value = GUEST_SECRET_KEY.to_owned(),
+                _ => {}
+            }
+        }
+        variables
     }
 
     /// Deletes an object.

@@ -158,6 +158,18 @@ fn a_container_that_is_missing_is_told_and_made_by_one_tool_alone() {
         assert_eq!(run.code(), Some(0), "{run}");
         assert_eq!(run.stderr, "", "{run}");
     }
+    let told = test("backup-list", &["-v"]).messages("INFO");
+    for step in [
+        "can be reached",
+        "the credentials are accepted",
+        &format!("bucket {} exists", container.name()),
+        "what is in it can be listed",
+    ] {
+        assert!(
+            told.iter().any(|line| line.contains(step)),
+            "{step}: {told:?}"
+        );
+    }
 }
 
 /// One line, and the exit code that clients act on.
@@ -188,10 +200,9 @@ fn a_store_that_refuses_or_is_not_there_is_told_in_one_line_by_every_tool() {
         let refused = run(&wrong, &["-vv"]);
         assert_eq!(refused.code(), Some(4), "{refused}");
         assert_eq!(refused.errors().len(), 1, "{refused}");
-        assert!(
-            refused.errors()[0].contains("failed to authenticate"),
-            "{refused}"
-        );
+        for words in ["Not authenticated for bucket", "failed to authenticate"] {
+            assert!(refused.errors()[0].contains(words), "{refused}");
+        }
         assert!(
             !refused.stderr.contains("aHVzaC1"),
             "a secret was printed: {refused}"

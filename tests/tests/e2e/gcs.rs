@@ -444,6 +444,20 @@ fn the_documented_permissions_are_enough() {
     allow(&["objects.list"]);
     tool("check-wal-archive", &[]).succeed();
     tool("backup-list", &["--test"]).succeed();
+    let run = tool("backup-list", &["--test", "-v"]).run();
+    assert_eq!(run.code(), Some(0), "{run}");
+    for step in [
+        "can be reached",
+        "the credentials are accepted",
+        "exists",
+        "can be listed",
+    ] {
+        assert!(run.stderr.contains(step), "{step}: {run}");
+    }
+    allow(&["objects.create"]);
+    let run = tool("backup-list", &["--test"]).run();
+    assert_eq!(run.code(), Some(4), "{run}");
+    assert!(run.errors()[0].contains("could not list"), "{run}");
 
     let reading = ["objects.get", "objects.list"];
     let writing = [&reading[..], &["objects.create", "objects.delete"]].concat();

@@ -234,7 +234,13 @@ fn roads(plain: &Bucket<'_>, secure: &Bucket<'_>) -> Vec<Road> {
             "wrong secret",
             with(&[("AWS_SECRET_ACCESS_KEY", "wrong")]),
             (4, 4),
-            "",
+            "SignatureDoesNotMatch",
+        ),
+        road(
+            "nothing allowed",
+            plain.environment_of_guest(),
+            (4, 4),
+            "AccessDenied",
         ),
         road(
             "unknown profile",
@@ -314,6 +320,102 @@ fn a_store_that_cannot_be_used_is_one_line_and_the_right_code() {
         assert!(!target.exists());
     }
     assert_eq!(plain.keys(""), [""; 0], "something was written");
+}
+
+/// Reached, credentials, bucket, listing: each step that passed is told with `-v`,
+/// the one that did not always, with what to do.
+#[test]
+fn a_test_tells_how_far_it_came() {
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let closed = format!("http://{}", closed.unwrap());
+    let with = |variable: &str, value: &str| {
+        let mut environment = bucket.environment();
+        environment.retain(|(name, _)| *name != variable);
+        let name = if variable == "AWS_ENDPOINT_URL" {
+            "AWS_ENDPOINT_URL"
+        } else {
+            "AWS_SECRET_ACCESS_KEY"
+        };
+        environment.push((name, value.to_owned()));
+        environment
+    };
+    let name = bucket.name().to_owned();
+    let steps = |location: &str, name: &str| {
+        [
+            format!("{location} can be reached"),
+            "the credentials are accepted".to_owned(),
+            format!("bucket {name} exists"),
+            "what is in it can be listed".to_owned(),
+        ]
+    };
+    let missing = "s3://no-such-bucket-here".to_owned();
+    for (url, environment, passed, code, line) in [
+        (bucket.url(), bucket.environment(), 4, 0, vec![]),
+        (
+            bucket.url(),
+            bucket.environment_of_guest(),
+            2,
+            4,
+            vec![
+                "Permission denied when accessing bucket",
+                "Verify that the configured credentials have sufficient permissions",
+                "could not list",
+            ],
+        ),
+        (
+            missing,
+            bucket.environment(),
+            2,
+            1,
+            vec!["Bucket no-such-bucket-here does not exist"],
+        ),
+        (
+            bucket.url(),
+            with("AWS_SECRET_ACCESS_KEY", "wrong"),
+            0,
+            4,
+            vec![
+                "Not authenticated for bucket",
+                "Verify the configured credentials",
+            ],
+        ),
+        (
+            bucket.url(),
+            with("AWS_ENDPOINT_URL", &closed),
+            0,
+            2,
+            vec![
+                "Can't connect to cloud provider: ",
+                "; check the endpoint, the network and the proxy",
+            ],
+        ),
+    ] {
+        for verbose in [true, false] {
+            let run = workspace
+                .tool("barman-cloud-backup-list")
+                .envs(environment.clone())
+                .args(verbose.then_some("-v"))
+                .args(["--test", &url, "main"])
+                .run();
+            assert_eq!(run.code(), Some(code), "{run}");
+            assert_eq!(run.errors().len(), usize::from(code != 0), "{run}");
+            for words in &line {
+                assert!(run.errors()[0].contains(words), "{words}: {run}");
+            }
+            let told = run.messages("INFO");
+            let expected = steps(&url, &name);
+            let expected = &expected[..if verbose { passed } else { 0 }];
+            let told: Vec<_> = told
+                .iter()
+                .filter(|line| steps(&url, &name).contains(line))
+                .collect();
+            assert_eq!(told, expected.iter().collect::<Vec<_>>(), "{run}");
+        }
+    }
 }
 
 #[test]
