@@ -11,7 +11,7 @@ use azure_core::http::headers::{HeaderName, Headers};
 use azure_core::http::{AsyncRawResponse, Method};
 use azure_core::time::{OffsetDateTime, parse_rfc7231};
 use azure_storage_blob::models::BlobClientGetPropertiesResultHeaders;
-use futures_util::stream::{self, StreamExt};
+use futures_util::StreamExt;
 
 use super::error::Failure;
 use super::put::version;
@@ -20,7 +20,7 @@ use super::{
     request,
 };
 use crate::key::Key;
-use crate::store::wire::{Place, exactly, range_header, unquoted};
+use crate::store::wire::{self, Place, exactly, no_bytes, range_header, unquoted};
 use crate::store::{ObjectLock, ObjectVersion};
 
 /// A moment of the SDK as one of the system.
@@ -98,25 +98,14 @@ fn etag(headers: &Headers) -> Option<ObjectVersion> {
 }
 
 fn replaced(inner: &Inner, key: &Key) -> StoreError {
-    let why = "the object was replaced while it was read";
-    inner.refuse(StoreOp::Get, key, StoreErrorKind::Corrupt, why)
+    let (kind, why) = wire::replaced();
+    inner.refuse(StoreOp::Get, key, kind, why)
 }
 
 /// Reading no bytes, which a range cannot say.
-async fn nothing(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Result<Download> {
+async fn nothing(inner: &Inner, key: &Key, range: &ReadRange) -> Result<Download> {
     let meta = inner.head(StoreOp::Get, key, LockCheck::Skip).await?;
-    if range.version.is_some() && range.version != meta.version {
-        return Err(replaced(inner, key));
-    }
-    if range.start > meta.size || range.end.is_some_and(|end| end != range.start) {
-        let why = format!("the range does not lie within its {} bytes", meta.size);
-        return Err(inner.refuse(StoreOp::Get, key, StoreErrorKind::Invalid, why));
-    }
-    Ok(Download {
-        meta,
-        range: range.start..range.start,
-        body: stream::empty().boxed(),
-    })
+    no_bytes(meta, range).map_err(|(kind, why)| inner.refuse(StoreOp::Get, key, kind, why))
 }
 
 impl Inner {

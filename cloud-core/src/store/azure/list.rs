@@ -3,23 +3,25 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use azure_core::http::Method;
 use azure_core::xml;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::BoxStream;
 use serde::Deserialize;
 
 use super::error::Failure;
 use super::get::written_time;
-use super::{Depth, Inner, ListPage, ObjectMeta, Result, StoreErrorKind, StoreOp, request};
+use super::{
+    Depth, Inner, ListPage, ObjectMeta, Result, StoreError, StoreErrorKind, StoreOp, request,
+};
 use crate::key::{Key, Prefix};
 use crate::store::ObjectVersion;
-use crate::store::wire::{Course, Next, unquoted};
+use crate::store::wire::{Answered, Cause, Pages, pages, unquoted};
 
 struct Listing {
     inner: Arc<Inner>,
     prefix: Prefix,
     depth: Depth,
-    course: Course<String>,
 }
 
 pub(super) fn list(
@@ -27,41 +29,32 @@ pub(super) fn list(
     prefix: &Prefix,
     depth: Depth,
 ) -> BoxStream<'static, Result<ListPage>> {
-    let listing = Listing {
+    pages(Listing {
         inner: Arc::clone(inner),
         prefix: prefix.clone(),
         depth,
-        course: Course::new(),
-    };
-    stream::unfold(listing, |mut listing| async {
-        let page = listing.page().await?;
-        Some((page, listing))
     })
-    .boxed()
 }
 
-impl Listing {
-    /// The next page. After an error the same one is asked for again.
-    async fn page(&mut self) -> Option<Result<ListPage>> {
-        let marker = match &self.course.next {
-            Next::First => None,
-            Next::After(marker) => Some(marker.clone()),
-            Next::End => return None,
-        };
-        Some(match self.ask(marker.as_deref()).await {
-            Ok((page, next)) => {
-                self.course.go(next);
-                Ok(page)
-            }
-            Err(failure) => Err(self.inner.error(StoreOp::List, &self.prefix, failure)),
+#[async_trait]
+impl Pages for Listing {
+    type Marker = String;
+    type Page = ListPage;
+
+    async fn ask(&self, marker: Option<String>) -> Result<Answered<Self>> {
+        let inner = &self.inner;
+        let asked = inner.list_page(&self.prefix, self.depth, marker.as_deref(), None);
+        let failed = |failure| inner.error(StoreOp::List, &self.prefix, failure);
+        let (page, marker) = asked.await.map_err(failed)?;
+        Ok(Answered {
+            page,
+            truncated: Some(marker.is_some()),
+            marker,
         })
     }
 
-    async fn ask(&self, marker: Option<&str>) -> Result<(ListPage, Next<String>), Failure> {
-        let asked = self.inner.list_page(&self.prefix, self.depth, marker, None);
-        let (page, marker) = asked.await?;
-        let next = self.course.after(Some(marker.is_some()), marker)?;
-        Ok((page, next))
+    fn error(&self, cause: Cause) -> StoreError {
+        self.inner.error(StoreOp::List, &self.prefix, cause.into())
     }
 }
 

@@ -16,7 +16,7 @@ use super::request::{Call, broken};
 use super::{Download, Inner, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind, StoreOp};
 use crate::key::Key;
 use crate::store::ObjectVersion;
-use crate::store::wire::{Cause, Judge, Place, exactly, range_header};
+use crate::store::wire::{self, Cause, Judge, Place, exactly, no_bytes, range_header};
 
 /// What of an object is asked for, when it is looked at or listed.
 pub(super) const FIELDS: &str = "name,size,generation,updated";
@@ -76,25 +76,14 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
 }
 
 fn replaced(inner: &Inner, key: &Key) -> StoreError {
-    let why = "the object was replaced while it was read";
-    inner.refuse(StoreOp::Get, key, StoreErrorKind::Corrupt, why)
+    let (kind, why) = wire::replaced();
+    inner.refuse(StoreOp::Get, key, kind, why)
 }
 
 /// Reading no bytes, which a range cannot say.
-async fn nothing(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Result<Download> {
+async fn nothing(inner: &Inner, key: &Key, range: &ReadRange) -> Result<Download> {
     let meta = inner.head(StoreOp::Get, key).await?;
-    if range.version.is_some() && range.version != meta.version {
-        return Err(replaced(inner, key));
-    }
-    if range.start > meta.size || range.end.is_some_and(|end| end != range.start) {
-        let why = format!("the range begins behind the end ({} bytes)", meta.size);
-        return Err(inner.refuse(StoreOp::Get, key, StoreErrorKind::Invalid, why));
-    }
-    Ok(Download {
-        meta,
-        range: range.start..range.start,
-        body: stream::empty().boxed(),
-    })
+    no_bytes(meta, range).map_err(|(kind, why)| inner.refuse(StoreOp::Get, key, kind, why))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

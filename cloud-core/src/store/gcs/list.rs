@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use futures_util::stream::{self, BoxStream, StreamExt};
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 use http::Method;
 use serde_json::Value;
 
 use super::error::Failure;
 use super::get::{FIELDS, described};
 use super::request::Call;
-use super::{Depth, Inner, ListPage, Result, StoreErrorKind, StoreOp};
+use super::{Depth, Inner, ListPage, Result, StoreError, StoreErrorKind, StoreOp};
 use crate::key::{Key, Prefix};
-use crate::store::wire::{Course, Next};
+use crate::store::wire::{Answered, Cause, Pages, pages};
 
 struct Listing {
     inner: Arc<Inner>,
     prefix: Prefix,
     depth: Depth,
-    course: Course<String>,
 }
 
 pub(super) fn list(
@@ -25,38 +25,21 @@ pub(super) fn list(
     prefix: &Prefix,
     depth: Depth,
 ) -> BoxStream<'static, Result<ListPage>> {
-    let listing = Listing {
+    pages(Listing {
         inner: Arc::clone(inner),
         prefix: prefix.clone(),
         depth,
-        course: Course::new(),
-    };
-    stream::unfold(listing, |mut listing| async {
-        let page = listing.page().await?;
-        Some((page, listing))
     })
-    .boxed()
 }
 
-impl Listing {
-    /// The next page. After an error the same one is asked for again.
-    async fn page(&mut self) -> Option<Result<ListPage>> {
-        let token = match &self.course.next {
-            Next::First => None,
-            Next::After(token) => Some(token.clone()),
-            Next::End => return None,
-        };
-        Some(match self.ask(token).await {
-            Ok((page, next)) => {
-                self.course.go(next);
-                Ok(page)
-            }
-            Err(failure) => Err(self.inner.error(StoreOp::List, &self.prefix, failure)),
-        })
-    }
+#[async_trait]
+impl Pages for Listing {
+    type Marker = String;
+    type Page = ListPage;
 
-    async fn ask(&self, token: Option<String>) -> Result<(ListPage, Next<String>), Failure> {
+    async fn ask(&self, token: Option<String>) -> Result<Answered<Self>> {
         let inner = &self.inner;
+        let failed = |failure| inner.error(StoreOp::List, &self.prefix, failure);
         let fields = format!("items({FIELDS}),prefixes,nextPageToken");
         let mut call = Call::new(Method::GET, format!("{}/o", inner.bucket_path()))
             .query("fields", fields)
@@ -70,15 +53,23 @@ impl Listing {
         if let Some(token) = token {
             call = call.query("pageToken", token);
         }
-        let answer = inner.json(call).await.map_err(super::put::of_write)?;
+        let answer = inner.json(call).await.map_err(super::put::of_write);
+        let answer = answer.map_err(failed)?;
         if !answer.is_object() {
             let why = "the answer is no listing";
-            return Err(Failure::new(StoreErrorKind::Connect, why));
+            return Err(failed(Failure::new(StoreErrorKind::Connect, why)));
         }
         let token = answer.get("nextPageToken").and_then(Value::as_str);
         let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
-        let next = self.course.after(Some(token.is_some()), token)?;
-        Ok((page(&answer)?, next))
+        Ok(Answered {
+            page: page(&answer).map_err(failed)?,
+            truncated: Some(token.is_some()),
+            marker: token,
+        })
+    }
+
+    fn error(&self, cause: Cause) -> StoreError {
+        self.inner.error(StoreOp::List, &self.prefix, cause.into())
     }
 }
 

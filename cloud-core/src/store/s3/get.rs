@@ -22,7 +22,7 @@ use super::{
     Download, Inner, LockCheck, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind, StoreOp,
 };
 use crate::key::Key;
-use crate::store::wire::{Cause, Judge, Place, exactly, range_header, unquoted};
+use crate::store::wire::{self, Cause, Judge, Place, exactly, no_bytes, range_header, unquoted};
 use crate::store::{ObjectLock, ObjectVersion};
 
 /// A moment of the SDK as one of the system.
@@ -137,25 +137,14 @@ fn unread(inner: &Inner, key: &Key, failure: Failure) -> StoreError {
 }
 
 fn replaced(inner: &Inner, key: &Key) -> StoreError {
-    let why = "the object was replaced while it was read";
-    inner.refuse(StoreOp::Get, key, StoreErrorKind::Corrupt, why)
+    let (kind, why) = wire::replaced();
+    inner.refuse(StoreOp::Get, key, kind, why)
 }
 
 /// Reading no bytes, which a range cannot say.
-async fn nothing(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Result<Download> {
+async fn nothing(inner: &Inner, key: &Key, range: &ReadRange) -> Result<Download> {
     let meta = inner.head(StoreOp::Get, key, LockCheck::Skip).await?;
-    if range.version.is_some() && range.version != meta.version {
-        return Err(replaced(inner, key));
-    }
-    if range.start > meta.size || range.end.is_some_and(|end| end != range.start) {
-        let why = format!("the range begins behind the end ({} bytes)", meta.size);
-        return Err(inner.refuse(StoreOp::Get, key, StoreErrorKind::Invalid, why));
-    }
-    Ok(Download {
-        meta,
-        range: range.start..range.start,
-        body: stream::empty().boxed(),
-    })
+    no_bytes(meta, range).map_err(|(kind, why)| inner.refuse(StoreOp::Get, key, kind, why))
 }
 
 fn quoted(version: &ObjectVersion) -> String {

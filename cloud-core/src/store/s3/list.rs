@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::EncodingType;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::BoxStream;
 
 use super::error::Failure;
 use super::get::time;
-use super::{Depth, Inner, ListPage, ObjectMeta, Result, StoreErrorKind, StoreOp};
+use super::{Depth, Inner, ListPage, ObjectMeta, Result, StoreError, StoreErrorKind, StoreOp};
 use crate::key::{Key, Prefix};
 use crate::store::ObjectVersion;
-use crate::store::wire::{Course, Next, unquoted};
+use crate::store::wire::{Answered, Cause, Pages, pages, unquoted};
 
 struct Listing {
     inner: Arc<Inner>,
     prefix: Prefix,
     depth: Depth,
-    course: Course<String>,
 }
 
 pub(super) fn list(
@@ -25,54 +25,41 @@ pub(super) fn list(
     prefix: &Prefix,
     depth: Depth,
 ) -> BoxStream<'static, Result<ListPage>> {
-    let listing = Listing {
+    pages(Listing {
         inner: Arc::clone(inner),
         prefix: prefix.clone(),
         depth,
-        course: Course::new(),
-    };
-    stream::unfold(listing, |mut listing| async {
-        let page = listing.page().await?;
-        Some((page, listing))
     })
-    .boxed()
 }
 
-impl Listing {
-    /// The next page. After an error the same one is asked for again.
-    async fn page(&mut self) -> Option<Result<ListPage>> {
-        let token = match &self.course.next {
-            Next::First => None,
-            Next::After(token) => Some(token.clone()),
-            Next::End => return None,
-        };
-        Some(match self.ask(token).await {
-            Ok((page, next)) => {
-                self.course.go(next);
-                Ok(page)
-            }
-            Err(failure) => Err(self.inner.error(StoreOp::List, &self.prefix, failure)),
+#[async_trait]
+impl Pages for Listing {
+    type Marker = String;
+    type Page = ListPage;
+
+    async fn ask(&self, token: Option<String>) -> Result<Answered<Self>> {
+        let failed = |failure| self.inner.error(StoreOp::List, &self.prefix, failure);
+        let sent = self.inner.call(|connection| {
+            connection
+                .client
+                .list_objects_v2()
+                .bucket(&self.inner.bucket)
+                .prefix(self.prefix.as_str())
+                .encoding_type(EncodingType::Url)
+                .set_delimiter((self.depth == Depth::One).then(|| "/".to_owned()))
+                .set_continuation_token(token.clone())
+                .send()
+        });
+        let output = sent.await.map_err(failed)?;
+        Ok(Answered {
+            page: page(&output, &self.prefix).map_err(failed)?,
+            truncated: output.is_truncated(),
+            marker: told(output.next_continuation_token()),
         })
     }
 
-    async fn ask(&self, token: Option<String>) -> Result<(ListPage, Next<String>), Failure> {
-        let output = self
-            .inner
-            .call(|connection| {
-                connection
-                    .client
-                    .list_objects_v2()
-                    .bucket(&self.inner.bucket)
-                    .prefix(self.prefix.as_str())
-                    .encoding_type(EncodingType::Url)
-                    .set_delimiter((self.depth == Depth::One).then(|| "/".to_owned()))
-                    .set_continuation_token(token.clone())
-                    .send()
-            })
-            .await?;
-        let token = told(output.next_continuation_token());
-        let next = self.course.after(output.is_truncated(), token)?;
-        Ok((page(&output, &self.prefix)?, next))
+    fn error(&self, cause: Cause) -> StoreError {
+        self.inner.error(StoreOp::List, &self.prefix, cause.into())
     }
 }
 

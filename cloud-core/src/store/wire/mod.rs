@@ -3,9 +3,8 @@
 
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod md5;
+mod paging;
 
-use std::collections::HashSet;
-use std::hash::Hash;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,10 +13,14 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 #[cfg(any(feature = "aws", feature = "azure"))]
 use super::Tag;
-use super::{ReadRange, Result, StoreError, StoreErrorKind};
+use super::{Download, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind};
 
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) use self::md5::Md5Judge;
+
+pub(super) use self::paging::{Answered, Pages, pages};
+#[cfg(any(feature = "aws", feature = "gcp"))]
+pub(super) use self::paging::{Begun, Course, Next, UploadMarker, Uploads, uploads};
 
 /// Why something failed, before it has the words for what was being done.
 pub(super) type Cause = (StoreErrorKind, String);
@@ -148,6 +151,28 @@ fn in_words(text: &str) -> Option<Place> {
     })
 }
 
+/// What is said of a read whose version is not there any more.
+pub(super) fn replaced() -> Cause {
+    let why = "the object was replaced while it was read";
+    (StoreErrorKind::Corrupt, why.into())
+}
+
+/// The download of no bytes at all of an object, which no range can ask for.
+pub(super) fn no_bytes(meta: ObjectMeta, asked: &ReadRange) -> Result<Download, Cause> {
+    if asked.version.is_some() && asked.version != meta.version {
+        return Err(replaced());
+    }
+    if asked.start > meta.size || asked.end.is_some_and(|end| end != asked.start) {
+        let why = format!("the range begins behind the end ({} bytes)", meta.size);
+        return Err((StoreErrorKind::Invalid, why));
+    }
+    Ok(Download {
+        meta,
+        range: asked.start..asked.start,
+        body: stream::empty().boxed(),
+    })
+}
+
 /// Sees the bytes of an answer go by, and says at their end whether they are what
 /// was stored.
 pub(super) trait Judge: Send {
@@ -226,57 +251,6 @@ where
     .boxed()
 }
 
-/// Which page of a listing comes next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Next<M> {
-    First,
-    After(M),
-    End,
-}
-
-/// The way through a listing whose pages name the next one by a marker.
-#[derive(Debug)]
-pub(super) struct Course<M> {
-    pub(super) next: Next<M>,
-    /// Markers that were used: one that comes again leads in a circle.
-    used: HashSet<M>,
-}
-
-impl<M: Clone + Eq + Hash> Course<M> {
-    pub(super) fn new() -> Self {
-        Self {
-            next: Next::First,
-            used: HashSet::new(),
-        }
-    }
-
-    /// What comes after an answer.
-    pub(super) fn after(
-        &self,
-        truncated: Option<bool>,
-        marker: Option<M>,
-    ) -> Result<Next<M>, Cause> {
-        let marker = marker.filter(|marker| !self.used.contains(marker));
-        match (truncated, marker) {
-            (Some(true), Some(marker)) => Ok(Next::After(marker)),
-            // Going on would never end, stopping would be a short list.
-            (Some(true), None) => {
-                let why = "the answer says that there is more, but not how to get it";
-                Err((StoreErrorKind::Corrupt, why.into()))
-            }
-            _ => Ok(Next::End),
-        }
-    }
-
-    /// Goes on to what `after` said.
-    pub(super) fn go(&mut self, next: Next<M>) {
-        if let Next::After(marker) = &next {
-            self.used.insert(marker.clone());
-        }
-        self.next = next;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,20 +283,5 @@ mod tests {
             "a%20b=c%2Bd%3De%26f&%C3%BC=&x%3Ay%2Fz=%40.-_~"
         );
         assert_eq!(tagging(&[]), "");
-    }
-
-    #[test]
-    fn a_marker_that_comes_again_is_an_error_and_no_end() {
-        let mut course = Course::new();
-        for marker in ["a", "b"] {
-            let next = course.after(Some(true), Some(marker)).unwrap();
-            assert_eq!(next, Next::After(marker));
-            course.go(next);
-        }
-        for marker in [Some("a"), None] {
-            let (kind, _) = course.after(Some(true), marker).unwrap_err();
-            assert_eq!(kind, StoreErrorKind::Corrupt);
-        }
-        assert_eq!(course.after(Some(false), Some("c")), Ok(Next::End));
     }
 }

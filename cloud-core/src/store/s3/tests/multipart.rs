@@ -299,9 +299,12 @@ fn too_many_parts_are_told_with_what_helps() {
     alone(|| async {
         let words = "<Message>Part number must be an integer between 1 and 5</Message>";
         let refusal = || Answer::error(400, "InvalidArgument", words);
-        let server = Server::start(move |request| match request.asks("uploads") {
-            true => begun(),
-            false => refusal(),
+        let server = Server::start(move |request| {
+            if request.asks("uploads") {
+                begun()
+            } else {
+                refusal()
+            }
         });
         let store = store(&server);
         let upload = upload(&*store, &PutOptions::default()).await;
