@@ -207,8 +207,10 @@ async fn test<T: Tool>(opened: &Opened) -> Result<(), OpError> {
     let probed = opened.store.probe().await;
     let refused = matches!(&probed, Err(error) if error.kind == StoreErrorKind::PermissionDenied);
     if probed.is_ok() || refused {
-        let location = &opened.store.info().location;
-        tracing::info!("{location} can be reached");
+        tracing::info!("{} can be reached", opened.store.info().location);
+    }
+    // A refusal may be about who asks, or about what is asked for.
+    if probed.is_ok() {
         tracing::info!("the credentials are accepted");
     }
     match probed {

@@ -15,8 +15,9 @@ use conformance::Gap;
 /// Ceph 16 says that an upload that is gone is being completed, with a 500.
 const CEPH: &[Gap] = &[Gap::CompleteAborted];
 
-/// moto answers `ListParts` with an element of another name (`ListPartsResponse`).
-const MOTO: &[Gap] = &[Gap::UnfinishedUploads];
+/// moto answers `ListParts` with an element of another name (`ListPartsResponse`), and
+/// its threads look for an object and write it one after the other.
+const MOTO: &[Gap] = &[Gap::UnfinishedUploads, Gap::RacingWriters];
 
 /// The store behind an address, or a word on why there is none.
 #[expect(clippy::print_stderr, reason = "a skipped test says what would run it")]

@@ -200,9 +200,10 @@ fn a_store_that_refuses_or_is_not_there_is_told_in_one_line_by_every_tool() {
         let refused = run(&wrong, &["-vv"]);
         assert_eq!(refused.code(), Some(4), "{refused}");
         assert_eq!(refused.errors().len(), 1, "{refused}");
-        for words in ["Not authenticated for bucket", "failed to authenticate"] {
-            assert!(refused.errors()[0].contains(words), "{refused}");
-        }
+        assert!(
+            refused.errors()[0].contains("failed to authenticate"),
+            "{refused}"
+        );
         assert!(
             !refused.stderr.contains("aHVzaC1"),
             "a secret was printed: {refused}"

@@ -279,7 +279,6 @@ fn stores_with<'h>(server: S3Server, stores: impl Iterator<Item = &'h [Dialect]>
 #[test]
 fn several_habits_at_once() {
     const OLD: &[Dialect] = &[
-        Dialect::SlowDown,
         Dialect::ChunksUnknown,
         Dialect::ChecksumsVague,
         Dialect::ConditionsIgnored,

@@ -358,7 +358,7 @@ fn a_test_tells_how_far_it_came() {
         (
             bucket.url(),
             bucket.environment_of_guest(),
-            2,
+            1,
             4,
             vec![
                 "Permission denied when accessing bucket",

@@ -24,6 +24,7 @@ impl Inner {
         options: &PutOptions,
     ) -> Result<PutReceipt> {
         let new = options.mode == PutMode::CreateOnly;
+        let mut looked = false;
         let mut adapting = Adapting::new(
             self,
             Extras {
@@ -36,8 +37,9 @@ impl Inner {
                 checksums,
                 condition,
             } = adapting.with();
-            if new {
+            if new && !(looked && condition) {
                 self.look_before_put(key, condition).await?;
+                looked = true;
             }
             let sent = self
                 .call(|connection| {
