@@ -219,8 +219,8 @@ impl Bucket<'_> {
         let mut variables = self.environment();
         for (name, value) in &mut variables {
             match *name {
-                "AWS_ACCESS_KEY_ID" => *value = GUEST_ACCESS_KEY.to_owned(),
-                "AWS_SECRET_ACCESS_KEY" => *value = GUEST_SECRET_KEY.to_owned(),
+                "AWS_ACCESS_KEY_ID" => GUEST_ACCESS_KEY.clone_into(value),
+                "AWS_SECRET_ACCESS_KEY" => GUEST_SECRET_KEY.clone_into(value),
                 _ => {}
             }
         }

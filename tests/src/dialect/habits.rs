@@ -211,86 +211,6 @@ impl Scene<'_> {
         }
     }
 
-    /// Takes away what the store does not see, and adds what it adds in thought.
-    pub(super) fn blind(&self, habit: Dialect, request: &mut HttpRequest, target: &Target) {
-        use Operation as Is;
-        let is = target.operation;
-        match habit {
-            Dialect::ConditionsIgnored if has_condition(request) => {
-                request.remove_header("if-none-match");
-            }
-            Dialect::SmallPages => {
-                let parameter = match is {
-                    Is::ListObjects => "max-keys",
-                    Is::ListUploads => "max-uploads",
-                    Is::ListParts => "max-parts",
-                    _ => return,
-                };
-                let asked = target.asked(parameter).parse().unwrap_or(1000);
-                set_parameter(request, parameter, Some(&asked.min(100).to_string()));
-            }
-            Dialect::PlainNames | Dialect::PlainNamesCalledEncoded if is == Is::ListObjects => {
-                set_parameter(request, "encoding-type", None);
-            }
-            Dialect::EncodedNames if matches!(is, Is::ListObjects | Is::ListUploads) => {
-                set_parameter(request, "encoding-type", Some("url"));
-            }
-            _ => {}
-        }
-    }
-
-    /// Changes the server's answer.
-    pub(super) fn rephrase(
-        &self,
-        habit: Dialect,
-        request: &HttpRequest,
-        target: &Target,
-        answer: &mut HttpAnswer,
-    ) {
-        use Operation as Is;
-        const ENCODED: &str = "<EncodingType>url</EncodingType>";
-        let is = target.operation;
-        let lists = matches!(is, Is::ListObjects | Is::ListUploads);
-        let mut say = |change: &dyn Fn(String) -> String| {
-            answer.body = change(text(&answer.body)).into_bytes();
-        };
-        match habit {
-            Dialect::BulkSilent if is == Is::DeleteObjects => say(&|mut body| {
-                while let Some((before, rest)) = body.split_once("<Deleted>") {
-                    let (_, after) = rest.split_once("</Deleted>").unwrap_or_default();
-                    body = format!("{before}{after}");
-                }
-                body
-            }),
-            Dialect::PlainNamesCalledEncoded if is == Is::ListObjects => say(&|body| {
-                let end = "</ListBucketResult>";
-                body.replace(end, &format!("{ENCODED}{end}"))
-            }),
-            Dialect::EncodedNames if lists => say(&|body| body.replace(ENCODED, "")),
-            Dialect::BareTags => {
-                if lists || is == Is::Complete {
-                    say(&|body| {
-                        let mut body = body;
-                        for quote in ["&quot;", "&#34;", "\""] {
-                            body = body.replace(&format!("<ETag>{quote}"), "<ETag>");
-                            body = body.replace(&format!("{quote}</ETag>"), "</ETag>");
-                        }
-                        body
-                    });
-                }
-                for (name, value) in &mut answer.headers {
-                    if name == "etag" {
-                        *value = value.trim_matches('"').to_owned();
-                    }
-                }
-                if request.method == "HEAD" && answer.status == 404 {
-                    answer.headers.retain(|(name, _)| name != "content-length");
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// The number of this request, from 1.
     fn count(&self) -> u32 {
         self.with_memory(|memory| {
@@ -364,6 +284,85 @@ impl Scene<'_> {
             }
             _ => below(&target.key),
         }
+    }
+}
+
+/// Takes away what the store does not see, and adds what it adds in thought.
+pub(super) fn blind(habit: Dialect, request: &mut HttpRequest, target: &Target) {
+    use Operation as Is;
+    let is = target.operation;
+    match habit {
+        Dialect::ConditionsIgnored if has_condition(request) => {
+            request.remove_header("if-none-match");
+        }
+        Dialect::SmallPages => {
+            let parameter = match is {
+                Is::ListObjects => "max-keys",
+                Is::ListUploads => "max-uploads",
+                Is::ListParts => "max-parts",
+                _ => return,
+            };
+            let asked = target.asked(parameter).parse().unwrap_or(1000);
+            set_parameter(request, parameter, Some(&asked.min(100).to_string()));
+        }
+        Dialect::PlainNames | Dialect::PlainNamesCalledEncoded if is == Is::ListObjects => {
+            set_parameter(request, "encoding-type", None);
+        }
+        Dialect::EncodedNames if matches!(is, Is::ListObjects | Is::ListUploads) => {
+            set_parameter(request, "encoding-type", Some("url"));
+        }
+        _ => {}
+    }
+}
+
+/// Changes the server's answer.
+pub(super) fn rephrase(
+    habit: Dialect,
+    request: &HttpRequest,
+    target: &Target,
+    answer: &mut HttpAnswer,
+) {
+    use Operation as Is;
+    const ENCODED: &str = "<EncodingType>url</EncodingType>";
+    let is = target.operation;
+    let lists = matches!(is, Is::ListObjects | Is::ListUploads);
+    let mut say = |change: &dyn Fn(String) -> String| {
+        answer.body = change(text(&answer.body)).into_bytes();
+    };
+    match habit {
+        Dialect::BulkSilent if is == Is::DeleteObjects => say(&|mut body| {
+            while let Some((before, rest)) = body.split_once("<Deleted>") {
+                let (_, after) = rest.split_once("</Deleted>").unwrap_or_default();
+                body = format!("{before}{after}");
+            }
+            body
+        }),
+        Dialect::PlainNamesCalledEncoded if is == Is::ListObjects => say(&|body| {
+            let end = "</ListBucketResult>";
+            body.replace(end, &format!("{ENCODED}{end}"))
+        }),
+        Dialect::EncodedNames if lists => say(&|body| body.replace(ENCODED, "")),
+        Dialect::BareTags => {
+            if lists || is == Is::Complete {
+                say(&|body| {
+                    let mut body = body;
+                    for quote in ["&quot;", "&#34;", "\""] {
+                        body = body.replace(&format!("<ETag>{quote}"), "<ETag>");
+                        body = body.replace(&format!("{quote}</ETag>"), "</ETag>");
+                    }
+                    body
+                });
+            }
+            for (name, value) in &mut answer.headers {
+                if name == "etag" {
+                    *value = value.trim_matches('"').to_owned();
+                }
+            }
+            if request.method == "HEAD" && answer.status == 404 {
+                answer.headers.retain(|(name, _)| name != "content-length");
+            }
+        }
+        _ => {}
     }
 }
 

@@ -193,14 +193,14 @@ impl Scene<'_> {
         }
         let mut changed = request.clone();
         for habit in habits {
-            self.blind(*habit, &mut changed, &target);
+            habits::blind(*habit, &mut changed, &target);
         }
         if changed.headers != request.headers || changed.target != request.target {
             sign::sign(&mut changed);
         }
         let mut answer = onward(&changed);
         for habit in habits {
-            self.rephrase(*habit, request, &target, &mut answer);
+            habits::rephrase(*habit, request, &target, &mut answer);
         }
         answer
     }

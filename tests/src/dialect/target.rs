@@ -86,9 +86,9 @@ pub(super) fn canonical(target: &str) -> (&str, String) {
     let (path, query) = parts(target);
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let mut pairs: Vec<String> = pairs
-        .map(|pair| match pair.contains('=') {
-            true => pair.to_owned(),
-            false => format!("{pair}="),
+        .map(|pair| {
+            let value = if pair.contains('=') { "" } else { "=" };
+            format!("{pair}{value}")
         })
         .collect();
     pairs.sort();
@@ -102,16 +102,13 @@ pub(super) fn decoded(text: &str) -> String {
     while let Some((&byte, after)) = rest.split_first() {
         let digits = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
         let escaped = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
-        rest = match (byte, escaped) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                &after[2..]
-            }
-            _ => {
-                bytes.push(byte);
-                after
-            }
-        };
+        if let (b'%', Some(byte)) = (byte, escaped) {
+            bytes.push(byte);
+            rest = &after[2..];
+        } else {
+            bytes.push(byte);
+            rest = after;
+        }
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
