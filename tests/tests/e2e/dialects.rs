@@ -325,7 +325,7 @@ fn conform(habits: &[Dialect]) {
         };
         let opened = open(&config).expect("the URL names a bucket").store;
         let total = Duration::from_mins(1);
-        let patient = Arc::new(Retry::new(opened, RetryPolicy { total }));
+        let patient = Arc::new(Retry::new(opened, RetryPolicy::per_request(total)));
         // Ceph 16 says that an upload that is gone is being completed, with a 500.
         let mut gaps = vec![Gap::CompleteAborted];
         match habit {
