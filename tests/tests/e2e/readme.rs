@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use e2e::{Cluster, GcsServer, PgBin, S3Server, ShutDown, Workspace};
+use e2e::{Azurite, Cluster, GcsServer, PgBin, S3Server, ShutDown, Workspace};
 
 /// Commands that are not run here, since continuous integration is them.
 const BY_CI: [&str; 3] = [
@@ -148,6 +148,25 @@ fn the_commands_for_a_directory_work() {
     assert_rows(restored, &stage, &section);
 }
 
+/// Runs the commands of a store's section, which restore into `from-{name}`, and
+/// recovers there.
+fn commands_work(stage: &Stage<'_>, bin: &PgBin, heading: &str, commands: usize, name: &str) {
+    let section = Section::of(heading);
+    let mut cluster = primary(bin, stage, &section);
+    let lines = section.blocks("sh");
+    assert_eq!(lines.len(), commands, "{lines:?}");
+    for line in &lines {
+        stage.run(&cluster, line);
+    }
+    cluster.archive_everything();
+    cluster.stop(ShutDown::Immediate);
+    let folder = format!("pgdata/from-{name}");
+    let restored = Cluster::existing(bin, stage.workspace, &folder);
+    let signal = format!("{folder}/recovery.signal");
+    stage.workspace.file(&signal, "");
+    assert_rows(restored, stage, &section);
+}
+
 #[test]
 fn the_commands_for_s3_work() {
     let Some(bin) = PgBin::find() else { return };
@@ -155,7 +174,6 @@ fn the_commands_for_s3_work() {
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
         return;
     };
-    let section = Section::of("## Use: S3");
     let stage = Stage {
         workspace: &workspace,
         environment: bucket.environment(),
@@ -164,17 +182,23 @@ fn the_commands_for_s3_work() {
             ("https://s3.example.org", bucket.endpoint().to_owned()),
         ],
     };
-    let mut cluster = primary(&bin, &stage, &section);
-    let commands = section.blocks("sh");
-    assert_eq!(commands.len(), 3, "{commands:?}");
-    for command in &commands {
-        stage.run(&cluster, command);
-    }
-    cluster.archive_everything();
-    cluster.stop(ShutDown::Immediate);
-    let restored = Cluster::existing(&bin, &workspace, "pgdata/from-s3");
-    workspace.file("pgdata/from-s3/recovery.signal", "");
-    assert_rows(restored, &stage, &section);
+    commands_work(&stage, &bin, "## Use: S3", 3, "s3");
+}
+
+#[test]
+fn the_commands_for_azure_blob_storage_work() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(container) = Azurite::Plain.container(&workspace) else {
+        return;
+    };
+    let url = "https://myaccount.blob.core.windows.net/backups";
+    let stage = Stage {
+        workspace: &workspace,
+        environment: container.environment(),
+        places: vec![(url, container.url())],
+    };
+    commands_work(&stage, &bin, "## Use: Azure Blob Storage", 2, "azure");
 }
 
 #[test]
@@ -184,23 +208,12 @@ fn the_commands_for_google_cloud_storage_work() {
     let Some(bucket) = GcsServer::StandIn.bucket() else {
         return;
     };
-    let section = Section::of("## Use: Google Cloud Storage");
     let stage = Stage {
         workspace: &workspace,
         environment: bucket.environment(),
         places: vec![("gs://my-backups", bucket.url())],
     };
-    let mut cluster = primary(&bin, &stage, &section);
-    let commands = section.blocks("sh");
-    assert_eq!(commands.len(), 2, "{commands:?}");
-    for command in &commands {
-        stage.run(&cluster, command);
-    }
-    cluster.archive_everything();
-    cluster.stop(ShutDown::Immediate);
-    let restored = Cluster::existing(&bin, &workspace, "pgdata/from-gcs");
-    workspace.file("pgdata/from-gcs/recovery.signal", "");
-    assert_rows(restored, &stage, &section);
+    commands_work(&stage, &bin, "## Use: Google Cloud Storage", 2, "gcs");
 }
 
 #[test]
@@ -212,8 +225,9 @@ fn every_other_command_is_run_by_continuous_integration() {
     let mut commands = whole.blocks("sh");
     for heading in [
         "## Use: a local directory",
-        "## Use: Google Cloud Storage",
         "## Use: S3",
+        "## Use: Azure Blob Storage",
+        "## Use: Google Cloud Storage",
         "## Use: the catalogue",
     ] {
         let tested = Section::of(heading).blocks("sh");
