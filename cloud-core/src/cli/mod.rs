@@ -29,7 +29,8 @@ use self::signals::{EndBy, Signals};
 use crate::catalogue::layout::Layout;
 use crate::ops::{Answer, Ctx, Env, OpError, OpErrorKind};
 use crate::store::{
-    self, BucketState, OpenError, Opened, Retry, RetryPolicy, StoreConfig, StoreErrorKind,
+    self, BucketState, ObjectStore, OpenError, Opened, Retry, RetryPolicy, StoreConfig,
+    StoreErrorKind,
 };
 
 /// How long threads that are still busy at the end are waited for.
@@ -201,10 +202,23 @@ fn interrupted<T: Tool>() -> OpError {
     OpError::new(OpErrorKind::Interrupted, text)
 }
 
+/// How long `--test` asks a store again that is there but busy. One that is not
+/// there is told at once.
+const TEST_BUSY: Duration = Duration::from_secs(10);
+
 /// `--test`: can the store be reached, and is the bucket there?
 async fn test<T: Tool>(opened: &Opened) -> Result<(), OpError> {
     let bucket = &opened.bucket;
-    let probed = opened.store.probe().await;
+    let mut probed = opened.store.probe().await;
+    if let Err(error) = &probed
+        && matches!(
+            error.kind,
+            StoreErrorKind::RateLimited | StoreErrorKind::ServerFault
+        )
+    {
+        let busy = Retry::new(Arc::clone(&opened.store), RetryPolicy::per_run(TEST_BUSY));
+        probed = busy.probe().await;
+    }
     let refused = matches!(&probed, Err(error) if error.kind == StoreErrorKind::PermissionDenied);
     if probed.is_ok() || refused {
         tracing::info!("{} can be reached", opened.store.info().location);

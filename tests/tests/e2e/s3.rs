@@ -418,6 +418,32 @@ fn a_test_tells_how_far_it_came() {
     }
 }
 
+/// One that is there, but busy for the moment, is no store that cannot be reached.
+#[test]
+fn a_busy_store_is_tested_again() {
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let proxy = FaultProxy::start(bucket.endpoint());
+    let (name, more) = TOOLS[0];
+    let test = || {
+        let tool = workspace.tool(&format!("barman-cloud-{name}"));
+        tool.envs(bucket.environment_through(&proxy))
+            .args(["--test", &bucket.url(), "main"])
+            .args(more)
+            .run()
+    };
+    for status in [500, 503] {
+        let before = proxy.log().len();
+        proxy.add(&Rule::new(&Fault::Status(status)).times(2));
+        let run = test();
+        assert_eq!((run.code(), run.stderr.as_str()), (Some(0), ""), "{run}");
+        assert_eq!(proxy.log().len() - before, 3, "{run}");
+        proxy.clear();
+    }
+}
+
 #[test]
 fn a_store_that_does_not_answer_is_unreachable() {
     let workspace = Workspace::new();

@@ -39,12 +39,14 @@ fn a_server_that_ends_while_a_segment_is_archived() {
             );
             scene.proxy.clear();
             let before = scene.proxy.log().len();
-            if fault == Fault::LostResponse {
+            let held = if fault == Fault::LostResponse {
                 scene.proxy.add(&Rule::new(&fault).on("^PUT /.*/wals/"));
-            }
-            scene
-                .proxy
-                .add(&Rule::new(&Fault::Hold).on("^PUT /.*/wals/"));
+                // To see whether it is what was sent.
+                "^GET /.*/wals/"
+            } else {
+                "^PUT /.*/wals/"
+            };
+            scene.proxy.add(&Rule::new(&Fault::Hold).on(held));
             let session = scene.cluster.session();
             session.run("INSERT INTO t SELECT i, 'new' FROM generate_series(1, 100) AS i");
             session.run("SELECT pg_switch_wal()");

@@ -77,8 +77,8 @@ fn outlived() -> Vec<Case> {
     let slow = Fault::Status(503);
     vec![
         case(
-            "every other request is answered with 503 (SlowDown)",
-            [Rule::new(&slow).every(2)],
+            "every third request is answered with 503 (SlowDown)",
+            [Rule::new(&slow).every(3)],
         ),
         case(
             "every request is answered with 503 (SlowDown) three times",
@@ -211,7 +211,9 @@ fn a_backup_outlives_what_passes_and_is_failed_by_what_does_not() {
     let found = "exit 1, one line: complete if `show` says `DONE`, which it does";
     let mut row = row(TOOL, done, found);
     let lost = Rule::new(&Fault::LostResponse).on(INFO).skip(1);
-    let refused = Rule::new(&Fault::Status(403)).on("backup.info").skip(1);
+    let refused = Rule::new(&Fault::Status(403))
+        .on("^(GET|PUT) /.*/backup.info")
+        .skip(1);
     let run = scene.backup(&[lost, refused.always()], &[]);
     super::assert_refused(&run, 1);
     assert!(run.stderr.contains("is complete if"), "{run}");

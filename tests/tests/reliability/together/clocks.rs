@@ -8,6 +8,9 @@ use crate::database::scene::{FIRST_PART, Scene};
 /// What the tools say when the store says so.
 const WRONG: &str = "the clock of this machine is wrong";
 
+/// How wrong a clock is that no store accepts.
+const OFFSETS: [&str; 4] = ["+16m", "-16m", "+1d", "-1d"];
+
 type Made<'a> = Box<dyn Fn() -> Tool<'a> + 'a>;
 
 #[test]
@@ -20,15 +23,9 @@ fn a_clock_that_the_store_does_not_accept() {
         return;
     };
     let shelf = Shelf::new(&workspace, Where::Bucket(&bucket, "shelf"), None);
-    let new = *shelf::SEGMENTS.end() + 1;
-    let segment = workspace.file(shelf::segment(new), shelf::content(new));
     let mut cluster = e2e::Cluster::create(&bin, &workspace, "primary", &[]);
     cluster.start();
-    let tools: [(&str, Made<'_>); 8] = [
-        (
-            "wal-archive",
-            Box::new(|| shelf.tool("barman-cloud-wal-archive", &[]).arg(&segment)),
-        ),
+    let tools: [(&str, Made<'_>); 7] = [
         ("wal-restore", Box::new(|| shelf.fetch(5, "fetched"))),
         (
             "backup",
@@ -59,7 +56,7 @@ fn a_clock_that_the_store_does_not_accept() {
             format!("`{name}`: its clock is 16 minutes, or a day, behind or ahead of the store's"),
             "exit 4; the message says that the clock is wrong; nothing was changed",
         );
-        for offset in ["+16m", "-16m", "+1d", "-1d"] {
+        for offset in OFFSETS {
             let run = tool().envs(clock.off_by(offset)).run();
             assert_eq!(run.code(), Some(4), "{run}");
             let errors = run.errors();
@@ -76,6 +73,25 @@ fn a_clock_that_the_store_does_not_accept() {
     let delete = shelf.delete(&["-r", "REDUNDANCY 1"]);
     delete.envs(clock.off_by("-10m")).succeed();
     shelf.assert_only_the_newest();
+
+    // It looks before it writes, so it is told the time before it matters.
+    let mut row = Row::new(
+        Section::Together,
+        "`wal-archive`: its clock is 16 minutes, or a day, behind or ahead of the store's",
+        "the file is archived; the store's time counts from its first answer on",
+    );
+    for (new, offset) in (*shelf::SEGMENTS.end() + 1..).zip(OFFSETS) {
+        let segment = workspace.file(shelf::segment(new), shelf::content(new));
+        let archive = shelf.tool("barman-cloud-wal-archive", &[]).arg(&segment);
+        let run = archive.envs(clock.off_by(offset)).run();
+        assert_eq!(run.code(), Some(0), "{run}");
+        shelf.fetch(new, "fetched").succeed();
+        let fetched = workspace.path("fetched");
+        assert!(std::fs::read(&fetched).unwrap() == shelf::content(new));
+        std::fs::remove_file(fetched).unwrap();
+        row.lived_through();
+    }
+    row.finish();
 }
 
 #[test]
