@@ -16,6 +16,7 @@ use super::{
 use crate::key::{Key, Prefix};
 
 mod multipart;
+mod replacing;
 mod uploads;
 
 /// Largest object the suite reads back.
@@ -30,8 +31,8 @@ pub enum Gap {
     /// To complete an upload that was aborted by another is answered as a fault
     /// of the server, and not as an upload that is gone.
     CompleteAborted,
-    /// It takes the condition of a create-only write for nothing, or does not take it:
-    /// the client looks first, and of two that look at the same time none is told.
+    /// It takes the conditions of writes for nothing, or does not take them: the
+    /// client looks first, and of two that look at the same time none is told.
     RacingWriters,
     /// The credentials are for a path of the bucket alone: it cannot be made with them.
     CreateBucket,
@@ -67,7 +68,10 @@ pub async fn all_but(store: Arc<dyn ObjectStore>, prefix: &str, gaps: &[Gap]) {
     create_only(s, &dir("create-only")).await;
     if !gaps.contains(&Gap::RacingWriters) {
         racing_writers(&store, &dir("race")).await;
+        replacing::racing(&store, &dir("race-replace")).await;
     }
+    replacing::in_one_request(s, &dir("replace")).await;
+    replacing::in_parts(s, &dir("multipart-replace")).await;
     ranges_and_versions(s, &dir("ranges")).await;
     names(s, &dir("names")).await;
     listings(s, &dir("list")).await;
@@ -174,37 +178,46 @@ async fn racing_writers(store: &Arc<dyn ObjectStore>, dir: &Prefix) {
     }
     for round in 0..5 {
         let key = key(dir, &format!("object{round}"));
-        let writers: Vec<_> = (0..8)
-            .map(|seed| {
-                let (store, key) = (Arc::clone(store), key.clone());
-                tokio::spawn(async move {
-                    let body = pattern(100_000, seed);
-                    store.put(&key, body.clone(), &create()).await.map(|_| body)
-                })
-            })
-            .collect();
-        let mut winner = None;
-        for writer in writers {
-            match writer.await.expect("the writer did not panic") {
-                Ok(body) => assert!(
-                    winner.replace(body).is_none(),
-                    "two writers created one object"
-                ),
-                Err(error) => assert!(
-                    matches!(
-                        error.kind,
-                        StoreErrorKind::AlreadyExists | StoreErrorKind::Conflict
-                    ),
-                    "{error}"
-                ),
-            }
-        }
-        assert_eq!(
-            Some(read(store.as_ref(), &key).await),
-            winner,
-            "the object is the winner's"
-        );
+        one_of_eight(store, &key, &create()).await;
     }
+}
+
+/// Eight writers whose condition only one can meet.
+async fn one_of_eight(store: &Arc<dyn ObjectStore>, key: &Key, options: &PutOptions) {
+    let writers: Vec<_> = (0..8)
+        .map(|seed| {
+            let (store, key, options) = (Arc::clone(store), key.clone(), options.clone());
+            tokio::spawn(async move {
+                let body = pattern(100_000, seed);
+                store.put(&key, body.clone(), &options).await.map(|_| body)
+            })
+        })
+        .collect();
+    let mut winner = None;
+    for writer in writers {
+        match writer.await.expect("the writer did not panic") {
+            Ok(body) => assert!(
+                winner.replace(body).is_none(),
+                "two writers met one condition"
+            ),
+            Err(error) => assert!(
+                // Ceph calls it a fault of its own.
+                matches!(
+                    error.kind,
+                    StoreErrorKind::AlreadyExists
+                        | StoreErrorKind::Conflict
+                        | StoreErrorKind::ServerFault
+                ),
+                "{error}: {}",
+                error.source
+            ),
+        }
+    }
+    assert_eq!(
+        Some(read(store.as_ref(), key).await),
+        winner,
+        "the object is the winner's"
+    );
 }
 
 async fn ranges_and_versions(store: &dyn ObjectStore, dir: &Prefix) {

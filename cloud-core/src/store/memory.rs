@@ -12,8 +12,8 @@ use futures_util::stream::{self, BoxStream};
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
     MultipartUpload, ObjectLock, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt,
-    PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind, StoreInfo,
-    StoreOp, Tag, UnfinishedUpload,
+    PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, Tag,
+    UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -213,9 +213,10 @@ impl MemoryStore {
         options: &PutOptions,
     ) -> Result<PutReceipt> {
         let mut shared = self.bucket(op, key.as_str())?;
-        if options.mode == PutMode::CreateOnly && shared.objects.contains_key(key) {
+        let found = shared.objects.get(key).map(|object| object.meta(key));
+        if let Some(why) = options.mode.objection(found.as_ref()) {
             let kind = StoreErrorKind::AlreadyExists;
-            return Err(self.error(op, key.as_str(), kind, "the object exists"));
+            return Err(self.error(op, key.as_str(), kind, why));
         }
         let version = shared.store(key.clone(), body, options);
         Ok(PutReceipt {

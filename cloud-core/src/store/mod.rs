@@ -82,8 +82,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// Stores `body` under `key`, all or nothing.
     ///
     /// A reader sees the old object, the new one or `NotFound`, never a
-    /// mixture. With [`PutMode::CreateOnly`] the answer is `AlreadyExists`, and
-    /// nothing is changed, if the key exists, even with two writers.
+    /// mixture. If what is there is not what the [`PutMode`] wants, the answer is
+    /// `AlreadyExists` and nothing is changed, even with two writers.
     ///
     /// After a timeout or a lost connection it is *unknown* whether the write
     /// happened; repeating is safe.
@@ -152,9 +152,9 @@ pub trait MultipartUpload: fmt::Debug + Send + Sync {
     /// that are not named, Ceph refuses to go on without them.) A receipt that
     /// is not the latest of its number is `Invalid`.
     ///
-    /// With [`PutMode::CreateOnly`] in the options of the upload the answer is
-    /// `AlreadyExists` if the key exists by now; the parts are then still there
-    /// and want an `abort`.
+    /// The answer is `AlreadyExists` if what is there by now is not what the
+    /// [`PutMode`] in the options of the upload wants; the parts are then still
+    /// there and want an `abort`.
     async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt>;
 
     /// Frees the parts. Safe to repeat, and after `complete`, failed or not.
@@ -197,8 +197,9 @@ pub struct Limits {
 /// What a store can do beside the methods all stores have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// Whether [`PutMode::CreateOnly`] is decided by the store itself. Where it
-    /// is not, `put` looks first, which leaves a moment between look and write.
+    /// Whether [`PutMode::CreateOnly`] and [`PutMode::Replace`] are decided by the
+    /// store itself. Where they are not, `put` looks first, which leaves a moment
+    /// between look and write.
     pub create_only: bool,
     /// Whether `PutOptions::tags` can be kept; where not, a put with tags is
     /// answered `Unsupported`.
@@ -222,14 +223,29 @@ pub enum BucketState {
     Missing,
 }
 
-/// What to do when the key exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What has to be there before a write.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PutMode {
-    /// Replace the object.
+    /// Anything or nothing: an object of that name is replaced.
     #[default]
     Overwrite,
-    /// Change nothing and answer `AlreadyExists`.
+    /// Nothing.
     CreateOnly,
+    /// The object in this version, which is replaced.
+    Replace(ObjectVersion),
+}
+
+impl PutMode {
+    /// Why a write in this mode must not be done over what was found.
+    fn objection(&self, found: Option<&ObjectMeta>) -> Option<&'static str> {
+        match (self, found) {
+            (Self::Overwrite, _) | (Self::CreateOnly, None) => None,
+            (Self::CreateOnly, Some(_)) => Some("an object of that name exists"),
+            (Self::Replace(_), None) => Some("the object that was to be replaced is gone"),
+            (Self::Replace(wanted), Some(found)) => (found.version.as_ref() != Some(wanted))
+                .then_some("the object that was to be replaced was replaced by another"),
+        }
+    }
 }
 
 /// How to store an object. Encryption is configuration of the store, so that

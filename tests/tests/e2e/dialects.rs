@@ -301,6 +301,7 @@ fn several_habits_at_once() {
         Dialect::BulkSilent,
         Dialect::EncodedNames,
         Dialect::ThousandParts,
+        Dialect::SlowDown,
     ];
     stores_with(S3Server::CephPlain, [OLD, STRICT].into_iter());
     stores_with(S3Server::Moto, [OLD].into_iter());

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use e2e::{Objects, Row, Running, Section, of_sample_or_whole, wait_until};
 use rustix::process::Signal;
 
-use crate::wal_again::{SEGMENT, everywhere, key, sample};
+use crate::wal_again::{SEGMENT, everywhere, key, sample, until};
 
 /// How many race.
 const RACERS: usize = 8;
 
 /// The file of each racer, each in a folder of its own.
-fn files(at: &Objects<'_>, content: impl Fn(usize) -> Vec<u8>) -> Vec<PathBuf> {
+fn files(at: &Objects<'_>, name: &str, content: impl Fn(usize) -> Vec<u8>) -> Vec<PathBuf> {
     (0..RACERS)
         .map(|racer| {
             at.workspace().dir(format!("racer-{racer}"));
-            let name = format!("racer-{racer}/{SEGMENT}");
+            let name = format!("racer-{racer}/{name}");
             at.workspace().file(name, content(racer))
         })
         .collect()
@@ -58,7 +58,7 @@ fn eight_archivers_of_the_same_file() {
     let content = sample(SEGMENT);
     everywhere(|at| {
         for round in 0..rounds() {
-            let files = files(at, |_| content.clone());
+            let files = files(at, SEGMENT, |_| content.clone());
             let (options, object): (&[&str], _) = match round % 2 {
                 0 => (&["--gzip"], key(SEGMENT, ".gz")),
                 _ => (&[], key(SEGMENT, "")),
@@ -87,7 +87,7 @@ fn eight_archivers_of_different_files() {
     );
     everywhere(|at| {
         for _ in 0..rounds() {
-            let files = files(at, of_racer);
+            let files = files(at, SEGMENT, of_racer);
             let ended: Vec<_> = start(at, &[], &files)
                 .into_iter()
                 .map(Running::wait)
@@ -112,6 +112,37 @@ fn eight_archivers_of_different_files() {
     row.finish();
 }
 
+/// Only the `.partial` that reaches furthest may be left, whoever judges what and
+/// when.
+#[test]
+fn eight_archivers_of_partials_that_reach_different_lengths() {
+    let mut row = Row::new(
+        Section::WalAgain,
+        "`wal-archive`: eight at once with a `.partial` of the same name, each with another reach",
+        "all are done; the one that reaches furthest is stored",
+    );
+    let name = format!("{SEGMENT}.partial");
+    everywhere(|at| {
+        let mut rng = fastrand::Rng::with_seed(9);
+        for _ in 0..rounds() {
+            let mut reaches: Vec<usize> = (1..=RACERS).collect();
+            rng.shuffle(&mut reaches);
+            let files = files(at, &name, |racer| until(reaches[racer]));
+            for racer in start(at, &[], &files) {
+                let run = racer.wait();
+                assert_eq!(run.code(), Some(0), "{run}");
+            }
+            let object = key(&name, "");
+            assert!(at.read(&object) == until(RACERS), "{reaches:?}");
+            assert_eq!(at.keys(""), [object.as_str()]);
+            assert_eq!(at.unfinished(), [""; 0]);
+            at.remove(&object);
+            row.lived_through();
+        }
+    });
+    row.finish();
+}
+
 /// Half of them are killed, each at another moment of its work.
 #[test]
 fn some_of_eight_archivers_are_killed() {
@@ -124,7 +155,7 @@ fn some_of_eight_archivers_are_killed() {
     everywhere(|at| {
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..rounds() {
-            let files = files(at, |_| content.clone());
+            let files = files(at, SEGMENT, |_| content.clone());
             let racers = start(at, &["--bzip2"], &files);
             for (racer, file) in racers.iter().zip(&files).step_by(2) {
                 // Somewhere between the opening of its file and its end.

@@ -27,7 +27,7 @@ use super::{Ctx, OpError, OpErrorKind, chain};
 use crate::catalogue::layout::Layout;
 use crate::codec::{Codec, Level};
 use crate::key::Key;
-use crate::store::{ObjectStore, PutMode, PutOptions, StoreErrorKind, Tag};
+use crate::store::{ObjectMeta, ObjectStore, PutMode, PutOptions, StoreErrorKind, Tag};
 use crate::wal::{WalKind, WalName};
 
 /// How often an object that others change at the same time is looked at.
@@ -115,6 +115,7 @@ pub async fn run(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Put {
     Stored,
+    /// What is there is not what was expected.
     NameTaken,
 }
 
@@ -137,7 +138,7 @@ impl Archiving<'_> {
         }
         let ours = self.our_content().await?;
         for _ in 0..ROUNDS {
-            let Some(stored) = self.stored_content(&ours).await? else {
+            let Some((meta, stored)) = self.stored_content(&ours).await? else {
                 // Deleted since; another archiver may be faster again.
                 if self.put(PutMode::CreateOnly).await? == Put::Stored {
                     return Ok(());
@@ -164,9 +165,11 @@ impl Archiving<'_> {
                          this file: {ours})",
                         self.name
                     );
-                    self.put(PutMode::Overwrite).await?;
-                    // Looked at once more: another archiver may have judged the
-                    // same stored file and written after us.
+                    // Only what was compared: another archiver may have judged
+                    // the same stored file, and reach further than both.
+                    let mode = meta.version.map_or(PutMode::Overwrite, PutMode::Replace);
+                    self.put(mode).await?;
+                    // Looked at once more, for the stores that keep no conditions.
                 }
             }
         }
@@ -177,6 +180,7 @@ impl Archiving<'_> {
     }
 
     async fn put(&self, mode: PutMode) -> Result<Put, OpError> {
+        let conditional = mode != PutMode::Overwrite;
         let options = PutOptions {
             mode,
             tags: self.tags.clone(),
@@ -193,7 +197,7 @@ impl Archiving<'_> {
         match upload.run(&options).await {
             Ok(()) => Ok(Put::Stored),
             Err(UploadError::Store(error))
-                if mode == PutMode::CreateOnly && error.kind == StoreErrorKind::AlreadyExists =>
+                if conditional && error.kind == StoreErrorKind::AlreadyExists =>
             {
                 Ok(Put::NameTaken)
             }
@@ -218,7 +222,10 @@ impl Archiving<'_> {
     }
 
     /// The stored file, decoded; `None` if it is gone.
-    async fn stored_content(&self, ours: &Content) -> Result<Option<Content>, OpError> {
+    async fn stored_content(
+        &self,
+        ours: &Content,
+    ) -> Result<Option<(ObjectMeta, Content)>, OpError> {
         let decoded = match self.decode_stored().await {
             Err(failure) if failure.may_be_of_the_way() => self.decode_stored().await,
             decoded => decoded,
@@ -234,7 +241,7 @@ impl Archiving<'_> {
             )
         };
         match decoded {
-            Ok(content) => Ok(Some(content.finish(self.name.kind()))),
+            Ok((meta, content)) => Ok(Some((meta, content.finish(self.name.kind())))),
             Err(ObjectFailure::Stopped) => Err(interrupted()),
             Err(ObjectFailure::Store(error)) => match error.kind {
                 StoreErrorKind::NotFound => Ok(None),
@@ -258,11 +265,10 @@ impl Archiving<'_> {
         }
     }
 
-    async fn decode_stored(&self) -> Result<ContentWriter, ObjectFailure> {
+    async fn decode_stored(&self) -> Result<(ObjectMeta, ContentWriter), ObjectFailure> {
         let open = || Ok(ContentWriter::default());
         let stop = &self.ctx.cancel;
-        let decoded = decode_object(self.ctx, &self.store, &self.key, self.codec, stop, open).await;
-        decoded.map(|(_, content)| content)
+        decode_object(self.ctx, &self.store, &self.key, self.codec, stop, open).await
     }
 
     fn different(&self, ours: &Content, stored: &Content) -> OpError {

@@ -197,6 +197,28 @@ async fn the_furthest_of_several_partials_is_left_in_whatever_order_they_come() 
     }
 }
 
+/// Both have compared their file with the same stored one.
+#[tokio::test]
+async fn of_two_partials_that_replace_one_at_the_same_time_the_furthest_is_left() {
+    for reaches in [[5, 9], [9, 5]] {
+        let bench = Bench::new();
+        let request = bench.request(PARTIAL, &until(2 * 8192));
+        bench.archive(&request).await.expect("archived");
+        let [one, other] = reaches.map(|pages| bench.request(PARTIAL, &until(pages * 8192)));
+        // Both creations are refused; then the replacement of the first waits.
+        bench.store.faulty.fail(StoreOp::Put, Fault::Late(0), 2);
+        bench.store.faulty.fail(StoreOp::Put, Fault::Late(100), 1);
+        let (one, other) = tokio::join!(bench.archive(&one), bench.archive(&other));
+        one.expect("archived, or another reaches further");
+        other.expect("archived, or another reaches further");
+        assert_eq!(
+            bench.stored(PARTIAL, codec::CODECS[0]),
+            until(9 * 8192),
+            "{reaches:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_partial_of_another_cluster_is_refused() {
     let bench = Bench::new();

@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 use super::checksum::Checksum;
 use super::error::Failure;
-use super::put::{condition, receipt, refused, tags};
+use super::put::{conditions, receipt, refused, tags};
 use super::{
     Inner, MultipartUpload, PutOptions, PutReceipt, Result, StoreError, StoreErrorKind, StoreOp,
 };
@@ -174,17 +174,20 @@ impl Upload {
             latest: Some(names?),
             ..BlockLookupList::default()
         };
+        let mode = &self.options.mode;
+        let (if_none_match, if_match) = conditions(mode);
         let options = BlockBlobClientCommitBlockListOptions {
             blob_tags_string: tags(&self.options),
             encryption_scope: self.inner.scope.clone(),
-            if_none_match: condition(self.options.mode),
+            if_none_match,
+            if_match,
             ..BlockBlobClientCommitBlockListOptions::default()
         };
         let blob = self.inner.connection()?.blob(&self.key).block_blob_client();
         let answer = blob
             .commit_block_list(list.try_into()?, Some(options))
             .await
-            .map_err(|error| refused(error, self.options.mode))?;
+            .map_err(|error| refused(error, mode))?;
         Ok(receipt(answer.etag()?.as_ref()))
     }
 

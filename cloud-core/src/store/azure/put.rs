@@ -21,11 +21,13 @@ impl Inner {
         options: &PutOptions,
     ) -> Result<PutReceipt, Failure> {
         let checksum = Checksum::of(&body);
-        let mode = options.mode;
+        let mode = &options.mode;
+        let (if_none_match, if_match) = conditions(mode);
         let options = BlockBlobClientUploadOptions {
             blob_tags_string: tags(options),
             encryption_scope: self.scope.clone(),
-            if_none_match: condition(options.mode),
+            if_none_match,
+            if_match,
             method_options: ClientMethodOptions {
                 // The options have no place for it: the policy that signs the
                 // request takes it from here.
@@ -45,16 +47,20 @@ impl Inner {
     }
 }
 
-/// The condition of a write: that there is nothing under its name.
-pub(super) fn condition(mode: PutMode) -> Option<Etag> {
-    (mode == PutMode::CreateOnly).then(|| Etag::from("*"))
+/// The conditions of a write: what must not be there, and what must.
+pub(super) fn conditions(mode: &PutMode) -> (Option<Etag>, Option<Etag>) {
+    match mode {
+        PutMode::Overwrite => (None, None),
+        PutMode::CreateOnly => (Some(Etag::from("*")), None),
+        PutMode::Replace(version) => (None, Some(Etag::from(format!("\"{}\"", version.0)))),
+    }
 }
 
 /// Why a write was refused. Who may create but not replace is told so of a name
 /// that is taken, before the condition is looked at.
-pub(super) fn refused(error: azure_core::Error, mode: PutMode) -> Failure {
+pub(super) fn refused(error: azure_core::Error, mode: &PutMode) -> Failure {
     let mut failure = Failure::from(error);
-    if mode == PutMode::CreateOnly && failure.code == "UnauthorizedBlobOverwrite" {
+    if *mode == PutMode::CreateOnly && failure.code == "UnauthorizedBlobOverwrite" {
         failure.kind = StoreErrorKind::AlreadyExists;
     }
     failure

@@ -43,7 +43,7 @@ pub(super) async fn begin(
             None => tracing::debug!(
                 "a tag cannot be written as a header: the upload of `{key}` is resumable"
             ),
-            Some(headers) => match Upload::begin(inner, key, options.mode, headers).await {
+            Some(headers) => match Upload::begin(inner, key, options.mode.clone(), headers).await {
                 Ok(upload) => {
                     let what = "takes uploads in parts by the XML API: parts go side by side";
                     inner.parts.by_xml.learn(location, what);
@@ -189,9 +189,7 @@ impl Upload {
             let why = "an upload needs at least one part";
             return Err(Failure::new(StoreErrorKind::Invalid, why));
         }
-        if self.mode == PutMode::CreateOnly {
-            self.inner.check_free(&self.key).await?;
-        }
+        self.inner.look_before_end(&self.key, &self.mode).await?;
         let call = self
             .call(Method::POST)
             .query("uploadId", &self.id)
@@ -257,16 +255,20 @@ fn whole_checksum(parts: &[PartReceipt]) -> Option<String> {
 }
 
 impl Inner {
-    /// The name must be free at the end, which the service looks after at the
-    /// beginning at most.
-    pub(super) async fn check_free(&self, key: &Key) -> Result<(), Failure> {
-        match self.head(StoreOp::Complete, key).await {
-            Ok(_) => {
-                let why = "an object of that name exists";
-                Err(Failure::new(StoreErrorKind::AlreadyExists, why))
-            }
-            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Failure::new(error.kind, error.source.to_string())),
+    /// What is there at the end of an upload must be what `mode` wants, which the
+    /// service looks after at the beginning at most.
+    pub(super) async fn look_before_end(&self, key: &Key, mode: &PutMode) -> Result<(), Failure> {
+        if *mode == PutMode::Overwrite {
+            return Ok(());
+        }
+        let found = match self.head(StoreOp::Complete, key).await {
+            Ok(meta) => Some(meta),
+            Err(error) if error.kind == StoreErrorKind::NotFound => None,
+            Err(error) => return Err(Failure::new(error.kind, error.source.to_string())),
+        };
+        match mode.objection(found.as_ref()) {
+            Some(why) => Err(Failure::new(StoreErrorKind::AlreadyExists, why)),
+            None => Ok(()),
         }
     }
 

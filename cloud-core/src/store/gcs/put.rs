@@ -79,7 +79,7 @@ impl Inner {
         );
         let after = format!("\r\n--{boundary}--\r\n");
         let call = self
-            .upload(options.mode, "multipart")
+            .upload(&options.mode, "multipart")
             .header(
                 CONTENT_TYPE,
                 format!("multipart/related; boundary={boundary}"),
@@ -90,12 +90,17 @@ impl Inner {
     }
 
     /// A request that writes an object, with all that every write has.
-    pub(super) fn upload(&self, mode: PutMode, how: &str) -> Call {
+    pub(super) fn upload(&self, mode: &PutMode, how: &str) -> Call {
         let path = format!("/upload{}/o", self.bucket_path());
         let mut call = Call::new(Method::POST, path).query("uploadType", how);
-        if mode == PutMode::CreateOnly {
+        let generation = match mode {
+            PutMode::Overwrite => None,
             // No version of the object is there.
-            call = call.query("ifGenerationMatch", "0");
+            PutMode::CreateOnly => Some("0"),
+            PutMode::Replace(version) => Some(version.0.as_str()),
+        };
+        if let Some(generation) = generation {
+            call = call.query("ifGenerationMatch", generation);
         }
         if let Some(key) = &self.kms_key {
             call = call.query("kmsKeyName", key);

@@ -185,7 +185,7 @@ impl Resumable {
         options: &PutOptions,
     ) -> Result<Self, Failure> {
         let call = inner
-            .upload(options.mode, "resumable")
+            .upload(&options.mode, "resumable")
             .header(UPLOAD_TYPE, BYTES)
             .json_body(&described(key, options));
         let answer = inner.ask(&call).await.map_err(of_write)?;
@@ -198,7 +198,7 @@ impl Resumable {
             inner: Arc::clone(inner),
             key: key.clone(),
             session: session.to_owned(),
-            mode: options.mode,
+            mode: options.mode.clone(),
             under_way: UnderWay::default(),
             stream: tokio::sync::Mutex::new(Stream {
                 confirmed: 0,
@@ -326,9 +326,7 @@ impl Resumable {
         if parts.len() != stream.taken.len() || !parts.iter().zip(&stream.taken).all(named) {
             return invalid("the parts are not those that were sent");
         }
-        if self.mode == PutMode::CreateOnly {
-            self.inner.check_free(&self.key).await?;
-        }
+        self.inner.look_before_end(&self.key, &self.mode).await?;
         let sum = stream.sum();
         let newest = stream.newest.take();
         stream.pending.extend(newest);

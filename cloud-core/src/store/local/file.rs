@@ -4,9 +4,11 @@ use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::store::PutMode;
+use rustix::fs::FlockOperation;
+
+use crate::store::{ObjectVersion, PutMode};
 
 /// What temporary names begin with; no component of a key may.
 const TEMPORARY: &str = ".barman-cloud-";
@@ -23,6 +25,12 @@ const ABANDONED: Duration = Duration::from_hours(7 * 24);
 /// How often a write begins again because its directory went away under it:
 /// a delete that empties a directory removes it.
 const TRIES: u32 = 100;
+
+/// How long to wait for somebody who replaces a version in the same directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks whether a lock is free.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Whether a text can be a component of a key.
 pub(super) fn is_component(text: &str) -> bool {
@@ -113,24 +121,45 @@ impl Temporary {
         &self,
         root: &Path,
         target: &Path,
-        mode: PutMode,
+        mode: &PutMode,
     ) -> io::Result<Metadata> {
         self.file.sync_all()?;
         let done = match mode {
             PutMode::Overwrite => std::fs::rename(&self.path, target),
             PutMode::CreateOnly => std::fs::hard_link(&self.path, target),
+            PutMode::Replace(version) => self.replace(target, version),
         };
         if let Err(error) = done
             && !self.is_at(target)?
         {
             self.check_in_place()?;
             return Err(match mode {
-                PutMode::Overwrite => error,
+                PutMode::Overwrite | PutMode::Replace(_) => error,
                 PutMode::CreateOnly => explain_link(error, target),
             });
         }
         sync_directories(root, target.parent().unwrap_or(root))?;
         self.file.metadata()
+    }
+
+    /// Takes the place of `target` if that is still the file of `version`. Nobody
+    /// else replaces a version in this directory at the same time, where the file
+    /// system has locks.
+    fn replace(&self, target: &Path, version: &ObjectVersion) -> io::Result<()> {
+        let _lock = match target.parent() {
+            Some(directory) => lock(directory)?,
+            None => None,
+        };
+        let found = match std::fs::symlink_metadata(target) {
+            Ok(meta) => Some(super::version(&meta)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        if found.as_ref() != Some(version) {
+            let why = "the object that was to be replaced is gone or was replaced by another";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+        std::fs::rename(&self.path, target)
     }
 
     /// The refusal of a file whose name was taken away.
@@ -150,6 +179,29 @@ impl Temporary {
         let ours = self.file.metadata()?;
         Ok(std::fs::symlink_metadata(target)
             .is_ok_and(|theirs| (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())))
+    }
+}
+
+/// Locks a directory until the file is dropped; `None` on file systems that have
+/// no locks for directories, as NFS.
+fn lock(directory: &Path) -> io::Result<Option<File>> {
+    use rustix::io::Errno;
+    let directory = File::open(directory)?;
+    let began = Instant::now();
+    loop {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(directory)),
+            // Held for as long as a rename takes; or its holder was stopped.
+            Err(Errno::WOULDBLOCK) if began.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(Errno::WOULDBLOCK) => {
+                let why = "another process has locked its directory";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            Err(Errno::INTR) => {}
+            Err(_) => return Ok(None),
+        }
     }
 }
 

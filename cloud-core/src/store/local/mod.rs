@@ -250,11 +250,11 @@ impl ObjectStore for LocalStore {
     async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
         self.refuse_tags(StoreOp::Put, key, options)?;
         let path = self.path(StoreOp::Put, key)?;
-        let mode = options.mode;
+        let mode = options.mode.clone();
         self.blocking(StoreOp::Put, key.as_str(), move |root| {
             let mut temporary = file::Temporary::beside(root, &path)?;
             io::Write::write_all(temporary.file_mut(), &body)?;
-            let meta = temporary.publish(root, &path, mode)?;
+            let meta = temporary.publish(root, &path, &mode)?;
             Ok(PutReceipt {
                 version: Some(version(&meta)),
             })
@@ -280,7 +280,7 @@ impl ObjectStore for LocalStore {
             self.clone(),
             key.clone(),
             path,
-            options.mode,
+            options.mode.clone(),
             file,
         )))
     }

@@ -287,11 +287,15 @@ impl MultipartUpload for LocalUpload {
             state.closing = true;
             (grown, wanted)
         };
-        let (state, target, mode) = (Arc::clone(&self.state), self.path.clone(), self.mode);
+        let (state, target, mode) = (
+            Arc::clone(&self.state),
+            self.path.clone(),
+            self.mode.clone(),
+        );
         self.store
             .blocking(op, key, move |root| {
                 let published =
-                    assemble(&grown, &wanted).and_then(|whole| whole.publish(root, &target, mode));
+                    assemble(&grown, &wanted).and_then(|whole| whole.publish(root, &target, &mode));
                 let mut state = lock(&state);
                 state.closing = false;
                 let meta = published?;

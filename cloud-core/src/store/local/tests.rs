@@ -373,8 +373,8 @@ async fn a_name_is_not_both_an_object_and_a_directory() {
     put("a/b", PutMode::Overwrite).await.unwrap();
     for mode in [PutMode::Overwrite, PutMode::CreateOnly] {
         let refused = Err(StoreErrorKind::Invalid);
-        assert_eq!(put("a", mode).await, refused);
-        assert_eq!(put("a/b/c", mode).await, refused);
+        assert_eq!(put("a", mode.clone()).await, refused);
+        assert_eq!(put("a/b/c", mode.clone()).await, refused);
         assert_eq!(put("a/b/c/d", mode).await, refused);
     }
     let missing = store.head(&key("a"), LockCheck::Skip).await.unwrap_err();
@@ -468,4 +468,28 @@ fn a_root_that_is_gone_is_never_made_by_a_write() {
     let made = file::create_directories(&root, &root.join("a/b"));
     assert_eq!(made.unwrap_err().kind(), io::ErrorKind::NotFound);
     assert!(!root.exists());
+}
+
+/// Between the look at a version and its replacement nobody else may replace it.
+#[tokio::test]
+async fn a_version_is_not_replaced_while_another_process_replaces_one_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(directory.path());
+    let key = Key::new("a/b").unwrap();
+    let put = async |body: &'static [u8], mode: PutMode| {
+        let options = PutOptions { mode, tags: None };
+        store.put(&key, Bytes::from_static(body), &options).await
+    };
+    let first = put(b"first", PutMode::Overwrite).await.unwrap();
+    let mode = PutMode::Replace(first.version.unwrap());
+    let other = File::open(directory.path().join("a")).unwrap();
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let error = put(b"second", mode.clone()).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Timeout);
+    drop(other);
+    put(b"second", mode).await.unwrap();
+    assert_eq!(
+        std::fs::read(directory.path().join("a/b")).unwrap(),
+        b"second"
+    );
 }

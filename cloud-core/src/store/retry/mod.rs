@@ -277,7 +277,7 @@ impl ObjectStore for Retry {
                     };
                 }
                 Err(error) => {
-                    unknown |= options.mode == PutMode::CreateOnly;
+                    unknown |= options.mode != PutMode::Overwrite;
                     patience.after(error).await?;
                 }
             }

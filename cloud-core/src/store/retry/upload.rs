@@ -21,13 +21,13 @@ pub(super) async fn begin(store: &Retry, key: &Key, options: &PutOptions) -> Res
     let mut unknown = false;
     loop {
         if unknown {
-            abort_unknown(store, key, options.mode).await;
+            abort_unknown(store, key, &options.mode).await;
         }
         match store.inner.begin_multipart(key, options).await {
             Ok(inner) => {
                 store.contact.meet();
                 let (store, key) = (store.clone(), key.clone());
-                return Ok(RetryUpload::new(inner, store, key, options.mode));
+                return Ok(RetryUpload::new(inner, store, key, options.mode.clone()));
             }
             Err(error) => {
                 unknown = matches!(
@@ -44,8 +44,8 @@ pub(super) async fn begin(store: &Retry, key: &Key, options: &PutOptions) -> Res
 /// the same time, as with WAL: another's would be among them.
 ///
 /// Who may not list is none the worse for it, and is not told.
-async fn abort_unknown(store: &Retry, key: &Key, mode: PutMode) {
-    if mode == PutMode::CreateOnly {
+async fn abort_unknown(store: &Retry, key: &Key, mode: &PutMode) {
+    if *mode != PutMode::Overwrite {
         return;
     }
     let prefix = Prefix::text(key.as_str());
@@ -69,7 +69,7 @@ pub(super) struct RetryUpload {
     store: Retry,
     key: Key,
     mode: PutMode,
-    /// CRC-32C of each part, of create-only uploads.
+    /// CRC-32C of each part, of uploads with a condition.
     checksums: Mutex<BTreeMap<PartNumber, u32>>,
 }
 
@@ -99,8 +99,8 @@ impl RetryUpload {
     }
 
     async fn before(&self) -> Before {
-        // A create-only object is recognised by its content.
-        if self.mode == PutMode::CreateOnly {
+        // A conditional object is recognised by its content.
+        if self.mode != PutMode::Overwrite {
             return Before::Unknown;
         }
         match self.store.inner.head(&self.key, LockCheck::Skip).await {
@@ -114,10 +114,7 @@ impl RetryUpload {
     /// answer was lost.
     async fn made(&self, parts: &[PartReceipt], before: &Before) -> Option<PutReceipt> {
         let size: u64 = parts.iter().map(|part| part.size).sum();
-        let meta = if self.mode == PutMode::CreateOnly {
-            // Another writer's object may have the same size.
-            self.same_content(parts).await?
-        } else {
+        let meta = if self.mode == PutMode::Overwrite {
             let meta = self.store.head(&self.key, LockCheck::Skip).await.ok()?;
             let new = match before {
                 Before::Nothing => true,
@@ -125,6 +122,9 @@ impl RetryUpload {
                 Before::Unknown => false,
             };
             new.then_some(meta)?
+        } else {
+            // Another writer's object may have the same size.
+            self.same_content(parts).await?
         };
         let receipt = PutReceipt {
             version: meta.version,
@@ -158,7 +158,7 @@ impl MultipartUpload for RetryUpload {
             .store
             .run(|| self.inner.put_part(number, body.clone()))
             .await?;
-        if self.mode == PutMode::CreateOnly {
+        if self.mode != PutMode::Overwrite {
             self.checksums().insert(number, crc32c::crc32c(&body));
         }
         Ok(receipt)

@@ -15,7 +15,7 @@ use super::{Inner, StoreErrorKind};
 pub(super) struct Extras {
     /// Headers named `x-amz-checksum-…`.
     pub(super) checksums: bool,
-    /// `If-None-Match`
+    /// `If-None-Match` or `If-Match`
     pub(super) condition: bool,
 }
 
@@ -135,7 +135,7 @@ impl Inner {
     }
 
     fn learned_no_conditions(&self) {
-        let what = "does not know If-None-Match: names are looked up before they are written";
+        let what = "does not know conditional writes: names are looked up before they are written";
         let learned = &self.learned.without_conditions;
         learned.learn(&self.info.location, what);
     }

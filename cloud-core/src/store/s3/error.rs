@@ -32,7 +32,7 @@ pub(super) struct Failure {
 /// What a store that refused a request turned out not to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unknown {
-    /// `If-None-Match`
+    /// `If-None-Match` or `If-Match`
     Condition,
     /// Checksum headers.
     Checksums,
@@ -49,7 +49,7 @@ const VAGUE_CODES: [&str; 4] = ["", "InvalidRequest", "InvalidArgument", "BadReq
 const CHECKSUM_WORDS: [&str; 4] = ["checksum", "crc32c", "content-md5", "contentmd5"];
 
 /// How stores name the condition.
-const CONDITION_WORDS: [&str; 3] = ["if-none-match", "conditional", "precondition"];
+const CONDITION_WORDS: [&str; 4] = ["if-none-match", "if-match", "conditional", "precondition"];
 
 impl Failure {
     /// A failure that no answer stands behind.

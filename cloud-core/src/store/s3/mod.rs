@@ -14,6 +14,7 @@ mod encryption;
 mod error;
 mod get;
 mod list;
+mod look;
 mod multipart;
 mod put;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use futures_util::stream::BoxStream;
 use self::connect::{Connect, Connection};
 use self::encryption::Encryption;
 use self::error::Failure;
+use self::look::Looked;
 use super::wire::{Flag, Md5Judge};
 use super::{
     Abilities, BucketState, CustomerKey, DeleteReport, Depth, Download, Limits, ListPage,
@@ -58,6 +60,7 @@ struct Inner {
     connect: Connect,
     encryption: Encryption,
     learned: Learned,
+    looked: Looked,
 }
 
 /// What the store turned out not to know. Each is learned once per run.
@@ -69,7 +72,7 @@ struct Learned {
     etags_are_md5: Flag,
     /// Whether the `ETag` of what is read is its MD5.
     read_etags: Arc<Md5Judge>,
-    /// `If-None-Match`: the name is looked up first.
+    /// `If-None-Match` and `If-Match`: the name is looked up first.
     without_conditions: Flag,
     /// `DeleteObjects`: objects are deleted one by one.
     one_by_one: Flag,
@@ -128,6 +131,7 @@ impl S3Store {
                 connect,
                 encryption: Encryption::new(config, key),
                 learned: Learned::default(),
+                looked: Looked::default(),
             }),
         }
     }

@@ -15,6 +15,7 @@ use super::adapt::{Adapting, Extras};
 use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
 use super::error::Failure;
+use super::look::{Conditions, judged};
 use super::put::{is_plain, receipt, without_type};
 use super::{
     Flag, Inner, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp,
@@ -93,7 +94,7 @@ impl Upload {
                 inner: Arc::clone(inner),
                 key: key.clone(),
                 id: id.to_owned(),
-                mode: options.mode,
+                mode: options.mode.clone(),
                 without_checksums,
                 etags_are_md5: Flag::default(),
                 over: AtomicBool::new(false),
@@ -267,23 +268,24 @@ impl MultipartUpload for Upload {
             return Err(failed(Failure::new(StoreErrorKind::Invalid, why)));
         }
         let list = Self::list(parts);
-        let new = self.mode == PutMode::CreateOnly;
+        let conditional = self.mode != PutMode::Overwrite;
         let mut adapting = Adapting::new(
             &self.inner,
             Extras {
                 checksums: false,
-                condition: new && !self.inner.learned.without_conditions.is_set(),
+                condition: conditional && !self.inner.learned.without_conditions.is_set(),
             },
         );
         loop {
             let condition = adapting.with().condition;
-            if new {
-                let (op, key) = (StoreOp::Complete, &self.key);
-                self.inner.check_free(op, key, condition).await?;
-            }
+            let looked = self
+                .inner
+                .look_before(StoreOp::Complete, &self.key, &self.mode, condition)
+                .await?;
             let sent = self
                 .inner
                 .call(|connection| {
+                    let conditions = Conditions::of(&self.mode, condition);
                     connection
                         .client
                         .complete_multipart_upload()
@@ -291,7 +293,8 @@ impl MultipartUpload for Upload {
                         .key(self.key.as_str())
                         .upload_id(&self.id)
                         .multipart_upload(list.clone())
-                        .set_if_none_match(condition.then(|| "*".to_owned()))
+                        .set_if_none_match(conditions.none)
+                        .set_if_match(conditions.same)
                         .send()
                 })
                 .await;
@@ -301,7 +304,11 @@ impl MultipartUpload for Upload {
                     self.over.store(true, Ordering::Relaxed);
                     return Ok(receipt(output.e_tag()));
                 }
-                Err(failure) => adapting.refused(failure).map_err(failed)?,
+                Err(failure) => {
+                    let failure = judged(failure, &self.mode);
+                    self.inner.looked.put_off(&self.key, looked, &failure);
+                    adapting.refused(failure).map_err(failed)?;
+                }
             }
         }
     }

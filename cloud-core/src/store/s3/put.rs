@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::adapt::{Adapting, Extras};
 use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
-use super::error::Failure;
-use super::{Inner, LockCheck, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
+use super::look::{Conditions, judged};
+use super::{Inner, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
 use crate::store::wire::{tagging, unquoted};
 use crate::store::{ObjectVersion, PutMode};
@@ -23,13 +23,13 @@ impl Inner {
         body: Bytes,
         options: &PutOptions,
     ) -> Result<PutReceipt> {
-        let new = options.mode == PutMode::CreateOnly;
-        let mut looked = false;
+        let conditional = options.mode != PutMode::Overwrite;
+        let mut looked = None;
         let mut adapting = Adapting::new(
             self,
             Extras {
                 checksums: !self.learned.without_checksums.is_set(),
-                condition: new && !self.learned.without_conditions.is_set(),
+                condition: conditional && !self.learned.without_conditions.is_set(),
             },
         );
         loop {
@@ -37,20 +37,26 @@ impl Inner {
                 checksums,
                 condition,
             } = adapting.with();
-            if new && !(looked && condition) {
-                self.look_before_put(key, condition).await?;
-                looked = true;
+            if looked.is_none() || !condition {
+                looked = self
+                    .look_before(StoreOp::Put, key, &options.mode, condition)
+                    .await?;
             }
             let sent = self
                 .call(|connection| {
                     let checksum = Checksum::of(&body, checksums && !connection.when_required);
-                    let sent = self.request(connection, key, &body, &checksum, options, condition);
+                    let sent = {
+                        let conditions = Conditions::of(&options.mode, condition);
+                        self.request(connection, key, &body, &checksum, options, conditions)
+                    };
                     async move { Ok((checksum, sent.await?)) }
                 })
                 .await;
             let (checksum, output) = match sent {
                 Ok(sent) => sent,
                 Err(failure) => {
+                    let failure = judged(failure, &options.mode);
+                    self.looked.put_off(key, looked, &failure);
                     let again = adapting.refused(failure);
                     again.map_err(|failure| self.error(StoreOp::Put, key, failure))?;
                     continue;
@@ -73,40 +79,6 @@ impl Inner {
         }
     }
 
-    /// Looks whether the name is free, unless the condition is sure to decide it:
-    /// Amazon's S3 keeps it. Some others take it and replace the object all the
-    /// same (Garage, older MinIO and SeaweedFS), and nothing in their answers
-    /// tells that.
-    async fn look_before_put(&self, key: &Key, condition: bool) -> Result<()> {
-        let connection = self.connect.get().await;
-        let connection =
-            connection.map_err(|error| self.error(StoreOp::Put, key, Failure::from(error)))?;
-        if condition && connection.amazon {
-            return Ok(());
-        }
-        self.check_free(StoreOp::Put, key, condition).await
-    }
-
-    /// The name must be free, which not every store looks after: what was there
-    /// before is found by looking, what comes between the look and the write by
-    /// the condition.
-    ///
-    /// Who may only write cannot look, and is left to the condition, if there is
-    /// one.
-    pub(super) async fn check_free(&self, op: StoreOp, key: &Key, condition: bool) -> Result<()> {
-        match self.head(op, key, LockCheck::Skip).await {
-            Ok(_) => {
-                let why = "an object of that name exists";
-                Err(self.refuse(op, key, StoreErrorKind::AlreadyExists, why))
-            }
-            Err(error) => match error.kind {
-                StoreErrorKind::NotFound => Ok(()),
-                StoreErrorKind::PermissionDenied if condition => Ok(()),
-                _ => Err(error),
-            },
-        }
-    }
-
     fn request(
         &self,
         connection: &Connection,
@@ -114,7 +86,7 @@ impl Inner {
         body: &Bytes,
         checksum: &Checksum,
         options: &PutOptions,
-        condition: bool,
+        conditions: Conditions,
     ) -> impl Future<Output = Result<PutObjectOutput, SdkError<PutObjectError>>> + Send + use<>
     {
         let request = connection
@@ -124,7 +96,8 @@ impl Inner {
             .key(key.as_str())
             .body(ByteStream::from(body.clone()))
             .set_tagging(options.tags.as_deref().map(tagging))
-            .set_if_none_match(condition.then(|| "*".to_owned()))
+            .set_if_none_match(conditions.none)
+            .set_if_match(conditions.same)
             .set_checksum_crc32_c(checksum.as_crc32c().map(str::to_owned))
             .set_content_md5(checksum.as_md5().map(str::to_owned));
         let request = self.encryption.put(request).customize();

@@ -77,8 +77,8 @@ fn outlived() -> Vec<Case> {
     let slow = Fault::Status(503);
     vec![
         case(
-            "every third request is answered with 503 (SlowDown)",
-            [Rule::new(&slow).every(3)],
+            "every other request is answered with 503 (SlowDown)",
+            [Rule::new(&slow).every(2)],
         ),
         case(
             "every request is answered with 503 (SlowDown) three times",

@@ -279,6 +279,86 @@ fn a_condition_is_relied_upon_at_amazon_alone() {
     });
 }
 
+/// Of a store that puts off every other request it would otherwise take for ever.
+#[test]
+fn a_look_stands_for_the_next_attempt_of_a_write_that_was_put_off() {
+    let free = || Answer::new(404);
+    let slow = || Answer::error(503, "SlowDown", "");
+    alone(|| async {
+        let server = Server::playing([free(), slow(), slow(), written(), free(), written()]);
+        let store = store(&server);
+        for _ in 0..2 {
+            let error = put(&*store, &create()).await.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::RateLimited);
+        }
+        put(&*store, &create()).await.unwrap();
+        // It is another write then.
+        put(&*store, &create()).await.unwrap();
+        assert_eq!(server.methods(), "HEAD PUT PUT PUT HEAD PUT");
+    });
+}
+
+/// W2: somebody else may have written meanwhile.
+#[test]
+fn a_write_of_unknown_end_is_begun_with_another_look() {
+    alone(|| async {
+        let server = Server::playing([
+            Answer::new(404),
+            Answer::error(400, "RequestTimeout", ""),
+            Answer::new(404),
+            written(),
+        ]);
+        let store = store(&server);
+        let error = put(&*store, &create()).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Timeout);
+        put(&*store, &create()).await.unwrap();
+        assert_eq!(server.methods(), "HEAD PUT HEAD PUT");
+    });
+}
+
+#[test]
+fn one_version_is_replaced_and_no_other() {
+    let replace = |version: &str| PutOptions {
+        mode: PutMode::Replace(ObjectVersion(version.into())),
+        tags: None,
+    };
+    let found = |version: &str| {
+        let answer = Answer::new(200).header("content-length", "9");
+        answer.header("etag", &format!("\"{version}\""))
+    };
+    alone(|| async {
+        // Where the condition may be ignored, another version is found by looking.
+        let server = Server::playing([found("old"), written(), found("new"), Answer::new(404)]);
+        let elsewhere = store(&server);
+        put(&*elsewhere, &replace("old")).await.unwrap();
+        for _ in 0..2 {
+            let other = put(&*elsewhere, &replace("old")).await.unwrap_err();
+            assert_eq!(other.kind, StoreErrorKind::AlreadyExists);
+        }
+        assert_eq!(server.methods(), "HEAD PUT HEAD HEAD");
+        assert_eq!(server.requests()[1].header("if-match"), Some("old"));
+        assert_eq!(server.requests()[1].header("if-none-match"), None);
+        // Amazon's decides by the condition alone, also of an object that is gone.
+        let gone = Answer::error(404, "NoSuchKey", "");
+        let refused = Answer::error(412, "PreconditionFailed", "");
+        let server = Server::playing([refused, gone]);
+        let amazon = amazon(&server);
+        for _ in 0..2 {
+            let other = put(&*amazon, &replace("old")).await.unwrap_err();
+            assert_eq!(other.kind, StoreErrorKind::AlreadyExists);
+        }
+        assert_eq!(server.methods(), "PUT PUT");
+        // Who does not know the condition is looked at.
+        let unknown = Answer::error(501, "NotImplemented", "<Header>If-Match</Header>");
+        let server = Server::playing([unknown, found("old"), written()]);
+        put(&*super::amazon(&server), &replace("old"))
+            .await
+            .unwrap();
+        assert_eq!(server.methods(), "PUT HEAD PUT");
+        assert_eq!(server.requests()[2].header("if-match"), None);
+    });
+}
+
 /// W2: what cannot be looked at may be there.
 #[test]
 fn a_name_that_may_not_be_looked_up_is_not_written() {
