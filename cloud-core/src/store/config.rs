@@ -37,3 +37,18 @@ pub struct StoreConfig {
     /// `--kms-key-name`
     pub kms_key_name: Option<String>,
 }
+
+impl StoreConfig {
+    /// The options that say how objects are encrypted, as one text: equal for equal
+    /// options. Keys are named in it, not contained.
+    pub fn encryption_options(&self) -> String {
+        let options = [
+            &self.encryption,
+            &self.sse_kms_key_id,
+            &self.sse_customer_key,
+            &self.encryption_scope,
+            &self.kms_key_name,
+        ];
+        format!("{options:?}")
+    }
+}

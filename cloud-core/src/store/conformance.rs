@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    BucketState, Depth, LockCheck, ObjectStore, PutMode, PutOptions, ReadRange, StoreErrorKind,
-    delete_all, exists, get_all, list_all, list_all_uploads,
+    BucketState, Depth, LockCheck, ObjectStore, PartNumber, PutMode, PutOptions, ReadRange,
+    StoreErrorKind, delete_all, exists, get_all, list_all, list_all_uploads,
 };
 use crate::key::{Key, Prefix};
 
@@ -36,6 +36,8 @@ pub enum Gap {
     RacingWriters,
     /// The credentials are for a path of the bucket alone: it cannot be made with them.
     CreateBucket,
+    /// It keeps no user metadata: a file system without extended attributes.
+    Fingerprints,
 }
 
 /// Runs the whole list below `prefix`.
@@ -69,6 +71,9 @@ pub async fn all_but(store: Arc<dyn ObjectStore>, prefix: &str, gaps: &[Gap]) {
     if !gaps.contains(&Gap::RacingWriters) {
         racing_writers(&store, &dir("race")).await;
         replacing::racing(&store, &dir("race-replace")).await;
+    }
+    if !gaps.contains(&Gap::Fingerprints) {
+        fingerprints(s, &dir("fingerprints")).await;
     }
     replacing::in_one_request(s, &dir("replace")).await;
     replacing::in_parts(s, &dir("multipart-replace")).await;
@@ -123,7 +128,7 @@ async fn put(store: &dyn ObjectStore, key: &Key, body: Bytes) {
 fn create() -> PutOptions {
     PutOptions {
         mode: PutMode::CreateOnly,
-        tags: None,
+        ..PutOptions::default()
     }
 }
 
@@ -170,6 +175,40 @@ async fn create_only(store: &dyn ObjectStore, dir: &Prefix) {
         .expect_err("it is taken");
     assert_eq!(error.kind, StoreErrorKind::AlreadyExists);
     assert_eq!(read(store, &key).await, first);
+}
+
+/// A fingerprint belongs to the object that was stored with it, and to none that
+/// takes its place.
+async fn fingerprints(store: &dyn ObjectStore, dir: &Prefix) {
+    let of = |text: &str| PutOptions {
+        fingerprint: Some(text.to_owned()),
+        ..PutOptions::default()
+    };
+    let told = async |key: &Key| {
+        let meta = store.head(key, LockCheck::Skip).await;
+        meta.expect("the object can be looked at").fingerprint
+    };
+    let body = pattern(1000, 1);
+    let (single, in_parts) = (key(dir, "single"), key(dir, "in parts"));
+    let stored = store.put(&single, body.clone(), &of("5e1f0")).await;
+    stored.expect("the object can be written");
+    assert_eq!(told(&single).await.as_deref(), Some("5e1f0"));
+    assert_eq!(read(store, &single).await, body, "it is not in the object");
+    put(store, &single, body.clone()).await;
+    assert_eq!(told(&single).await, None, "that of an object that is gone");
+
+    let upload = store.begin_multipart(&in_parts, &of("f1e5")).await;
+    let upload = upload.expect("an upload can begin");
+    let part = upload.put_part(PartNumber::FIRST, body.clone()).await;
+    let part = part.expect("a part can be sent");
+    let done = upload.complete(&[part]).await;
+    done.expect("the upload can be completed");
+    assert_eq!(told(&in_parts).await.as_deref(), Some("f1e5"));
+    assert_eq!(
+        read(store, &in_parts).await,
+        body,
+        "it is not in the object"
+    );
 }
 
 async fn racing_writers(store: &Arc<dyn ObjectStore>, dir: &Prefix) {

@@ -54,6 +54,7 @@ struct Object {
     modified: SystemTime,
     tags: Vec<Tag>,
     lock: Option<ObjectLock>,
+    fingerprint: Option<String>,
 }
 
 impl Default for MemoryStore {
@@ -245,6 +246,7 @@ impl Shared {
             modified: SystemTime::now(),
             tags,
             lock: None,
+            fingerprint: options.fingerprint.clone(),
         };
         self.objects.insert(key, object);
         self.versions
@@ -269,6 +271,7 @@ impl Object {
             modified: Some(self.modified),
             version: Some(ObjectVersion(self.version.to_string())),
             lock: None,
+            fingerprint: None,
         }
     }
 }
@@ -350,12 +353,12 @@ impl ObjectStore for MemoryStore {
 
     async fn head(&self, key: &Key, lock: LockCheck) -> Result<ObjectMeta> {
         let (mut meta, _) = self.find(StoreOp::Head, key)?;
-        if lock == LockCheck::Look {
-            let shared = self.lock();
-            meta.lock = shared
-                .objects
-                .get(key)
-                .and_then(|object| object.lock.clone());
+        let shared = self.lock();
+        if let Some(object) = shared.objects.get(key) {
+            meta.fingerprint.clone_from(&object.fingerprint);
+            if lock == LockCheck::Look {
+                meta.lock.clone_from(&object.lock);
+            }
         }
         Ok(meta)
     }

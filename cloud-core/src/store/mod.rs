@@ -104,7 +104,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// current one.
     async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download>;
 
-    /// Reads size, time and version of an object, and its locks if asked to.
+    /// Reads size, time, version and fingerprint of an object, and its locks if
+    /// asked to.
     async fn head(&self, key: &Key, lock: LockCheck) -> Result<ObjectMeta>;
 
     /// Lists the names that begin with `prefix`, page by page.
@@ -256,7 +257,16 @@ pub struct PutOptions {
     pub mode: PutMode,
     /// Tags, in order. `Some` and empty sends an empty tag list.
     pub tags: Option<Vec<Tag>>,
+    /// What the object was made of, in letters and digits, for whoever made it:
+    /// kept beside the object, not in it, and given back by `head`. A hint and
+    /// no more: a store that cannot keep it keeps the object without.
+    pub fingerprint: Option<String>,
 }
+
+/// The name of a fingerprint in an object's user metadata. One word in lower
+/// case is what all stores take: Azure wants an identifier, headers are told
+/// apart without regard to case, and proxies drop those with an underscore.
+const FINGERPRINT: &str = "barmanfingerprint";
 
 /// A tag of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -370,6 +380,8 @@ pub struct ObjectMeta {
     pub version: Option<ObjectVersion>,
     /// Why it cannot be deleted now; looked for only with `LockCheck::Look`.
     pub lock: Option<ObjectLock>,
+    /// The fingerprint it was stored with; told by `head` alone.
+    pub fingerprint: Option<String>,
 }
 
 /// Why an object cannot be deleted.
@@ -394,7 +406,7 @@ pub enum Depth {
 /// One answer of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListPage {
-    /// Objects found. `lock` is never filled in.
+    /// Objects found. `lock` and `fingerprint` are never filled in.
     pub objects: Vec<ObjectMeta>,
     /// With [`Depth::One`]: the "directories", each ending in `/`. One may be
     /// named by several pages.

@@ -20,7 +20,7 @@ use super::{
     request,
 };
 use crate::key::Key;
-use crate::store::wire::{self, Place, exactly, no_bytes, range_header, unquoted};
+use crate::store::wire::{self, Place, exactly, fingerprint, no_bytes, range_header, unquoted};
 use crate::store::{ObjectLock, ObjectVersion};
 
 /// A moment of the SDK as one of the system.
@@ -63,6 +63,7 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
         modified: header("last-modified").and_then(written_time),
         version: etag(&headers),
         lock: None,
+        fingerprint: None,
     };
     let left = place.bytes.end - place.bytes.start;
     let judge = md5_of(&headers)
@@ -151,6 +152,7 @@ impl Inner {
             modified: answer.last_modified()?.map(time),
             version: version(answer.etag()?.as_ref()),
             lock,
+            fingerprint: fingerprint(&answer.metadata()?),
         }))
     }
 }

@@ -181,6 +181,7 @@ fn object(blob: &Blob) -> Result<ObjectMeta, Failure> {
         modified: properties.modified.as_deref().and_then(written_time),
         version: properties.etag.as_ref().map(version),
         lock: None,
+        fingerprint: None,
     })
 }
 

@@ -29,6 +29,7 @@ use super::{
     Inner, MultipartUpload, PutOptions, PutReceipt, Result, StoreError, StoreErrorKind, StoreOp,
 };
 use crate::key::Key;
+use crate::store::wire::user_metadata;
 use crate::store::{PartNumber, PartReceipt};
 
 /// Length of the names of blocks, in bytes. All uncommitted blocks of a blob must
@@ -181,6 +182,7 @@ impl Upload {
             encryption_scope: self.inner.scope.clone(),
             if_none_match,
             if_match,
+            metadata: user_metadata(&self.options),
             ..BlockBlobClientCommitBlockListOptions::default()
         };
         let blob = self.inner.connection()?.blob(&self.key).block_blob_client();

@@ -10,7 +10,7 @@ use super::checksum::Checksum;
 use super::error::Failure;
 use super::{Inner, PutOptions, PutReceipt, Result};
 use crate::key::Key;
-use crate::store::wire::{tagging, unquoted};
+use crate::store::wire::{tagging, unquoted, user_metadata};
 use crate::store::{ObjectVersion, PutMode, StoreErrorKind};
 
 impl Inner {
@@ -28,6 +28,7 @@ impl Inner {
             encryption_scope: self.scope.clone(),
             if_none_match,
             if_match,
+            metadata: user_metadata(options),
             method_options: ClientMethodOptions {
                 // The options have no place for it: the policy that signs the
                 // request takes it from here.

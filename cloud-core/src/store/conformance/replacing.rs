@@ -12,7 +12,7 @@ use crate::store::{
 fn replace(version: &ObjectVersion) -> PutOptions {
     PutOptions {
         mode: PutMode::Replace(version.clone()),
-        tags: None,
+        ..PutOptions::default()
     }
 }
 

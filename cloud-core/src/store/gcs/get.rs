@@ -15,11 +15,14 @@ use super::put::printed;
 use super::request::{Call, broken};
 use super::{Download, Inner, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind, StoreOp};
 use crate::key::Key;
-use crate::store::ObjectVersion;
 use crate::store::wire::{self, Cause, Judge, Place, exactly, no_bytes, range_header};
+use crate::store::{FINGERPRINT, ObjectVersion};
 
 /// What of an object is asked for, when it is looked at or listed.
 pub(super) const FIELDS: &str = "name,size,generation,updated";
+
+/// What is asked for beside it, when an object is looked at.
+const METADATA: &str = "metadata";
 
 pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Result<Download> {
     if range.end.is_some_and(|end| end <= range.start) {
@@ -59,6 +62,7 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
         modified: text(&head.headers, LAST_MODIFIED.as_str()).and_then(date),
         version: told.map(|told| ObjectVersion(told.to_owned())),
         lock: None,
+        fingerprint: None,
     };
     let is_whole = place.bytes == (0..place.size);
     // That of a part is told by nobody.
@@ -145,7 +149,8 @@ impl Judge for ByCrc {
 
 impl Inner {
     pub(super) async fn head(&self, op: StoreOp, key: &Key) -> Result<ObjectMeta> {
-        let call = Call::new(Method::GET, self.object_path(key)).query("fields", FIELDS);
+        let fields = format!("{FIELDS},{METADATA}");
+        let call = Call::new(Method::GET, self.object_path(key)).query("fields", fields);
         let answer = self.json(call).await;
         let answer = answer.map_err(|failure| self.error(op, key, failure))?;
         described(&answer, key.clone()).ok_or_else(|| {
@@ -164,6 +169,10 @@ pub(super) fn described(value: &Value, key: Key) -> Option<ObjectMeta> {
         modified: text("updated").and_then(super::time),
         version: text("generation").map(|text| ObjectVersion(text.to_owned())),
         lock: None,
+        fingerprint: value
+            .pointer(&format!("/{METADATA}/{FINGERPRINT}"))
+            .and_then(Value::as_str)
+            .map(str::to_owned),
     })
 }
 

@@ -17,7 +17,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 
 use super::error::Failure;
 use super::get::checksum;
-use super::put::printed;
+use super::put::{metadata, printed};
 use super::request::{Answer, BYTES, Call};
 use super::resumable::Resumable;
 use super::xml;
@@ -35,10 +35,9 @@ pub(super) async fn begin(
     options: &PutOptions,
 ) -> Result<Box<dyn MultipartUpload>> {
     let failed = |failure| inner.error(StoreOp::BeginMultipart, key, failure);
-    let tags = options.tags.as_deref().unwrap_or_default();
     let location = &inner.info.location;
     if !inner.parts.by_resumable.is_set() {
-        match headers(tags) {
+        match headers(&metadata(options)) {
             // For this upload alone.
             None => tracing::debug!(
                 "a tag cannot be written as a header: the upload of `{key}` is resumable"

@@ -15,7 +15,7 @@ use super::error::Failure;
 use super::request::{BYTES, Call};
 use super::{Inner, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
-use crate::store::{ObjectVersion, PutMode, Tag};
+use crate::store::{FINGERPRINT, ObjectVersion, PutMode, Tag};
 
 /// What stands between the parts of the request. Bodies may hold it: what is
 /// between two such lines is told by no length, so it is made anew each time.
@@ -28,10 +28,14 @@ pub(super) fn printed(crc32c: u32) -> String {
     BASE64_STANDARD.encode(crc32c.to_be_bytes())
 }
 
-/// Tags as the object's own metadata.
-fn metadata(tags: &[Tag]) -> Value {
-    let pair = |tag: &Tag| (tag.key.clone(), json!(tag.value));
-    Value::Object(tags.iter().map(pair).collect::<Map<_, _>>())
+/// What the object's own metadata holds: tags, and the fingerprint.
+pub(super) fn metadata(options: &PutOptions) -> Vec<Tag> {
+    let mut all = options.tags.clone().unwrap_or_default();
+    all.extend(options.fingerprint.clone().map(|value| Tag {
+        key: FINGERPRINT.to_owned(),
+        value,
+    }));
+    all
 }
 
 /// The class of a write that found no place: all that can be missing is the
@@ -46,8 +50,10 @@ pub(super) fn of_write(mut failure: Failure) -> Failure {
 /// What is told of an object that is written.
 pub(super) fn described(key: &Key, options: &PutOptions) -> Value {
     let mut object = json!({"name": key.as_str(), "contentType": BYTES});
-    if let Some(tags) = options.tags.as_deref().filter(|tags| !tags.is_empty()) {
-        object["metadata"] = metadata(tags);
+    let metadata = metadata(options);
+    if !metadata.is_empty() {
+        let pair = |tag: Tag| (tag.key, json!(tag.value));
+        object["metadata"] = Value::Object(metadata.into_iter().map(pair).collect::<Map<_, _>>());
     }
     object
 }

@@ -6,9 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, XattrFlags};
 
-use crate::store::{ObjectVersion, PutMode};
+use crate::store::{FINGERPRINT, ObjectVersion, PutMode};
 
 /// What temporary names begin with; no component of a key may.
 const TEMPORARY: &str = ".barman-cloud-";
@@ -21,6 +21,9 @@ const FIRST: &str = ".tmp";
 /// killed. No upload waits that long between two writes; if one did, it would
 /// fail to become visible, and say so.
 const ABANDONED: Duration = Duration::from_hours(7 * 24);
+
+/// Most bytes of a fingerprint; a longer one is none of ours.
+const MAX_FINGERPRINT: usize = 1 << 10;
 
 /// How often a write begins again because its directory went away under it:
 /// a delete that empties a directory removes it.
@@ -105,6 +108,20 @@ impl Temporary {
             .mode(0o600)
             .open(&path)?;
         Ok(Self { file, path })
+    }
+
+    /// Keeps a fingerprint with the file, in an extended attribute: there it is
+    /// renamed with it, and is no part of what others read. Where the file system
+    /// has none the object is stored without.
+    pub(super) fn note(&self, fingerprint: Option<&str>) {
+        if let Some(text) = fingerprint {
+            let flags = XattrFlags::empty();
+            let noted = rustix::fs::fsetxattr(&self.file, attribute(), text.as_bytes(), flags);
+            if let Err(errno) = noted {
+                let path = self.path.display();
+                tracing::debug!("no fingerprint can be kept with `{path}`: {errno}");
+            }
+        }
     }
 
     pub(super) fn file(&self) -> &File {
@@ -203,6 +220,19 @@ fn lock(directory: &Path) -> io::Result<Option<File>> {
             Err(_) => return Ok(None),
         }
     }
+}
+
+/// The name of the extended attribute that holds a fingerprint.
+fn attribute() -> String {
+    format!("user.{FINGERPRINT}")
+}
+
+/// The fingerprint that is kept with a file.
+pub(super) fn noted(file: &File) -> Option<String> {
+    let mut text = vec![0; MAX_FINGERPRINT];
+    let length = rustix::fs::fgetxattr(file, attribute(), &mut text[..]).ok()?;
+    text.truncate(length);
+    String::from_utf8(text).ok()
 }
 
 /// What a failed link means: a directory of that name is no object that exists

@@ -193,6 +193,7 @@ fn meta_of(key: &Key, meta: &std::fs::Metadata) -> ObjectMeta {
         modified: meta.modified().ok(),
         version: Some(version(meta)),
         lock: None,
+        fingerprint: None,
     }
 }
 
@@ -250,9 +251,12 @@ impl ObjectStore for LocalStore {
     async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
         self.refuse_tags(StoreOp::Put, key, options)?;
         let path = self.path(StoreOp::Put, key)?;
-        let mode = options.mode.clone();
+        let PutOptions {
+            mode, fingerprint, ..
+        } = options.clone();
         self.blocking(StoreOp::Put, key.as_str(), move |root| {
             let mut temporary = file::Temporary::beside(root, &path)?;
+            temporary.note(fingerprint.as_deref());
             io::Write::write_all(temporary.file_mut(), &body)?;
             let meta = temporary.publish(root, &path, &mode)?;
             Ok(PutReceipt {
@@ -280,7 +284,7 @@ impl ObjectStore for LocalStore {
             self.clone(),
             key.clone(),
             path,
-            options.mode.clone(),
+            options,
             file,
         )))
     }
@@ -330,10 +334,15 @@ impl ObjectStore for LocalStore {
 
     async fn head(&self, key: &Key, _lock: LockCheck) -> Result<ObjectMeta> {
         let path = self.path(StoreOp::Head, key)?;
-        let (_, meta) = self
-            .blocking(StoreOp::Head, key.as_str(), move |_| open(&path))
-            .await?;
-        Ok(meta_of(key, &meta))
+        let look = move |_: &Path| {
+            let (file, meta) = open(&path)?;
+            Ok((meta, file::noted(&file)))
+        };
+        let (meta, fingerprint) = self.blocking(StoreOp::Head, key.as_str(), look).await?;
+        Ok(ObjectMeta {
+            fingerprint,
+            ..meta_of(key, &meta)
+        })
     }
 
     fn list(&self, prefix: &Prefix, depth: Depth) -> BoxStream<'static, Result<ListPage>> {

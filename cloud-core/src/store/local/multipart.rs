@@ -23,7 +23,8 @@ use super::file::Temporary;
 use super::{LocalStore, version};
 use crate::key::Key;
 use crate::store::{
-    MultipartUpload, PartNumber, PartReceipt, PutMode, PutReceipt, Result, StoreErrorKind, StoreOp,
+    MultipartUpload, PartNumber, PartReceipt, PutMode, PutOptions, PutReceipt, Result,
+    StoreErrorKind, StoreOp,
 };
 
 /// Bytes copied at a time.
@@ -35,6 +36,7 @@ pub(super) struct LocalUpload {
     key: Key,
     path: PathBuf,
     mode: PutMode,
+    fingerprint: Option<String>,
     state: Arc<Mutex<State>>,
 }
 
@@ -75,7 +77,7 @@ impl LocalUpload {
         store: LocalStore,
         key: Key,
         path: PathBuf,
-        mode: PutMode,
+        options: &PutOptions,
         file: Temporary,
     ) -> Self {
         let state = State {
@@ -89,7 +91,8 @@ impl LocalUpload {
             store,
             key,
             path,
-            mode,
+            mode: options.mode.clone(),
+            fingerprint: options.fingerprint.clone(),
             state: Arc::new(Mutex::new(state)),
         }
     }
@@ -287,15 +290,14 @@ impl MultipartUpload for LocalUpload {
             state.closing = true;
             (grown, wanted)
         };
-        let (state, target, mode) = (
-            Arc::clone(&self.state),
-            self.path.clone(),
-            self.mode.clone(),
-        );
+        let (state, target) = (Arc::clone(&self.state), self.path.clone());
+        let (mode, fingerprint) = (self.mode.clone(), self.fingerprint.clone());
         self.store
             .blocking(op, key, move |root| {
-                let published =
-                    assemble(&grown, &wanted).and_then(|whole| whole.publish(root, &target, &mode));
+                let published = assemble(&grown, &wanted).and_then(|whole| {
+                    whole.note(fingerprint.as_deref());
+                    whole.publish(root, &target, &mode)
+                });
                 let mut state = lock(&state);
                 state.closing = false;
                 let meta = published?;

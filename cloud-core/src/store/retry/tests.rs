@@ -83,7 +83,7 @@ async fn a_refusal_is_final() {
 async fn a_create_only_write_recognises_its_own_first_attempt() {
     let create = PutOptions {
         mode: PutMode::CreateOnly,
-        tags: None,
+        ..PutOptions::default()
     };
     let (_, faulty, retry) = faulty();
     faulty.fail(StoreOp::Put, Fault::After(StoreErrorKind::Timeout), 1);
@@ -220,7 +220,7 @@ async fn an_object_that_is_deleted_while_it_is_read_is_corrupt_and_not_absent() 
 async fn a_create_only_upload_is_recognised_by_its_content_and_not_by_its_size() {
     let create = PutOptions {
         mode: PutMode::CreateOnly,
-        tags: None,
+        ..PutOptions::default()
     };
     for (others, expected) in [
         (None, None),

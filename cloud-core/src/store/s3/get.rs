@@ -22,7 +22,9 @@ use super::{
     Download, Inner, LockCheck, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind, StoreOp,
 };
 use crate::key::Key;
-use crate::store::wire::{self, Cause, Judge, Place, exactly, no_bytes, range_header, unquoted};
+use crate::store::wire::{
+    self, Cause, Judge, Place, exactly, fingerprint, no_bytes, range_header, unquoted,
+};
 use crate::store::{ObjectLock, ObjectVersion};
 
 /// A moment of the SDK as one of the system.
@@ -69,6 +71,7 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, range: &ReadRange) -> Res
         modified: time(output.last_modified()),
         version: version(output.e_tag()),
         lock: None,
+        fingerprint: None,
     };
     let left = place.bytes.end - place.bytes.start;
     let judge = judge(inner, &output).filter(|_| left == meta.size);
@@ -212,6 +215,7 @@ impl Inner {
                 LockCheck::Skip => None,
                 LockCheck::Look => locked(),
             },
+            fingerprint: output.metadata().and_then(fingerprint),
         })
     }
 }

@@ -110,6 +110,7 @@ fn page(output: &ListObjectsV2Output, prefix: &Prefix) -> Result<ListPage, Failu
                 .e_tag()
                 .map(|etag| ObjectVersion(unquoted(etag).to_owned())),
             lock: None,
+            fingerprint: None,
         });
     }
     for directory in output.common_prefixes() {

@@ -21,7 +21,7 @@ use super::{
     Flag, Inner, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp,
 };
 use crate::key::Key;
-use crate::store::wire::tagging;
+use crate::store::wire::{tagging, user_metadata};
 use crate::store::{PartNumber, PartReceipt, PutMode};
 
 /// An upload that was begun.
@@ -68,6 +68,7 @@ impl Upload {
                         .bucket(&inner.bucket)
                         .key(key.as_str())
                         .set_tagging(options.tags.as_deref().map(tagging))
+                        .set_metadata(user_metadata(options))
                         .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc32C));
                     let sent = inner.encryption.begin(request).send();
                     async move { Ok((checksums, sent.await?)) }

@@ -13,7 +13,7 @@ use super::connect::Connection;
 use super::look::{Conditions, judged};
 use super::{Inner, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
-use crate::store::wire::{tagging, unquoted};
+use crate::store::wire::{tagging, unquoted, user_metadata};
 use crate::store::{ObjectVersion, PutMode};
 
 impl Inner {
@@ -98,6 +98,7 @@ impl Inner {
             .set_tagging(options.tags.as_deref().map(tagging))
             .set_if_none_match(conditions.none)
             .set_if_match(conditions.same)
+            .set_metadata(user_metadata(options))
             .set_checksum_crc32_c(checksum.as_crc32c().map(str::to_owned))
             .set_content_md5(checksum.as_md5().map(str::to_owned));
         let request = self.encryption.put(request).customize();

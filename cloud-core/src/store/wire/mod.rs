@@ -5,15 +5,17 @@
 mod md5;
 mod paging;
 
+#[cfg(any(feature = "aws", feature = "azure"))]
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
-#[cfg(any(feature = "aws", feature = "azure"))]
-use super::Tag;
 use super::{Download, ObjectMeta, ReadRange, Result, StoreError, StoreErrorKind};
+#[cfg(any(feature = "aws", feature = "azure"))]
+use super::{FINGERPRINT, PutOptions, Tag};
 
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) use self::md5::Md5Judge;
@@ -73,6 +75,22 @@ pub(super) fn unquoted(etag: &str) -> &str {
 pub(super) fn tagging(tags: &[Tag]) -> String {
     let pair = |tag: &Tag| format!("{}={}", url_encoded(&tag.key), url_encoded(&tag.value));
     tags.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+/// What an object's user metadata holds.
+#[cfg(any(feature = "aws", feature = "azure"))]
+pub(super) fn user_metadata(options: &PutOptions) -> Option<HashMap<String, String>> {
+    let fingerprint = options.fingerprint.clone()?;
+    Some(HashMap::from([(FINGERPRINT.to_owned(), fingerprint)]))
+}
+
+/// The fingerprint in an object's user metadata, whose names some stores write in
+/// capitals.
+#[cfg(any(feature = "aws", feature = "azure"))]
+pub(super) fn fingerprint(metadata: &HashMap<String, String>) -> Option<String> {
+    let mut all = metadata.iter();
+    let found = all.find(|(name, _)| name.eq_ignore_ascii_case(FINGERPRINT));
+    found.map(|(_, value)| value.clone())
 }
 
 /// A text as a component of a path or a query, wholly encoded.

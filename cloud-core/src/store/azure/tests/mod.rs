@@ -30,7 +30,7 @@ fn key() -> Key {
 fn create() -> PutOptions {
     PutOptions {
         mode: PutMode::CreateOnly,
-        tags: None,
+        ..PutOptions::default()
     }
 }
 

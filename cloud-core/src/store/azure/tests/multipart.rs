@@ -38,6 +38,7 @@ async fn blocks_carry_checksum_and_scope_and_the_commit_the_rest() {
             key: "k".into(),
             value: "v".into(),
         }]),
+        fingerprint: Some("5e1f".into()),
     };
     let upload = begin(&store, &options).await;
     assert_eq!(server.methods(), "", "nothing is begun");
@@ -59,11 +60,14 @@ async fn blocks_carry_checksum_and_scope_and_the_commit_the_rest() {
         assert_eq!(block.header("x-ms-content-crc64"), Some(CRC64));
         assert_eq!(name(block).len(), 48);
         assert_eq!(block.header("x-ms-tags"), None);
+        assert_eq!(block.header("x-ms-meta-barmanfingerprint"), None);
     }
     let commit = &requests[2];
     assert!(commit.asks("comp=blocklist"), "{commit:#?}");
     assert_eq!(commit.header("if-none-match"), Some("*"));
     assert_eq!(commit.header("x-ms-tags"), Some("k=v"));
+    let fingerprint = commit.header("x-ms-meta-barmanfingerprint");
+    assert_eq!(fingerprint, Some("5e1f"));
     let listed: Vec<_> = commit
         .text()
         .split("<Latest>")

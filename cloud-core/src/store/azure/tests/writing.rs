@@ -27,6 +27,7 @@ async fn a_write_is_one_signed_request_with_a_checksum() {
         "x-ms-tags",
         "x-ms-encryption-scope",
         "x-ms-access-tier",
+        "x-ms-meta-barmanfingerprint",
     ] {
         assert!(request.named(absent).is_empty(), "{absent}: {request:#?}");
     }
@@ -56,6 +57,7 @@ async fn tags_scope_and_condition_go_with_the_write() {
     let options = PutOptions {
         mode: PutMode::CreateOnly,
         tags: Some(vec![tag("a b", "1+1=2&"), tag("c", "")]),
+        fingerprint: Some("5e1f".into()),
     };
     let store = store_with(&server, &config);
     store.put(&key(), BODY, &options).await.unwrap();
@@ -63,9 +65,11 @@ async fn tags_scope_and_condition_go_with_the_write() {
     assert_eq!(request.header("if-none-match"), Some("*"));
     assert_eq!(request.header("x-ms-tags"), Some("a%20b=1%2B1%3D2%26&c="));
     assert_eq!(request.header("x-ms-encryption-scope"), Some("scope"));
+    let fingerprint = request.header("x-ms-meta-barmanfingerprint");
+    assert_eq!(fingerprint, Some("5e1f"));
     let none = PutOptions {
-        mode: PutMode::Overwrite,
         tags: Some(Vec::new()),
+        ..PutOptions::default()
     };
     store.put(&key(), BODY, &none).await.unwrap();
     assert_eq!(server.requests()[1].header("x-ms-tags"), None);

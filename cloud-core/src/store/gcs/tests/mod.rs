@@ -46,7 +46,7 @@ fn store(server: &Server) -> Arc<dyn ObjectStore> {
 fn create() -> PutOptions {
     PutOptions {
         mode: PutMode::CreateOnly,
-        tags: None,
+        ..PutOptions::default()
     }
 }
 
@@ -56,8 +56,8 @@ fn tagged(tags: &[(&str, &str)]) -> PutOptions {
         value: (*value).into(),
     };
     PutOptions {
-        mode: PutMode::Overwrite,
         tags: Some(tags.iter().map(tag).collect()),
+        ..PutOptions::default()
     }
 }
 

@@ -54,6 +54,7 @@ async fn condition_key_and_tags_go_with_the_write() {
     };
     let options = PutOptions {
         mode: PutMode::CreateOnly,
+        fingerprint: Some("5e1f".into()),
         ..tagged(&[("Key", "v w"), ("ü", "")])
     };
     let store = at(&server.url, &config, "bucket");
@@ -62,7 +63,8 @@ async fn condition_key_and_tags_go_with_the_write() {
     assert!(request.asks("ifGenerationMatch=0"));
     assert!(request.asks("kmsKeyName=projects%2Fp%2Fkey%20ring%2Fk"));
     let (described, _) = parts(&request);
-    assert_eq!(described["metadata"], json!({"Key": "v w", "ü": ""}));
+    let metadata = json!({"Key": "v w", "ü": "", "barmanfingerprint": "5e1f"});
+    assert_eq!(described["metadata"], metadata);
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ const MD5: &str = "JfnnlDI7RTiF9RgfG2JNCw==";
 fn create() -> PutOptions {
     PutOptions {
         mode: PutMode::CreateOnly,
-        tags: None,
+        ..PutOptions::default()
     }
 }
 

@@ -320,7 +320,7 @@ fn a_write_of_unknown_end_is_begun_with_another_look() {
 fn one_version_is_replaced_and_no_other() {
     let replace = |version: &str| PutOptions {
         mode: PutMode::Replace(ObjectVersion(version.into())),
-        tags: None,
+        ..PutOptions::default()
     };
     let found = |version: &str| {
         let answer = Answer::new(200).header("content-length", "9");
@@ -460,6 +460,41 @@ fn tags_are_sent_even_if_there_are_none() {
         let some = Some("a=b%20c&d%26=%3D".to_owned());
         let none = Some(String::new());
         assert_eq!(sent, [some.clone(), some, none.clone(), none]);
+    });
+}
+
+/// In the user metadata of the object, told by its beginning and not by its parts.
+#[test]
+fn a_fingerprint_goes_with_the_object() {
+    alone(|| async {
+        let server = Server::start(|request| {
+            if request.asks("uploads") {
+                multipart::begun()
+            } else if request.method == "HEAD" {
+                Answer::new(200)
+                    .header("content-length", "4")
+                    .header("x-amz-meta-Barmanfingerprint", "5e1f")
+            } else {
+                written()
+            }
+        });
+        let store = store(&server);
+        let options = PutOptions {
+            fingerprint: Some("5e1f".into()),
+            ..PutOptions::default()
+        };
+        put(&*store, &options).await.unwrap();
+        let upload = store.begin_multipart(&key(), &options).await.unwrap();
+        upload.put_part(PartNumber::FIRST, BODY).await.unwrap();
+        put(&*store, &PutOptions::default()).await.unwrap();
+        let sent: Vec<_> = server
+            .requests()
+            .iter()
+            .map(|request| request.header("x-amz-meta-barmanfingerprint").is_some())
+            .collect();
+        assert_eq!(sent, [true, true, false, false]);
+        let meta = store.head(&key(), LockCheck::Skip).await.unwrap();
+        assert_eq!(meta.fingerprint.as_deref(), Some("5e1f"));
     });
 }
 
