@@ -9,12 +9,15 @@ use tokio_util::sync::CancellationToken;
 use crate::report::Reporter;
 use crate::store::{StoreError, StoreErrorKind};
 
+mod archives;
 pub mod backup;
 pub mod check_wal_archive;
 pub mod delete;
+pub mod hook;
 pub mod keep;
 pub mod list;
 mod lookup;
+pub mod relay;
 pub mod restore;
 pub mod show;
 pub mod wal_archive;

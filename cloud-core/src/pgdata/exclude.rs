@@ -27,8 +27,6 @@ pub enum Rules {
     Pgdata {
         /// OIDs of the tablespaces that have an archive of their own.
         tablespaces: Vec<u32>,
-        /// Whose `backup_label` PGDATA contains.
-        label: LabelInPgdata,
     },
     /// A tablespace.
     Tablespace {
@@ -36,16 +34,6 @@ pub enum Rules {
         /// tablespace: `15`, `9.6`.
         major: String,
     },
-}
-
-/// Whose `backup_label` PGDATA contains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LabelInPgdata {
-    /// That of an older backup, or of an earlier restore: left out.
-    Stale,
-    /// That of the very backup being stored (a backup relayed for a Barman
-    /// server): stored where it is.
-    OfThisBackup,
 }
 
 /// Directories at the top of PGDATA that are stored empty.
@@ -67,7 +55,7 @@ const HOLLOW: [&[u8]; 11] = [
 ];
 
 /// Files of PGDATA that are left out.
-const FILES: [&[u8]; 10] = [
+const FILES: [&[u8]; 11] = [
     // Stored at the very end, by itself (B4).
     b"global/pg_control",
     b"postmaster.pid",
@@ -77,7 +65,9 @@ const FILES: [&[u8]; 10] = [
     b"recovery.conf",
     b"recovery.signal",
     b"standby.signal",
-    // Of another backup; this one's come from the server and from us.
+    // Of another backup, or of an earlier restore; this one's are stored at the
+    // very end.
+    b"backup_label",
     b"tablespace_map",
     b"backup_manifest",
 ];
@@ -94,7 +84,7 @@ impl Rules {
             return Verdict::Skip;
         }
         match self {
-            Self::Pgdata { tablespaces, label } => {
+            Self::Pgdata { tablespaces } => {
                 if is_directory {
                     return match name {
                         // Not the server's but the file system's, and readable by root alone.
@@ -103,8 +93,7 @@ impl Rules {
                         _ => Verdict::Store,
                     };
                 }
-                let is_stale_label = name == b"backup_label" && *label == LabelInPgdata::Stale;
-                if FILES.contains(&name) || is_stale_label || links_one_of(tablespaces, name) {
+                if FILES.contains(&name) || links_one_of(tablespaces, name) {
                     return Verdict::Skip;
                 }
                 Verdict::Store
@@ -187,7 +176,6 @@ mod tests {
     fn pgdata() -> Rules {
         Rules::Pgdata {
             tablespaces: vec![16384],
-            label: LabelInPgdata::Stale,
         }
     }
 
@@ -273,16 +261,6 @@ mod tests {
         for (name, expected) in table {
             assert_eq!(is_temporary_relation(name.as_bytes()), expected, "{name}");
         }
-    }
-
-    #[test]
-    fn the_label_of_a_relayed_backup_is_stored() {
-        let rules = Rules::Pgdata {
-            tablespaces: Vec::new(),
-            label: LabelInPgdata::OfThisBackup,
-        };
-        assert_eq!(rules.judge(b"backup_label", FILE), Store);
-        assert_eq!(rules.judge(b"tablespace_map", FILE), Skip);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use control::{
     ControlProgress, ControlSizes, ControlSnapshot, read_control,
 };
 pub use display::display_name;
-pub use exclude::{LabelInPgdata, Rules};
+pub use exclude::Rules;
 pub use restore::{
     RestoreError, Target, Unpacker, check_destination, is_held_back, open_targets, plain_name,
     sync_all,

@@ -35,6 +35,18 @@ const BLOCK: u64 = BLOCK_LEN as u64;
 const RECORD_LEN: usize = 20 * BLOCK_LEN;
 const RECORD: u64 = RECORD_LEN as u64;
 
+/// Bytes of an archive that a member is: its headers and its content, padded.
+///
+/// # Errors
+///
+/// If the member cannot be stored at all.
+pub fn stored_size(member: &Member) -> std::io::Result<u64> {
+    let headers = header::encode(member)?.len() as u64;
+    let size = member.size().checked_next_multiple_of(BLOCK);
+    let size = size.and_then(|size| size.checked_add(headers));
+    size.ok_or_else(|| std::io::ErrorKind::FileTooLarge.into())
+}
+
 /// A member's name as messages show it: one line, whatever its bytes are.
 fn shown(name: &[u8]) -> String {
     name.escape_ascii().to_string()

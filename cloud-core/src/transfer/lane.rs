@@ -11,15 +11,11 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, PartBuffer};
-use super::parts::PartPlan;
+use super::parts::{PartPlan, worst_case};
 use super::upload::{ArchiveUpload, TransferError, Uploader};
 use crate::codec::{Codec, Encoder, Level};
 use crate::key::Key;
 use crate::store::Limits;
-
-/// Bytes that an encoder may hold back before they are counted: the largest
-/// block of all codecs (bzip2's 900 kB, zstd's window) with room to spare.
-const ENCODER_HOLDS_BACK: u64 = 16 << 20;
 
 /// How the archives of a lane are made.
 #[derive(Debug, Clone)]
@@ -64,12 +60,17 @@ impl<'a> Lane<'a> {
     }
 
     /// Begins the archive `key`, whose first member has at most `first_member`
-    /// bytes with its headers.
+    /// bytes with its headers. `fingerprint` is kept with its object.
     ///
     /// # Errors
     ///
     /// If one member of that size cannot be stored at all.
-    pub fn begin(&mut self, key: Key, first_member: u64) -> io::Result<()> {
+    pub fn begin(
+        &mut self,
+        key: Key,
+        fingerprint: Option<String>,
+        first_member: u64,
+    ) -> io::Result<()> {
         let part_size = self
             .options
             .plan
@@ -87,7 +88,7 @@ impl<'a> Lane<'a> {
             );
         }
         let filler = Arc::new(Mutex::new(PartFiller {
-            upload: self.uploader.begin(key),
+            upload: self.uploader.begin(key, fingerprint),
             budget: self.options.budget.clone(),
             runtime: self.runtime.clone(),
             cancel: self.options.cancel.clone(),
@@ -137,14 +138,6 @@ impl<'a> Lane<'a> {
             .unwrap_or_else(PoisonError::into_inner)
             .end()
     }
-}
-
-/// The largest size `bytes` of tar can have after compression: incompressible
-/// data grows by less than 1 % in every codec.
-fn worst_case(bytes: u64) -> u64 {
-    bytes
-        .saturating_add(bytes / 100)
-        .saturating_add(ENCODER_HOLDS_BACK)
 }
 
 impl Write for Lane<'_> {

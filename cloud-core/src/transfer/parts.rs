@@ -19,6 +19,10 @@ pub const DEFAULT_PART: u64 = 10 << 20;
 /// Source: the reference caps at 1 TiB with a warning.
 pub const MAX_ARCHIVE: u64 = 1 << 40;
 
+/// Bytes that an encoder may hold back before they are counted: the largest
+/// block of all codecs (bzip2's 900 kB, zstd's window) with room to spare.
+const ENCODER_HOLDS_BACK: u64 = 16 << 20;
+
 /// What the user asked for, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct PartWishes {
@@ -125,6 +129,16 @@ impl PartPlan {
         })
     }
 
+    /// Most bytes of tar that make an archive within its limit, however badly they
+    /// compress; at least 1.
+    pub fn sure_to_fit(&self) -> u64 {
+        let spare = ENCODER_HOLDS_BACK.saturating_add(self.archive_capacity / 100);
+        self.archive_capacity
+            .saturating_sub(spare)
+            .min(self.archive_limit)
+            .max(1)
+    }
+
     /// The part size of an archive that begins with a member of `member` bytes
     /// in the worst case: the plan's, or larger if the plan's would run out of
     /// part numbers in the middle of that one member. `None` if no part size
@@ -138,6 +152,14 @@ impl PartPlan {
             .next_multiple_of(1 << 20);
         (needed <= limits.max_part && member <= limits.max_object).then_some(needed)
     }
+}
+
+/// The largest size `bytes` of tar can have after compression: incompressible
+/// data grows by less than 1 % in every codec.
+pub(super) fn worst_case(bytes: u64) -> u64 {
+    bytes
+        .saturating_add(bytes / 100)
+        .saturating_add(ENCODER_HOLDS_BACK)
 }
 
 #[cfg(test)]

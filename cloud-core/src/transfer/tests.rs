@@ -66,7 +66,7 @@ impl Run {
         let work = move || -> std::io::Result<()> {
             let mut lane = Lane::new(&options, &uploader, runtime);
             for (number, size) in sizes.iter().enumerate() {
-                lane.begin(Key::new(format!("archive{number}")).unwrap(), 0)?;
+                lane.begin(Key::new(format!("archive{number}")).unwrap(), None, 0)?;
                 for piece in content(*size).chunks(10_000) {
                     lane.write_all(piece)?;
                 }
@@ -191,7 +191,7 @@ async fn a_lane_that_dies_leaves_nothing_visible() {
     );
     tokio::task::spawn_blocking(move || {
         let mut lane = Lane::new(&options, &uploader, runtime);
-        lane.begin(Key::new("archive").unwrap(), 0).unwrap();
+        lane.begin(Key::new("archive").unwrap(), None, 0).unwrap();
         lane.write_all(&content(500_000)).unwrap();
         // Dropped here, as by an error or a panic.
     })

@@ -131,15 +131,19 @@ impl Uploader {
         }
     }
 
-    /// Begins an archive. Nothing is sent before its first part is full or it
-    /// ends.
-    pub fn begin(&self, key: Key) -> ArchiveUpload {
+    /// Begins an archive, whose object is stored with the fingerprint. Nothing is
+    /// sent before its first part is full or it ends.
+    pub fn begin(&self, key: Key, fingerprint: Option<String>) -> ArchiveUpload {
         // One part may wait while an earlier one looks for a place; more would
         // only be more memory.
         let (sender, receiver) = mpsc::channel(1);
         let shared = Arc::clone(&self.shared);
         let task = self.shared.runtime.spawn(async move {
-            match shared.upload(key, receiver).await {
+            let options = PutOptions {
+                fingerprint,
+                ..shared.options.clone()
+            };
+            match shared.upload(key, &options, receiver).await {
                 Ok(receipt) => Some(receipt),
                 Err(error) => {
                     shared.fail(error);
@@ -209,6 +213,7 @@ impl Shared {
     async fn upload(
         &self,
         key: Key,
+        options: &PutOptions,
         parts: mpsc::Receiver<Message>,
     ) -> Result<ArchiveReceipt, TransferError> {
         let mut incoming = Incoming {
@@ -221,12 +226,20 @@ impl Shared {
             )));
         };
         match incoming.next().await? {
-            Message::End => self.put(key, first).await,
-            Message::Part(second) => self.multipart(key, [first, second], &mut incoming).await,
+            Message::End => self.put(key, options, first).await,
+            Message::Part(second) => {
+                self.multipart(key, options, [first, second], &mut incoming)
+                    .await
+            }
         }
     }
 
-    async fn put(&self, key: Key, body: PartBuffer) -> Result<ArchiveReceipt, TransferError> {
+    async fn put(
+        &self,
+        key: Key,
+        options: &PutOptions,
+        body: PartBuffer,
+    ) -> Result<ArchiveReceipt, TransferError> {
         let _place = self
             .places
             .acquire()
@@ -237,7 +250,7 @@ impl Shared {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
-            receipt = self.store.put(&key, body.into_bytes(), &self.options) => receipt?,
+            receipt = self.store.put(&key, body.into_bytes(), options) => receipt?,
         };
         self.reporter.transferred(bytes);
         self.reporter.archive_done(key.base_name());
@@ -254,12 +267,13 @@ impl Shared {
     async fn multipart(
         &self,
         key: Key,
+        options: &PutOptions,
         first_two: [PartBuffer; 2],
         incoming: &mut Incoming<'_>,
     ) -> Result<ArchiveReceipt, TransferError> {
         let began = Instant::now();
         let upload: Arc<dyn MultipartUpload> = {
-            let mut begin = self.store.begin_multipart(&key, &self.options);
+            let mut begin = self.store.begin_multipart(&key, options);
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => {

@@ -6,95 +6,30 @@
 //! mode; they are the last members of the last archive.
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
-use super::manifest::{Closing, Listing};
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
-use crate::manifest::{Algorithm, Checksum, Summing};
-use crate::ops::chain;
-use crate::pgdata::{
-    self, ControlFile, EntryKind, FileId, Found, HardLinks, LABEL_NAME, LabelInPgdata,
-    LeftOutReason, MANIFEST_NAME, OwnerNames, Rules, Walk, display_name,
+use crate::manifest::{Algorithm, Checksum, WalRange};
+use crate::ops::archives::{
+    CopyReport, Listing, Sources, Summed, Writing, files, identifier, lower_priority,
+    manifest_failed, warn_of,
 };
+use crate::pgdata::{self, EntryKind, Found, HardLinks, LABEL_NAME, MANIFEST_NAME, OwnerNames};
 use crate::report::Reporter;
-use crate::tar::{AppendError, ArchiveSink, Copied, Member, MemberKind, Splitter};
+use crate::tar::{ArchiveSink, Member, MemberKind, Splitter};
 use crate::transfer::{Lane, LaneOptions, TransferError, Uploader};
 
-/// How nice the copying thread is to the server beside it. The priority of its
-/// reads follows from it.
-const NICENESS: i32 = 10;
-
-/// What is copied.
+/// What the end of the backup brings.
 #[derive(Debug, Clone)]
-pub(super) struct Sources {
-    pub(super) pgdata: PathBuf,
-    /// Major version, as in the directories of tablespaces: `15`, `9.6`.
-    pub(super) major: String,
-    pub(super) tablespaces: Vec<TablespaceSource>,
-    /// Configuration files outside of PGDATA.
-    pub(super) configuration: Vec<ConfigurationFile>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct TablespaceSource {
-    pub(super) oid: u32,
-    pub(super) location: PathBuf,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct ConfigurationFile {
-    pub(super) path: PathBuf,
-    pub(super) required: bool,
-}
-
-impl Sources {
-    fn rules(&self, base: ArchiveBase) -> Rules {
-        match base {
-            ArchiveBase::Tablespace(_) => Rules::Tablespace {
-                major: self.major.clone(),
-            },
-            ArchiveBase::Data => Rules::Pgdata {
-                tablespaces: self
-                    .tablespaces
-                    .iter()
-                    .map(|tablespace| tablespace.oid)
-                    .collect(),
-                label: LabelInPgdata::Stale,
-            },
-        }
-    }
-
-    /// Opens a source; what has an archive of its own is left out of it.
-    pub(super) fn walk(&self, base: ArchiveBase) -> Result<Walk, pgdata::SourceError> {
-        let location = |tablespace: &TablespaceSource| tablespace.location.clone();
-        let (root, others): (PathBuf, Vec<PathBuf>) = match base {
-            ArchiveBase::Data => (
-                self.pgdata.clone(),
-                self.tablespaces.iter().map(location).collect(),
-            ),
-            ArchiveBase::Tablespace(oid) => {
-                let (own, others): (Vec<_>, Vec<_>) = self
-                    .tablespaces
-                    .iter()
-                    .partition(|tablespace| tablespace.oid == oid);
-                let root = own
-                    .first()
-                    .map(|own| own.location.clone())
-                    .unwrap_or_default();
-                (root, others.into_iter().map(location).collect())
-            }
-        };
-        let elsewhere: Vec<FileId> = others
-            .iter()
-            .filter_map(|path| FileId::of(path).ok())
-            .collect();
-        Walk::open(&root, self.rules(base), &elsewhere)
-    }
+pub(super) struct Closing {
+    /// Text of the backup label.
+    pub(super) label: String,
+    /// The WAL that the backup needs.
+    pub(super) range: WalRange,
 }
 
 /// Everything the thread needs.
@@ -115,38 +50,10 @@ pub(super) struct Job {
     pub(super) closing: oneshot::Receiver<Closing>,
 }
 
-/// What was met on the way.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct CopyReport {
-    files: u64,
-    vanished: u64,
-    shrank: u64,
-    grew: u64,
-}
-
-impl CopyReport {
-    fn count(&mut self, copied: Copied) {
-        self.files += 1;
-        self.shrank += u64::from(copied.missing > 0);
-        self.grew += u64::from(copied.grew);
-    }
-
-    pub(super) fn log(&self) {
-        tracing::info!(
-            "copied {} files; meanwhile {} vanished, {} shrank and {} grew, which WAL replay repairs",
-            self.files,
-            self.vanished,
-            self.shrank,
-            self.grew
-        );
-    }
-}
-
 impl Job {
     /// Copies everything. Blocks; uploads run on `runtime`.
     pub(super) fn run(self, runtime: &Handle) -> Result<CopyReport, TransferError> {
-        // Of this thread alone, and a wish: a system that refuses it is fine.
-        let _ = rustix::process::setpriority_process(None, NICENESS);
+        lower_priority();
         let Self {
             sources,
             layout,
@@ -228,7 +135,7 @@ impl ArchiveSink for Archives<'_> {
     fn begin(&mut self, part: u32, first_member: u64) -> io::Result<()> {
         let key = self.layout.archive(self.id, self.base, part, self.suffix);
         tracing::info!("Uploading '{key}'");
-        self.lane.begin(key, first_member)
+        self.lane.begin(key, None, first_member)
     }
 
     fn bytes_out(&self) -> u64 {
@@ -249,13 +156,6 @@ struct Copy<'a> {
     owners: OwnerNames,
     listing: Listing,
     writing: Writing<'a>,
-}
-
-/// The way into the archives.
-struct Writing<'a> {
-    cancel: CancellationToken,
-    reporter: &'a dyn Reporter,
-    report: CopyReport,
 }
 
 type Out<'a> = Splitter<Archives<'a>>;
@@ -390,127 +290,11 @@ impl Copy<'_> {
         data: &mut dyn Read,
         out: &mut Out,
     ) -> Result<Checksum, TransferError> {
-        let mut summed = Summed {
-            data,
-            sum: self.listing.summing(),
-            left: member.size(),
-        };
+        let mut summed = Summed::new(data, self.listing.summing(), member.size());
         let copied = self.writing.add(member, &mut summed, out)?;
-        let mut sum = summed.sum;
-        sum.add_zeroes(copied.missing);
-        let sum = sum.finish();
+        let sum = summed.finish(copied.missing);
         let listed = self.listing.add(base, member, member.size(), sum);
         listed.map_err(|error| manifest_failed(&error))?;
         Ok(sum)
-    }
-}
-
-impl Writing<'_> {
-    fn add(
-        &mut self,
-        member: &Member,
-        data: &mut dyn Read,
-        out: &mut Out,
-    ) -> Result<Copied, TransferError> {
-        let mut watched = Watched {
-            data,
-            cancel: &self.cancel,
-            reporter: self.reporter,
-        };
-        match out.add(member, &mut watched) {
-            Ok(copied) => {
-                if member.size() > 0 {
-                    self.report.count(copied);
-                }
-                Ok(copied)
-            }
-            Err(AppendError::Read(_)) if self.cancel.is_cancelled() => {
-                Err(TransferError::Cancelled)
-            }
-            Err(AppendError::Read(error)) => {
-                let name = display_name(&member.name);
-                Err(TransferError::Files(format!(
-                    "could not read `{name}`: {error}"
-                )))
-            }
-            Err(AppendError::Write(error)) => Err(self.error(&error)),
-        }
-    }
-
-    /// Writing fails because the upload did, which knows why, or because the
-    /// encoder did.
-    fn error(&self, error: &io::Error) -> TransferError {
-        if self.cancel.is_cancelled() {
-            TransferError::Cancelled
-        } else {
-            TransferError::Files(format!("could not make an archive: {error}"))
-        }
-    }
-}
-
-fn files(error: &(dyn std::error::Error + 'static)) -> TransferError {
-    TransferError::Files(chain(error))
-}
-
-fn warn_of(left: &pgdata::LeftOut, root: &Path) {
-    let (name, root) = (display_name(&left.name), root.display());
-    match &left.reason {
-        LeftOutReason::LinkedDirectory { expected: true, .. } => {
-            tracing::debug!("`{name}` in {root} is a link to a directory: stored as an empty one");
-        }
-        LeftOutReason::LinkedDirectory { target, .. } => tracing::warn!(
-            "`{name}` in {root} is a link to the directory `{}`, which is not part of the backup",
-            display_name(target)
-        ),
-        LeftOutReason::Device => {
-            tracing::warn!("`{name}` in {root} is a device, which is not part of the backup");
-        }
-    }
-}
-
-fn manifest_failed(error: &io::Error) -> TransferError {
-    TransferError::Files(format!("could not make the manifest: {error}"))
-}
-
-/// The system identifier of the cluster.
-fn identifier(pgdata: &Path) -> Result<u64, TransferError> {
-    let path = pgdata.join("global/pg_control");
-    let control = pgdata::read_control(&path).map_err(|error| files(&error))?;
-    let control = ControlFile::parse(&control.bytes).map_err(|error| files(&error))?;
-    Ok(control.system_identifier)
-}
-
-/// Sums up the bytes that are stored of a file: not what it grew by.
-struct Summed<'a> {
-    data: &'a mut dyn Read,
-    sum: Summing,
-    left: u64,
-}
-
-impl Read for Summed<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let count = self.data.read(buf)?;
-        let stored = usize::try_from(self.left).map_or(count, |left| left.min(count));
-        self.sum.add(&buf[..stored]);
-        self.left -= stored as u64;
-        Ok(count)
-    }
-}
-
-/// Looks for a request to stop at every block, and tells how far the copy is.
-struct Watched<'a> {
-    data: &'a mut dyn Read,
-    cancel: &'a CancellationToken,
-    reporter: &'a dyn Reporter,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("the backup was stopped"));
-        }
-        let count = self.data.read(buf)?;
-        self.reporter.processed(count as u64);
-        Ok(count)
     }
 }

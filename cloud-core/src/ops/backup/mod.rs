@@ -7,7 +7,6 @@
 //! Whatever goes wrong after the start is recorded as FAILED (`outcome`).
 
 mod copy;
-mod manifest;
 mod outcome;
 mod preflight;
 mod stats;
@@ -20,16 +19,16 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use self::copy::Sources;
-use self::manifest::Closing;
+use self::copy::Closing;
 use self::outcome::{Failure, Record};
+use super::archives::{self, Sources};
 use super::{Ctx, OpError, OpErrorKind};
 use crate::catalogue::layout::{BackupId, Layout};
 use crate::codec::{Codec, Level};
 use crate::manifest::{Algorithm, WalRange};
 use crate::pg::{BackupStop, Options as ConnectionOptions, PgError, Session};
 use crate::report::Work;
-use crate::store::{Bandwidth, ObjectStore, PutOptions, Tag};
+use crate::store::{ObjectStore, PutOptions, Tag};
 use crate::transfer::{Budget, LaneOptions, PartPlan, PartWishes, TransferError, Uploader};
 
 /// A base backup to take.
@@ -75,12 +74,19 @@ pub async fn run(
 ) -> Result<(), OpError> {
     let layout = Layout::new(&request.path, &request.server)
         .map_err(|error| OpError::new(OpErrorKind::General, error.to_string()))?;
-    let plan = part_plan(store.as_ref(), &request)?;
-    preflight::abilities(store.as_ref(), &request)?;
+    let wishes = PartWishes {
+        max_archive_size: request.max_archive_size,
+        min_chunk_size: request.min_chunk_size,
+        jobs: request.jobs.get(),
+        lanes: 1,
+        memory_limit: request.memory_limit,
+    };
+    let plan = archives::part_plan(store.as_ref(), &wishes)?;
+    archives::check_tags(store.as_ref(), request.tags.as_deref())?;
     let session = preflight::connect(ctx, &request.connection).await?;
     let facts = preflight::facts(ctx, &session).await?;
     let sources = preflight::sources(&facts).await?;
-    let store = limited(store, request.max_bandwidth);
+    let store = archives::limited(store, request.max_bandwidth);
     let id = preflight::free_id(ctx, store.as_ref(), &layout).await?;
 
     // Before anything is written, since it may fail where memory is scarce.
@@ -107,29 +113,6 @@ pub async fn run(
     match result {
         Ok(()) => Ok(()),
         Err(failure) => Err(record.failed(failure).await),
-    }
-}
-
-fn part_plan(store: &dyn ObjectStore, request: &BackupRequest) -> Result<PartPlan, OpError> {
-    let wishes = PartWishes {
-        max_archive_size: request.max_archive_size,
-        min_chunk_size: request.min_chunk_size,
-        jobs: request.jobs.get(),
-        lanes: 1,
-        memory_limit: request.memory_limit,
-    };
-    let plan = PartPlan::new(&store.info().limits, &wishes)
-        .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
-    if plan.capped {
-        tracing::warn!("max-archive-size too big. Capping it to 1.0 TiB");
-    }
-    Ok(plan)
-}
-
-fn limited(store: Arc<dyn ObjectStore>, bytes_per_second: Option<u64>) -> Arc<dyn ObjectStore> {
-    match bytes_per_second {
-        Some(rate) => Arc::new(Bandwidth::new(store, rate)),
-        None => store,
     }
 }
 

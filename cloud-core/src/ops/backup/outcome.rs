@@ -285,6 +285,7 @@ impl<'a> Record<'a> {
         let options = PutOptions {
             mode,
             tags: self.request.tags.clone(),
+            ..PutOptions::default()
         };
         let text = Bytes::from(self.info.to_text());
         self.store

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
-use super::copy::{ConfigurationFile, Sources, TablespaceSource};
-use super::{BackupRequest, ConnectionOptions};
+use super::ConnectionOptions;
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
+use crate::ops::archives::{ConfigurationFile, Sources, TablespaceSource, major};
 use crate::ops::{Ctx, Env, OpError, OpErrorKind, chain};
 use crate::pg::{ConnInfo, PgError, ServerFacts, Session, Var};
 use crate::pgdata;
@@ -25,17 +25,6 @@ impl Var for Env {
     fn var(&self, name: &str) -> Option<OsString> {
         self.get_os(name).map(OsString::from)
     }
-}
-
-/// Refuses options that the store cannot honour.
-pub(super) fn abilities(store: &dyn ObjectStore, request: &BackupRequest) -> Result<(), OpError> {
-    let tags = request.tags.as_ref().is_some_and(|tags| !tags.is_empty());
-    if tags && !store.info().abilities.tags {
-        let message = format!("{} cannot keep tags", store.info().location);
-        return Err(OpError::new(OpErrorKind::General, message)
-            .with_hint("leave --tags and --tag away for this store"));
-    }
-    Ok(())
 }
 
 /// Connects to the server.
@@ -106,10 +95,6 @@ pub(super) async fn sources(facts: &ServerFacts) -> Result<Sources, OpError> {
         ));
     };
     warn(facts, &pgdata);
-    let major = match facts.version {
-        version @ 100_000.. => (version / 10_000).to_string(),
-        version => format!("{}.{}", version / 10_000, version / 100 % 100),
-    };
     let outside = facts
         .tablespaces
         .iter()
@@ -133,7 +118,7 @@ pub(super) async fn sources(facts: &ServerFacts) -> Result<Sources, OpError> {
     .collect();
     let sources = Sources {
         pgdata,
-        major,
+        major: major(facts.version),
         tablespaces,
         configuration,
     };

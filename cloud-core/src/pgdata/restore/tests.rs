@@ -17,9 +17,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::pgdata::testing::unprivileged;
-use crate::pgdata::{
-    CONTROL_NAME, Found, HardLinks, LABEL_NAME, LabelInPgdata, OwnerNames, Rules, Walk,
-};
+use crate::pgdata::{CONTROL_NAME, Found, HardLinks, LABEL_NAME, OwnerNames, Rules, Walk};
 use crate::tar::{Member, MemberKind, Mtime, TarReader};
 
 fn member(name: &[u8], kind: MemberKind) -> Member {
@@ -93,7 +91,6 @@ fn all_below(root: &Path) -> BTreeMap<PathBuf, fs::Metadata> {
 fn copy(source: &Path, target: &Target) {
     let rules = Rules::Pgdata {
         tablespaces: Vec::new(),
-        label: LabelInPgdata::Stale,
     };
     let mut owners = OwnerNames::default();
     let mut links = HardLinks::default();

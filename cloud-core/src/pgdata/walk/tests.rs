@@ -11,12 +11,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::pgdata::testing::unprivileged;
-use crate::pgdata::{HardLinks, LabelInPgdata, OwnerNames};
+use crate::pgdata::{HardLinks, OwnerNames};
 
 fn pgdata(tablespaces: &[u32]) -> Rules {
     Rules::Pgdata {
         tablespaces: tablespaces.to_vec(),
-        label: LabelInPgdata::Stale,
     }
 }
 

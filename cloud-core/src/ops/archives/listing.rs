@@ -12,18 +12,9 @@ use crate::catalogue::layout::ArchiveBase;
 use crate::manifest::{self, Algorithm, Builder, Checksum, Entry, Manifest, Summing, WalRange};
 use crate::tar::Member;
 
-/// What the end of the backup brings.
-#[derive(Debug, Clone)]
-pub(super) struct Closing {
-    /// Text of the backup label.
-    pub(super) label: String,
-    /// The WAL that the backup needs.
-    pub(super) range: WalRange,
-}
-
 /// The files of the backup so far.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(in crate::ops) struct Listing {
     algorithm: Algorithm,
     builder: Builder,
     /// Files at the top of PGDATA: a configuration file that lies elsewhere may
@@ -34,7 +25,11 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    pub(super) fn new(algorithm: Algorithm, version: u32, identifier: u64) -> io::Result<Self> {
+    pub(in crate::ops) fn new(
+        algorithm: Algorithm,
+        version: u32,
+        identifier: u64,
+    ) -> io::Result<Self> {
         Ok(Self {
             algorithm,
             builder: Builder::new(version, identifier)?,
@@ -44,12 +39,12 @@ impl Listing {
     }
 
     /// A checksum of no bytes yet.
-    pub(super) fn summing(&self) -> Summing {
+    pub(in crate::ops) fn summing(&self) -> Summing {
         Summing::new(self.algorithm)
     }
 
     /// Adds a file as it is stored.
-    pub(super) fn add(
+    pub(in crate::ops) fn add(
         &mut self,
         base: ArchiveBase,
         member: &Member,
@@ -71,17 +66,17 @@ impl Listing {
 
     /// Notes that a file has other names too, which may be stored as links to
     /// `name`.
-    pub(super) fn note(&mut self, name: &[u8], size: u64, checksum: Checksum) {
+    pub(in crate::ops) fn note(&mut self, name: &[u8], size: u64, checksum: Checksum) {
         self.linked.insert(name.to_vec(), (size, checksum));
     }
 
     /// Size and checksum of a file that was noted.
-    pub(super) fn noted(&self, name: &[u8]) -> Option<(u64, Checksum)> {
+    pub(in crate::ops) fn noted(&self, name: &[u8]) -> Option<(u64, Checksum)> {
         self.linked.get(name).copied()
     }
 
     /// The manifest of all files.
-    pub(super) fn finish(mut self, range: &WalRange) -> io::Result<Manifest> {
+    pub(in crate::ops) fn finish(mut self, range: &WalRange) -> io::Result<Manifest> {
         for entry in self.top.values() {
             self.builder.add(entry)?;
         }
