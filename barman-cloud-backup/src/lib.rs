@@ -12,7 +12,8 @@ use cloud_core::cli::args::{
 use cloud_core::cli::{self, Habits, Tool, argparse, tags, values};
 use cloud_core::manifest::Algorithm;
 use cloud_core::ops::backup::{self, BackupRequest};
-use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
+use cloud_core::ops::relay::{self, RelayRequest};
+use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind, hook};
 use cloud_core::pg;
 use cloud_core::store::{Opened, RetryPolicy, StoreConfig};
 
@@ -216,10 +217,23 @@ impl Tool for Args {
     }
 
     async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
-        if hook(&ctx.env) {
-            return Err(cli::not_built(
-                "running as a hook script of a Barman server",
-            ));
+        if hook::is_hook(&ctx.env) {
+            let encryption = self.store().encryption_options();
+            let request = RelayRequest {
+                path: at.path,
+                server: self.destination.server_name,
+                codec: self.compression.codec(),
+                jobs: self.jobs,
+                max_archive_size: self.max_archive_size,
+                min_chunk_size: self.min_chunk_size,
+                max_bandwidth: self.max_bandwidth,
+                memory_limit: self.memory_limit,
+                name: self.name,
+                tags: self.tags.get(),
+                manifest_checksums: self.manifest_checksums,
+                encryption,
+            };
+            return relay::run(ctx, at.store, request).await;
         }
         if self.wants_snapshots() {
             return Err(cli::not_built("taking snapshots of disks"));
@@ -251,8 +265,4 @@ impl Tool for Args {
         };
         backup::run(ctx, at.store, request).await
     }
-}
-
-fn hook(env: &Env) -> bool {
-    env.get_os("BARMAN_HOOK").is_some() && env.get_os("BARMAN_PHASE").is_some()
 }

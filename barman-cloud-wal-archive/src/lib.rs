@@ -13,7 +13,7 @@ use cloud_core::cli::args::{
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::codec::Level;
 use cloud_core::ops::wal_archive::{self, WalArchiveRequest};
-use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
+use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind, hook};
 use cloud_core::store::{Opened, Provider, RetryPolicy, StoreConfig};
 
 /// Runs the tool with the arguments of the process.
@@ -91,8 +91,18 @@ pub struct Args {
 }
 
 impl Args {
-    fn hook(env: &Env) -> bool {
-        env.get_os("BARMAN_HOOK").is_some() && env.get_os("BARMAN_PHASE").is_some()
+    /// The WAL file: from the environment in a hook script of a Barman server, which
+    /// gives no argument.
+    fn wal_file(&self, env: &Env) -> Result<PathBuf, OpError> {
+        let usage = |text: &str| OpError::new(OpErrorKind::Usage, text);
+        if hook::is_hook(env) {
+            return hook::wal_file(env)?
+                .ok_or_else(|| usage("BARMAN_FILE environment variable not set"));
+        }
+        self.wal_path.clone().ok_or_else(|| {
+            usage("the path of a WAL file is missing")
+                .with_hint("in archive_command write %p behind the server name")
+        })
     }
 }
 
@@ -129,26 +139,19 @@ impl Tool for Args {
     }
 
     fn check(&self, env: &Env) -> Result<(), OpError> {
-        let usage = |text: String| OpError::new(OpErrorKind::Usage, text);
-        match &self.wal_path {
-            // A hook script is told the path by the environment.
-            _ if Self::hook(env) => Ok(()),
-            Some(path) => match wal_name(&path.to_string_lossy()) {
+        match self.wal_file(env) {
+            Ok(path) => match wal_name(&path.to_string_lossy()) {
                 Ok(_) => Ok(()),
-                Err(line) => Err(usage(line.to_string())),
+                Err(line) => Err(OpError::new(OpErrorKind::Usage, line.to_string())),
             },
-            None if self.common.test => Ok(()),
-            None => Err(usage("the path of a WAL file is missing".into())
-                .with_hint("in archive_command write %p behind the server name")),
+            // A test of the connection needs none.
+            Err(_) if self.common.test => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
-        if Self::hook(&ctx.env) {
-            return Err(cli::not_built(
-                "running as a hook script of a Barman server",
-            ));
-        }
+        let wal_path = self.wal_file(&ctx.env)?;
         // Of the other stores' options none says so.
         let at_once = match self.store().provider {
             Provider::AzureBlobStorage => self.max_concurrency,
@@ -157,12 +160,18 @@ impl Tool for Args {
         let request = WalArchiveRequest {
             path: at.path,
             server: self.destination.server_name,
-            wal_path: self.wal_path.unwrap_or_default(),
+            wal_path,
             codec: self.compression.codec(),
             level: self.compression_level,
             tags: self.tags.get(),
             history_tags: self.history_tags.get(),
             allow_overwrite: self.allow_overwrite,
+            // A Barman server would try for ever (docs/decisions.md 13).
+            if_different: if hook::is_hook(&ctx.env) {
+                OpErrorKind::NoRetry
+            } else {
+                OpErrorKind::Failed
+            },
             at_once,
         };
         wal_archive::run(ctx, at.store, request).await

@@ -52,6 +52,9 @@ pub struct WalArchiveRequest {
     pub history_tags: Option<Vec<Tag>>,
     /// Replace a different file of the same name.
     pub allow_overwrite: bool,
+    /// What a different file of the same name is, if it is not replaced: `Failed`,
+    /// or `NoRetry` for a caller that would try for ever.
+    pub if_different: OpErrorKind,
     /// Parts uploaded at the same time, where the file is too large for one
     /// request.
     pub at_once: NonZeroU32,
@@ -62,9 +65,9 @@ pub struct WalArchiveRequest {
 ///
 /// # Errors
 ///
-/// `Usage` if the name is none of a WAL file. `Failed` if the archive holds a
-/// different file of this name, or one that cannot be read and compared, and
-/// if the segment is of another cluster. `Unreachable` if the store is.
+/// `Usage` if the name is none of a WAL file. `if_different` of the request if the
+/// archive holds a different file of this name, or a damaged one. `Failed` if it
+/// holds one that may not be read, and if the segment is of another cluster. `Unreachable` if the store is.
 /// `General` for everything else.
 pub async fn run(
     ctx: &Ctx,
@@ -102,6 +105,7 @@ pub async fn run(
         codec: request.codec,
         level: request.level,
         tags,
+        if_different: request.if_different,
         at_once: usize::try_from(request.at_once.get()).unwrap_or(usize::MAX),
     };
     if request.allow_overwrite {
@@ -128,6 +132,7 @@ struct Archiving<'a> {
     codec: &'static dyn Codec,
     level: Level,
     tags: Option<Vec<Tag>>,
+    if_different: OpErrorKind,
     at_once: usize,
 }
 
@@ -184,6 +189,7 @@ impl Archiving<'_> {
         let options = PutOptions {
             mode,
             tags: self.tags.clone(),
+            ..PutOptions::default()
         };
         let upload = Upload {
             store: &*self.store,
@@ -230,27 +236,31 @@ impl Archiving<'_> {
             Err(failure) if failure.may_be_of_the_way() => self.decode_stored().await,
             decoded => decoded,
         };
-        let cannot_compare = |why: String| {
+        let cannot_compare = |kind, why: String| {
             OpError::new(
-                OpErrorKind::Failed,
+                kind,
                 format!(
                     "WAL file {} is in the archive already and cannot be compared with this file \
                      ({ours}): {why}",
                     self.name
                 ),
             )
+            .in_own_words()
         };
         match decoded {
             Ok((meta, content)) => Ok(Some((meta, content.finish(self.name.kind())))),
             Err(ObjectFailure::Stopped) => Err(interrupted()),
             Err(ObjectFailure::Store(error)) => match error.kind {
                 StoreErrorKind::NotFound => Ok(None),
-                StoreErrorKind::PermissionDenied => Err(cannot_compare(format!(
-                    "the permission to read `{}` in {} is missing ({})",
-                    self.key,
-                    self.store.info().location,
-                    chain(&error)
-                ))
+                StoreErrorKind::PermissionDenied => Err(cannot_compare(
+                    OpErrorKind::Failed,
+                    format!(
+                        "the permission to read `{}` in {} is missing ({})",
+                        self.key,
+                        self.store.info().location,
+                        chain(&error)
+                    ),
+                )
                 .with_hint(
                     "let the archiver read what it wrote, or compare the two files by hand",
                 )),
@@ -258,10 +268,13 @@ impl Archiving<'_> {
             },
             // Whatever it is, it is not this file, and may be all there is of
             // another one.
-            Err(ObjectFailure::Damaged(error) | ObjectFailure::Taker(error)) => Err(
-                cannot_compare(format!("`{}` is damaged: {error}", self.key))
-                    .with_hint(DIFFERENT_HINT),
-            ),
+            Err(ObjectFailure::Damaged(error) | ObjectFailure::Taker(error)) => {
+                Err(cannot_compare(
+                    self.if_different,
+                    format!("`{}` is damaged: {error}", self.key),
+                )
+                .with_hint(DIFFERENT_HINT))
+            }
         }
     }
 
@@ -273,13 +286,14 @@ impl Archiving<'_> {
 
     fn different(&self, ours: &Content, stored: &Content) -> OpError {
         OpError::new(
-            OpErrorKind::Failed,
+            self.if_different,
             format!(
                 "a different WAL file {} is in the archive already (stored: {stored}; this file: \
                  {ours})",
                 self.name
             ),
         )
+        .in_own_words()
         .with_hint(DIFFERENT_HINT)
     }
 }

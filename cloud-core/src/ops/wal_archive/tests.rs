@@ -73,6 +73,7 @@ fn request(path: &Path) -> WalArchiveRequest {
         tags: None,
         history_tags: None,
         allow_overwrite: false,
+        if_different: OpErrorKind::Failed,
         at_once: NonZeroU32::MIN,
     }
 }
@@ -170,6 +171,27 @@ async fn a_different_file_of_the_same_name_is_refused_with_both_checksums() {
             assert_eq!(bench.stored(name, codec), until(8192));
         }
     }
+}
+
+/// A hook script of a Barman server would be run again for ever.
+#[tokio::test]
+async fn a_caller_that_must_not_try_again_is_told_so() {
+    let bench = Bench::new();
+    let request = bench.request(SEGMENT, &golden(SEGMENT));
+    bench.archive(&request).await.expect("archived");
+    let mut other = bench.request(SEGMENT, &until(8192));
+    other.if_different = OpErrorKind::NoRetry;
+    let refusal = async || bench.archive(&other).await.expect_err("it differs").kind;
+    assert_eq!(refusal().await, OpErrorKind::NoRetry);
+    bench
+        .store
+        .memory
+        .insert(&key(SEGMENT, codec::CODECS[0]), "damaged");
+    assert_eq!(refusal().await, OpErrorKind::NoRetry);
+    // What may change is tried again.
+    let forbidden = Fault::Before(StoreErrorKind::PermissionDenied);
+    bench.store.faulty.fail(StoreOp::Get, forbidden, u32::MAX);
+    assert_eq!(refusal().await, OpErrorKind::Failed);
 }
 
 #[tokio::test]
