@@ -27,14 +27,30 @@ pub fn is_hook(env: &Env) -> bool {
 ///
 /// # Errors
 ///
-/// `Usage` if this is the hook of another event.
+/// `Usage` if this is the hook of another event. `NoRetry` if the file reached the
+/// server compressed: under the name of a WAL file the archive holds WAL, and a
+/// restore would hand PostgreSQL something else.
 pub fn wal_file(env: &Env) -> Result<Option<PathBuf>, OpError> {
     check_event(env, "pre", ["archive_script", "archive_retry_script"]).map_err(|event| {
         let text = format!("barman-cloud-wal-archive called as unsupported hook script: {event}");
         OpError::new(OpErrorKind::Usage, text)
             .with_hint("use it as pre_archive_retry_script or pre_archive_script")
     })?;
-    Ok(value(env, &["BARMAN_FILE"]).map(PathBuf::from))
+    let file = value(env, &["BARMAN_FILE"]).map(PathBuf::from);
+    if let (Some(file), Some(how)) = (&file, value(env, &["BARMAN_COMPRESSION"])) {
+        let text = format!(
+            "the WAL file {} is compressed ({}) already: it cannot be archived as it is",
+            file.display(),
+            how.to_string_lossy()
+        );
+        return Err(OpError::new(OpErrorKind::NoRetry, text)
+            .in_own_words()
+            .with_hint(
+                "send WAL to the Barman server as it is: its setting `compression` works \
+                        behind this script, and so do the options of this tool",
+            ));
+    }
+    Ok(file)
 }
 
 /// The backup that a hook script is to relay.
@@ -237,6 +253,12 @@ mod tests {
             assert_eq!(file(&told).unwrap(), None);
             told.push(("BARMAN_FILE", "/b/main/incoming/0"));
             assert_eq!(file(&told).unwrap(), Some("/b/main/incoming/0".into()));
+            let mut packed = told.clone();
+            packed.push(("BARMAN_COMPRESSION", "gzip"));
+            assert_eq!(file(&packed).unwrap_err().kind, OpErrorKind::NoRetry);
+            // Barman sets it in any case.
+            told.push(("BARMAN_COMPRESSION", ""));
+            assert!(file(&told).unwrap().is_some());
             told.push(("BARMAN_FILE", ""));
             assert_eq!(file(&told).unwrap(), None);
         }
