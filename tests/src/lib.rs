@@ -14,6 +14,7 @@
 mod admin;
 mod azure;
 mod barman;
+mod barman_server;
 mod clock;
 mod cluster;
 mod damage;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 
 pub use azure::{Azurite, Container};
 pub use barman::Barman;
+pub use barman_server::{BarmanMethod, BarmanServer, WalReceiver};
 pub use clock::WrongClock;
 pub use cluster::{Cluster, Recovery, ShutDown};
 pub use damage::Damage;

@@ -27,5 +27,7 @@ mod odd_tree;
 mod permissions_s3;
 mod pitr;
 mod readme;
+mod relay;
+mod relay_by_hand;
 mod s3;
 mod versions;

@@ -3,7 +3,9 @@
 
 use std::process::Command;
 
-use e2e::{Azurite, Cluster, GcsServer, PgBin, S3Server, ShutDown, Workspace};
+use e2e::{
+    Azurite, BarmanMethod, BarmanServer, Cluster, GcsServer, PgBin, S3Server, ShutDown, Workspace,
+};
 
 /// Commands that are not run here, since continuous integration is them.
 const BY_CI: [&str; 3] = [
@@ -217,6 +219,47 @@ fn the_commands_for_google_cloud_storage_work() {
 }
 
 #[test]
+fn the_settings_and_commands_for_a_barman_server_work() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(server) = BarmanServer::find(&workspace) else {
+        return;
+    };
+    let backups = workspace.dir("backups").display().to_string();
+    workspace.dir("backups/relayed");
+    workspace.dir("pgdata");
+    let section = Section::of("## Use: a Barman server's hook scripts");
+    let stage = Stage {
+        workspace: &workspace,
+        environment: Vec::new(),
+        places: vec![("/backups", backups)],
+    };
+    let mut cluster = Cluster::create(&bin, &workspace, "primary", &[]);
+    server.receive_from(&cluster);
+    cluster.start();
+    let hooks = ["post_backup_retry_script", "pre_archive_retry_script"];
+    let hooks = hooks.map(|name| format!("{name} = '{}'", stage.placed(&section.setting(name))));
+    server.configure(&bin, &cluster, BarmanMethod::Rsync, &hooks);
+    server.run(&["switch-wal", "--force", "--archive", "main"]);
+    cluster
+        .session()
+        .run("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
+    let commands = section.blocks("sh");
+    assert_eq!(commands.len(), 3, "{commands:?}");
+    let arguments: Vec<&str> = commands[0].split(' ').skip(1).collect();
+    server.run(&arguments);
+    server.run(&["switch-wal", "--force", "--archive", "main"]);
+    for command in &commands[1..] {
+        stage.run(&cluster, command);
+    }
+    cluster.stop(ShutDown::Immediate);
+    std::fs::remove_dir_all(workspace.path("barman")).expect("the server is gone");
+    let restored = Cluster::existing(&bin, &workspace, "pgdata/from-barman");
+    workspace.file("pgdata/from-barman/recovery.signal", "");
+    assert_rows(restored, &stage, &section);
+}
+
+#[test]
 fn every_other_command_is_run_by_continuous_integration() {
     let readme = std::fs::read_to_string(e2e::project().join("README.md")).unwrap();
     let whole = Section {
@@ -229,6 +272,7 @@ fn every_other_command_is_run_by_continuous_integration() {
         "## Use: Azure Blob Storage",
         "## Use: Google Cloud Storage",
         "## Use: the catalogue",
+        "## Use: a Barman server's hook scripts",
     ] {
         let tested = Section::of(heading).blocks("sh");
         commands.retain(|command| !tested.contains(command));

@@ -41,9 +41,9 @@ async fn a_directory_does_what_every_store_must() {
     // Some file systems have no extended attributes.
     let file = store.root.join("probe");
     std::fs::write(&file, "").unwrap();
-    let file_handle = std::fs::File::open(&file).unwrap();
+    let opened = File::open(&file).unwrap();
     let flags = rustix::fs::XattrFlags::empty();
-    let gaps = match rustix::fs::fsetxattr(&file_handle, "user.probe", b"", flags) {
+    let gaps = match rustix::fs::fsetxattr(&opened, "user.probe", b"", flags) {
         Ok(()) => &[][..],
         Err(_) => &[Gap::Fingerprints],
     };

@@ -1,0 +1,484 @@
+//! The tools as hook scripts, with the environment that a Barman server would give
+//! them: every store and codec, every refusal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use e2e::{
+    Azurite, Cluster, GcsServer, PgBin, Place, Remote, Run, S3Server, Tool, Tree, Workspace, golden,
+};
+
+const ID: &str = "20261121T120000";
+
+/// A backup as it lies on a Barman server, made of a cluster that never ran.
+struct Backup<'w> {
+    workspace: &'w Workspace,
+    dir: PathBuf,
+    record: String,
+}
+
+impl<'w> Backup<'w> {
+    fn new(workspace: &'w Workspace) -> Option<Self> {
+        let bin = PgBin::find()?;
+        let cluster = Cluster::create(&bin, workspace, "cluster", &[]);
+        let base = workspace.dir("barman/main/base");
+        let dir = workspace.dir(format!("barman/main/base/{ID}"));
+        workspace.dir("barman/main/meta");
+        fs::rename(cluster.pgdata(), dir.join("data")).expect("a folder can be moved");
+        let label = "START WAL LOCATION: 0/4000028 (file 000000010000000000000040)\n";
+        let inside = |name: &str| base.join(ID).join(name);
+        workspace.file(inside("data/backup_label"), label);
+        workspace.file(inside("data/backup_manifest"), "another's");
+        let version = format!("PG_{}_202209061", bin.major());
+        for folder in [
+            "16384",
+            &format!("16384/{version}"),
+            &format!("16384/{version}/5"),
+        ] {
+            workspace.dir(inside(folder));
+        }
+        let relation = inside(&format!("16384/{version}/5/16390"));
+        workspace.file(relation, "row".repeat(400_000));
+        let sample = golden().join("tiny/none/base").join(ID).join("backup.info");
+        let sample = fs::read_to_string(sample).expect("a golden sample");
+        let record = changed(&sample, "version", &format!("{}0001", bin.major()));
+        let backup = Self {
+            workspace,
+            dir,
+            record: changed(&record, "systemid", "None"),
+        };
+        backup.write_record(&backup.record);
+        Some(backup)
+    }
+
+    fn write_record(&self, text: &str) {
+        self.workspace.file(self.record_path(), text);
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.workspace
+            .path(format!("barman/main/meta/{ID}-backup.info"))
+    }
+
+    /// What a Barman server tells of it.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("BARMAN_HOOK", "backup_retry_script".into()),
+            ("BARMAN_PHASE", "post".into()),
+            ("BARMAN_STATUS", "DONE".into()),
+            ("BARMAN_BACKUP_ID", ID.into()),
+            ("BARMAN_BACKUP_DIR", self.dir.display().to_string()),
+            (
+                "BARMAN_BACKUP_INFO_PATH",
+                self.record_path().display().to_string(),
+            ),
+        ]
+    }
+
+    fn relay(&self, place: &Place<'w>, options: &[&str]) -> Tool<'w> {
+        place
+            .tool("barman-cloud-backup")
+            .envs(self.environment())
+            .args(options)
+            .args(["--", place.url(), "main"])
+    }
+
+    /// Relays it twice and restores it: the second time nothing but the record goes.
+    fn goes_and_comes_back(&self, place: &Place<'w>, options: &[&str]) {
+        self.relay(place, options).succeed();
+        let mut verbose = vec!["-v"];
+        verbose.extend(options);
+        let again = self.relay(place, &verbose).run();
+        assert_eq!(again.code(), Some(0), "{again}");
+        let told = again.messages("INFO");
+        let count = |part: &str| told.iter().filter(|line| line.contains(part)).count();
+        assert_eq!(count("Uploading '"), 0, "{again}");
+        assert!(count("is there already, whole") >= 2, "{again}");
+        let back = self.workspace.path("back");
+        let fast = self.workspace.path("fast");
+        place
+            .tool("barman-cloud-restore")
+            .args(keys(options))
+            .args(["--tablespace", &format!("fast:{}", fast.display())])
+            .args([place.url(), "main", ID])
+            .arg(&back)
+            .succeed();
+        // The manifest is the relayed backup's own, the link that of the restore.
+        let ours = ["backup_manifest", "pg_tblspc/16384"].map(Path::new);
+        let data = |root: &Path| Tree::of(root).without(|name| ours.contains(&name));
+        data(&self.dir.join("data")).assert_same(&data(&back), place.url());
+        Tree::of(&self.dir.join("16384")).assert_same(&Tree::of(&fast), place.url());
+        for folder in [back, fast] {
+            fs::remove_dir_all(folder).expect("it was restored");
+        }
+    }
+}
+
+/// The options that a reader needs as well.
+fn keys<'o>(options: &[&'o str]) -> Vec<&'o str> {
+    let key = |option: &&&str| option.starts_with("--sse-customer-key");
+    options.iter().filter(key).copied().collect()
+}
+
+/// A record with another value of one field.
+fn changed(record: &str, field: &str, value: &str) -> String {
+    let line = |line: &str| match line.split_once('=') {
+        Some((name, _)) if name == field => format!("{field}={value}\n"),
+        _ => format!("{line}\n"),
+    };
+    let text: String = record.lines().map(line).collect();
+    if text.contains(&format!("{field}=")) {
+        text
+    } else {
+        format!("{text}{field}={value}\n")
+    }
+}
+
+#[test]
+fn every_codec_goes_and_comes_back() {
+    let workspace = Workspace::new();
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    for codec in ["", "--gzip", "--bzip2", "--snappy", "--lz4", "--zstd"] {
+        let place = Place::in_directory_at(&workspace, codec.trim_start_matches('-'));
+        let mut options = vec!["--max-archive-size=8MB"];
+        options.extend((!codec.is_empty()).then_some(codec));
+        backup.goes_and_comes_back(&place, &options);
+    }
+}
+
+#[test]
+fn it_goes_to_s3_and_comes_back() {
+    let workspace = Workspace::new();
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    for server in [S3Server::CephPlain, S3Server::Moto] {
+        let Some(bucket) = server.bucket(&workspace) else {
+            return;
+        };
+        let place = Place::in_bucket(&workspace, &bucket, "p/q");
+        // In parts, and in one request.
+        for options in [
+            &["--min-chunk-size=5MB", "--jobs=3"][..],
+            &["--gzip", "--max-archive-size=1MB"],
+        ] {
+            backup.goes_and_comes_back(&place, options);
+        }
+        assert_eq!(bucket.uploads(), [""; 0], "an upload is open");
+    }
+}
+
+#[test]
+fn tags_and_encryption_are_those_asked_for() {
+    let workspace = Workspace::new();
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    let Some(bucket) = S3Server::Moto.bucket(&workspace) else {
+        return;
+    };
+    let place = Place::in_bucket(&workspace, &bucket, "p");
+    backup.goes_and_comes_back(&place, &[]);
+    // Objects without them are none that were asked for.
+    backup.goes_and_comes_back(&place, &["-e", "AES256", "--tags", "team,db", "env,a b"]);
+    let keys = bucket.keys(&format!("p/main/base/{ID}/"));
+    assert_eq!(keys.len(), 3, "{keys:?}");
+    for key in keys {
+        let tags = bucket.tags(&key);
+        assert_eq!(tags.get("env").map(String::as_str), Some("a b"), "{key}");
+        let head = bucket.head(&key);
+        let encryption = head.get("x-amz-server-side-encryption");
+        assert_eq!(encryption.map(String::as_str), Some("AES256"), "{key}");
+    }
+}
+
+/// Who reads the fingerprint needs the key as well.
+#[test]
+fn it_is_encrypted_with_a_key_of_ones_own() {
+    let workspace = Workspace::new();
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    let Some(bucket) = S3Server::CephTls.bucket(&workspace) else {
+        return;
+    };
+    let place = Place::in_bucket(&workspace, &bucket, "p");
+    let option = |name: &str, key: &str| {
+        let path = workspace.file(name, key);
+        format!("--sse-customer-key=file://{}", path.display())
+    };
+    let first = option("first", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
+    let other = option("other", "MTEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
+    backup.goes_and_comes_back(&place, &[&first]);
+    let record = format!("p/main/base/{ID}/backup.info");
+    // A record that cannot be read may be another backup's.
+    let refused = backup.relay(&place, &[&other]).run();
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    bucket.remove(&record);
+    backup.goes_and_comes_back(&place, &[&other]);
+}
+
+#[test]
+fn it_goes_to_azure_and_comes_back() {
+    let workspace = Workspace::new();
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    let Some(container) = Azurite::Plain.container(&workspace) else {
+        return;
+    };
+    let place = Place::in_container(&workspace, &container, "p/q");
+    backup.goes_and_comes_back(&place, &["--min-chunk-size=1MB", "--tags", "team,db"]);
+    let tags = container.tags(&format!("p/q/main/base/{ID}/data.tar"));
+    assert_eq!(tags.get("team").map(String::as_str), Some("db"));
+}
+
+#[test]
+fn it_goes_to_google_cloud_storage_and_comes_back() {
+    let workspace = Workspace::new();
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    // Parts side by side, and one after the other.
+    for server in [GcsServer::StandIn, GcsServer::Fake] {
+        let Some(bucket) = server.bucket() else {
+            return;
+        };
+        let place = Place::in_gcs(&workspace, &bucket, "p/q");
+        backup.goes_and_comes_back(&place, &["--min-chunk-size=5MB", "--tags", "team,db"]);
+        backup.goes_and_comes_back(&place, &["--snappy", "--max-archive-size=1MB"]);
+    }
+}
+
+/// What the exit code and the one line of a refusal are.
+fn assert_refused(run: &Run, code: i32, part: &str) {
+    assert_eq!(run.code(), Some(code), "{run}");
+    let errors = run.errors();
+    assert_eq!(errors.len(), 1, "{run}");
+    assert!(errors[0].contains(part), "{part} is not in {errors:?}");
+    assert!(run.stdout.is_empty(), "{run}");
+}
+
+/// The lines are those of the tool that ours is compatible with.
+#[test]
+fn a_backup_is_refused_with_the_code_that_barman_knows() {
+    let workspace = Workspace::new();
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    let place = Place::in_directory(&workspace);
+    let said = |text: &str| format!("Barman cloud backup exception: {text}");
+    let with = |changes: &[(&'static str, &str)]| {
+        let mut environment = backup.environment();
+        for (name, value) in changes {
+            environment.retain(|(known, _)| known != name);
+            environment.push((name, (*value).to_owned()));
+        }
+        environment.retain(|(_, value)| !value.is_empty());
+        place
+            .tool("barman-cloud-backup")
+            .envs(environment)
+            .args([place.url(), "main"])
+    };
+    let event = |name: &str| {
+        said(&format!(
+            "barman-cloud-backup called as unsupported hook script: {name}"
+        ))
+    };
+    let status = |status: &str| {
+        let dir = backup.dir.display();
+        said(&format!(
+            "backup in '{dir}' has status '{status}' (status should be: DONE)"
+        ))
+    };
+    let missing = |name: &str| said(&format!("{name} environment variable not set"));
+    for (changes, code, line) in [
+        (
+            &[("BARMAN_PHASE", "pre")][..],
+            4,
+            event("pre_backup_retry_script"),
+        ),
+        (
+            &[("BARMAN_HOOK", "archive_script")],
+            4,
+            event("post_archive_script"),
+        ),
+        (
+            &[("BARMAN_BACKUP_DIR", "")],
+            4,
+            missing("BARMAN_BACKUP_DIR"),
+        ),
+        (&[("BARMAN_BACKUP_ID", "")], 4, missing("BARMAN_BACKUP_ID")),
+        (&[("BARMAN_STATUS", "FAILED")], 63, status("FAILED")),
+        (
+            &[("BARMAN_STATUS", "WAITING_FOR_WALS")],
+            63,
+            status("WAITING_FOR_WALS"),
+        ),
+        (&[("BARMAN_STATUS", "")], 63, status("")),
+        (
+            &[("BARMAN_BACKUP_INFO_PATH", "/no/such")],
+            4,
+            said("could not read '/no/such'"),
+        ),
+    ] {
+        assert_refused(&with(changes).run(), code, &line);
+    }
+    let named = with(&[]).args(["--name", "n"]).run();
+    let line = said("Cannot set backup name when running as a hook script");
+    assert_refused(&named, 4, &line);
+
+    for (field, value, code, part) in [
+        (
+            "compression",
+            "gzip",
+            4,
+            "Compressed backups are not supported when running as a hook script",
+        ),
+        ("encryption", "gpg", 4, "Encrypted backups"),
+        (
+            "parent_backup_id",
+            "20261120T120000",
+            4,
+            "Incremental backups",
+        ),
+        (
+            "snapshots_info",
+            "{'provider': 'aws', 'provider_info': {}, 'snapshots': []}",
+            4,
+            "Snapshot backups",
+        ),
+        ("status", "FAILED", 63, "has status 'FAILED'"),
+        ("version", "None", 4, "which version"),
+        ("systemid", "1", 1, "of the cluster"),
+        ("begin_xlog", "0/5000028", 1, "backup_label says"),
+    ] {
+        backup.write_record(&changed(&backup.record, field, value));
+        assert_refused(&with(&[]).run(), code, part);
+    }
+    backup.write_record(&backup.record);
+    let away = workspace.path("away");
+    for name in [
+        "16384",
+        "data",
+        "data/backup_label",
+        "data/global/pg_control",
+    ] {
+        fs::rename(backup.dir.join(name), &away).expect("moved");
+        assert_refused(&with(&[]).run(), 1, name);
+        fs::rename(&away, backup.dir.join(name)).expect("moved back");
+    }
+    assert_eq!(fs::read_dir(workspace.path("bucket")).unwrap().count(), 0);
+
+    // Another backup has its place.
+    with(&[]).succeed();
+    let stored = workspace.path(format!("bucket/main/base/{ID}/backup.info"));
+    let other = changed(&backup.record, "begin_xlog", "0/6000028");
+    fs::write(&stored, other).expect("written");
+    assert_refused(&with(&[]).run(), 63, "another backup is stored as");
+    fs::remove_dir_all(workspace.path("bucket")).expect("removed");
+    assert_refused(&with(&[]).run(), 1, "does not exist");
+}
+
+/// The names in the manual, and no path of the record.
+#[test]
+fn what_the_manual_says_works_too() {
+    let workspace = Workspace::new();
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    let place = Place::in_directory(&workspace);
+    for beside in [false, true] {
+        if beside {
+            let to = backup.dir.join("backup.info");
+            fs::rename(backup.record_path(), to).expect("moved");
+        }
+        place
+            .tool("barman-cloud-backup")
+            .env("BARMAN_HOOK", "backup_script")
+            .env("BARMAN_PHASE", "post")
+            .env("BARMAN_STATUS", "DONE")
+            .env("BACKUP_ID", ID)
+            .env("BACKUP_DIR", &backup.dir)
+            .args([place.url(), "main"])
+            .succeed();
+    }
+    let stored = workspace.path(format!("bucket/main/base/{ID}/backup.info"));
+    assert_eq!(fs::read_to_string(stored).unwrap(), backup.record);
+}
+
+const SEGMENT: &str = "000000010000000000000006";
+
+/// The archiver as the hook of an event about `file`.
+fn archive<'w>(place: &Place<'w>, event: [&str; 2], more: &[(&str, &str)]) -> Tool<'w> {
+    place
+        .tool("barman-cloud-wal-archive")
+        .env("BARMAN_HOOK", event[0])
+        .env("BARMAN_PHASE", event[1])
+        .envs(more.to_vec())
+        .args(["--gzip", place.url(), "main"])
+}
+
+#[test]
+fn a_wal_file_is_archived_before_barman_does_and_never_replaced() {
+    let workspace = Workspace::new();
+    let place = Place::in_directory(&workspace);
+    let incoming = workspace.dir("incoming");
+    let sample = fs::read(golden().join("wal").join(SEGMENT)).expect("a golden sample");
+    let file = workspace.file(incoming.join(SEGMENT), &sample);
+    let file = file.to_str().expect("a plain name");
+    // As Barman says it of a file that is as it should be.
+    let told = [("BARMAN_FILE", file), ("BARMAN_COMPRESSION", "")];
+    for hook in ["archive_script", "archive_retry_script"] {
+        // What is there already is success.
+        archive(&place, [hook, "pre"], &told).succeed();
+    }
+    let back = workspace.path("back");
+    let fetch = || {
+        let tool = place.tool("barman-cloud-wal-restore");
+        tool.args([place.url(), "main", SEGMENT])
+            .arg(&back)
+            .succeed();
+        fs::read(&back).expect("it was delivered")
+    };
+    assert_eq!(fetch(), sample);
+    // An argument does not count.
+    archive(&place, ["archive_script", "pre"], &told)
+        .arg("/no/such")
+        .succeed();
+
+    let mut different = sample.clone();
+    different[20_000] ^= 1;
+    workspace.file(incoming.join(SEGMENT), different);
+    let run = archive(&place, ["archive_retry_script", "pre"], &told).run();
+    assert_refused(&run, 63, "a different WAL file");
+    assert_eq!(fetch(), sample);
+}
+
+#[test]
+fn a_wal_file_is_refused_with_the_code_that_fits() {
+    let workspace = Workspace::new();
+    let place = Place::in_directory(&workspace);
+    let refused = |event: [&str; 2], told: &[(&str, &str)], code: i32, part: &str| {
+        assert_refused(&archive(&place, event, told).run(), code, part);
+    };
+    const EVENT: [&str; 2] = ["archive_retry_script", "pre"];
+    let unsupported = "barman-cloud-wal-archive called as unsupported hook script: ";
+    let line = format!("{unsupported}post_archive_script");
+    refused(["archive_script", "post"], &[], 3, &line);
+    let line = format!("{unsupported}pre_backup_script");
+    refused(["backup_script", "pre"], &[], 3, &line);
+    refused(EVENT, &[], 3, "BARMAN_FILE environment variable not set");
+    refused(EVENT, &[("BARMAN_FILE", "/x/no-wal")], 3, "no-wal");
+    let packed = [
+        ("BARMAN_FILE", "/x/000000010000000000000006"),
+        ("BARMAN_COMPRESSION", "gzip"),
+    ];
+    refused(EVENT, &packed, 63, "is compressed (gzip) already");
+    refused(EVENT, &packed[..1], 4, "could not read WAL file");
+    // A test of the connection needs no file.
+    archive(&place, EVENT, &[]).arg("--test").succeed();
+    assert_eq!(fs::read_dir(workspace.path("bucket")).unwrap().count(), 0);
+}
