@@ -411,6 +411,8 @@ fn what_the_manual_says_works_too() {
 
 const SEGMENT: &str = "000000010000000000000006";
 
+const EVENT: [&str; 2] = ["archive_retry_script", "pre"];
+
 /// The archiver as the hook of an event about `file`.
 fn archive<'w>(place: &Place<'w>, event: [&str; 2], more: &[(&str, &str)]) -> Tool<'w> {
     place
@@ -464,7 +466,6 @@ fn a_wal_file_is_refused_with_the_code_that_fits() {
     let refused = |event: [&str; 2], told: &[(&str, &str)], code: i32, part: &str| {
         assert_refused(&archive(&place, event, told).run(), code, part);
     };
-    const EVENT: [&str; 2] = ["archive_retry_script", "pre"];
     let unsupported = "barman-cloud-wal-archive called as unsupported hook script: ";
     let line = format!("{unsupported}post_archive_script");
     refused(["archive_script", "post"], &[], 3, &line);
