@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use e2e::{
-    Azurite, Cluster, GcsServer, PgBin, Place, Remote, Run, S3Server, Tool, Tree, Workspace, golden,
+    Azurite, Cluster, GcsServer, PgBin, Place, Run, S3Server, Tool, Tree, Workspace, golden,
 };
 
 const ID: &str = "20261121T120000";
@@ -337,23 +337,23 @@ fn a_backup_is_refused_with_the_code_that_barman_knows() {
             4,
             "Compressed backups are not supported when running as a hook script",
         ),
-        ("encryption", "gpg", 4, "Encrypted backups"),
+        ("encryption", "gpg", 63, "Encrypted backups"),
         (
             "parent_backup_id",
             "20261120T120000",
-            4,
+            63,
             "Incremental backups",
         ),
         (
             "snapshots_info",
             "{'provider': 'aws', 'provider_info': {}, 'snapshots': []}",
-            4,
+            63,
             "Snapshot backups",
         ),
         ("status", "FAILED", 63, "has status 'FAILED'"),
-        ("version", "None", 4, "which version"),
-        ("systemid", "1", 1, "of the cluster"),
-        ("begin_xlog", "0/5000028", 1, "backup_label says"),
+        ("version", "None", 63, "which version"),
+        ("systemid", "1", 63, "of the cluster"),
+        ("begin_xlog", "0/5000028", 63, "backup_label says"),
     ] {
         backup.write_record(&changed(&backup.record, field, value));
         assert_refused(&with(&[]).run(), code, part);

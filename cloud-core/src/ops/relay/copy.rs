@@ -69,6 +69,7 @@ impl Job {
                 report: CopyReport::default(),
             },
             outcome: Outcome::default(),
+            sent: false,
         };
         let mut listing = listing.map_err(|error| manifest_failed(&error))?;
         for tablespace in &sources.tablespaces {
@@ -124,6 +125,8 @@ struct Relaying<'a> {
     before: Digest,
     writing: Writing<'a>,
     outcome: Outcome,
+    /// Whether an archive was not there and had to be sent.
+    sent: bool,
 }
 
 impl<'a> Relaying<'a> {
@@ -193,6 +196,10 @@ impl<'a> Relaying<'a> {
             self.outcome.there += 1;
             job.reporter.processed(bytes);
             return archives.sender.skip(batch);
+        }
+        if !self.sent {
+            job.present.withdraw_record(self.runtime)?;
+            self.sent = true;
         }
         tracing::info!("Uploading '{key}'");
         let sink = Archive {

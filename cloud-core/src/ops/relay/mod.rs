@@ -69,9 +69,9 @@ pub struct RelayRequest {
 ///
 /// # Errors
 ///
-/// `NoRetry` if the backup is not DONE, or another one has its place in the store.
-/// `General` if the environment, the record or the form of the backup cannot be
-/// relayed. `Unreachable` if the store could not be reached before anything was sent.
+/// `NoRetry` if the backup is none that can ever be relayed, or another one has its
+/// place in the store. `General` if the environment lacks something, the record
+/// cannot be read, or the backup is kept compressed. `Unreachable` if the store could not be reached before anything was sent.
 /// `Failed` for everything else: then no record was written.
 pub async fn run(
     ctx: &Ctx,

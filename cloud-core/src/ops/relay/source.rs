@@ -44,9 +44,11 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// `NoRetry` if the backup is not DONE. `General` if the record cannot be read,
-    /// or is of a backup that is kept in a form that cannot be relayed. `Failed` if
-    /// files are missing or are not this backup's.
+    /// `NoRetry` if the backup is not DONE, its record says too little or is of
+    /// another backup than the files, or it is kept in a form that cannot be relayed;
+    /// only for one that is kept compressed the reference has `General`. `General` if
+    /// the record cannot be read, `Failed` if files cannot: both may be there again
+    /// when the script is run the next time.
     pub(super) fn look(told: &RelayedBackup) -> Result<Self, OpError> {
         let general = |text: String| OpError::new(OpErrorKind::General, text);
         let id = BackupId::new(&told.id)
@@ -62,9 +64,8 @@ impl Source {
         }
         let version = info.version.ok_or_else(|| {
             let path = path.display();
-            general(format!(
-                "'{path}' does not say which version of PostgreSQL it is about"
-            ))
+            let text = format!("'{path}' does not say which version of PostgreSQL it is about");
+            OpError::new(OpErrorKind::NoRetry, text)
         })?;
         let tablespace = |oid| TablespaceSource {
             oid,
@@ -89,16 +90,22 @@ impl Source {
             sources,
             version,
         };
-        source.check_files().map_err(|why| {
+        let refused = |kind, why: String| {
             let text = format!("Backup '{}' cannot be relayed: {why}", source.id);
-            OpError::new(OpErrorKind::Failed, text)
-        })?;
+            OpError::new(kind, text)
+        };
+        let (control, label) = source
+            .read_files()
+            .map_err(|why| refused(OpErrorKind::Failed, why))?;
+        source
+            .compare(control, label)
+            .map_err(|why| refused(OpErrorKind::NoRetry, why))?;
         Ok(source)
     }
 
-    /// Looks at every source, at `pg_control` and at the label: they must be there,
-    /// and be of this backup.
-    fn check_files(&self) -> Result<(), String> {
+    /// Looks at every source, at `pg_control` and at the label, which must be there:
+    /// the system identifier, and where the backup begins if its label says so.
+    fn read_files(&self) -> Result<(u64, Option<Lsn>), String> {
         let bases = self.sources.tablespaces.iter();
         let bases = bases.map(|found| ArchiveBase::Tablespace(found.oid));
         for base in bases.chain([ArchiveBase::Data]) {
@@ -106,15 +113,20 @@ impl Source {
         }
         let control = pgdata::read_control(&self.sources.pgdata.join("global/pg_control"));
         let control = control.map_err(|error| chain(&error))?.control;
-        let (found, recorded) = (control.system_identifier.to_string(), &self.info.systemid);
+        let label = std::fs::read(&self.label)
+            .map_err(|error| format!("could not read `{}`: {error}", self.label.display()))?;
+        Ok((control.system_identifier, start_of(&label)))
+    }
+
+    /// What the files say must be what the record says, where both say something.
+    fn compare(&self, identifier: u64, start: Option<Lsn>) -> Result<(), String> {
+        let (found, recorded) = (identifier.to_string(), &self.info.systemid);
         if let Some(recorded) = recorded.as_ref().filter(|recorded| **recorded != found) {
             return Err(format!(
                 "its global/pg_control is of the cluster {found}, its backup.info of {recorded}"
             ));
         }
-        let label = std::fs::read(&self.label)
-            .map_err(|error| format!("could not read `{}`: {error}", self.label.display()))?;
-        match (start_of(&label), self.info.begin_xlog.as_deref()) {
+        match (start, self.info.begin_xlog.as_deref()) {
             (Some(start), Some(recorded)) if Some(start) != recorded.parse().ok() => Err(format!(
                 "its backup_label says that it begins at {start}, its backup.info says {recorded}"
             )),
@@ -156,22 +168,24 @@ fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)
 }
 
-/// Refuses what Barman keeps in another form than as the files of a cluster.
+/// Refuses what Barman keeps in another form than as the files of a cluster. No
+/// repetition changes that; the reference knows the first of these, and its code.
 fn refuse_form(info: &BackupInfo) -> Result<(), OpError> {
-    let why = if info.compression.is_some() {
-        "Compressed backups are not supported when running as a hook script"
+    let (kind, what, why) = if info.compression.is_some() {
+        (OpErrorKind::General, "Compressed", "")
     } else if info.encryption.is_some() {
-        "Encrypted backups are not supported when running as a hook script"
+        (OpErrorKind::NoRetry, "Encrypted", "")
     } else if info.snapshots_info.is_some() {
-        "Snapshot backups are not supported when running as a hook script: they have no files to \
-         upload"
+        let why = ": they have no files to upload";
+        (OpErrorKind::NoRetry, "Snapshot", why)
     } else if info.parent_backup_id.is_some() {
-        "Incremental backups are not supported when running as a hook script: what is in one \
-         cannot be restored without those before it"
+        let why = ": what is in one cannot be restored without those before it";
+        (OpErrorKind::NoRetry, "Incremental", why)
     } else {
         return Ok(());
     };
-    Err(OpError::new(OpErrorKind::General, why))
+    let text = format!("{what} backups are not supported when running as a hook script{why}");
+    Err(OpError::new(kind, text))
 }
 
 /// The WAL that the backup needs.

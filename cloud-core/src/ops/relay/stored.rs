@@ -23,6 +23,8 @@ pub(super) struct Present {
     store: Arc<dyn ObjectStore>,
     /// `None` where they may not be listed.
     keys: Option<BTreeSet<Key>>,
+    /// The record, where an earlier attempt came to the end.
+    record: Option<Key>,
     cancel: CancellationToken,
 }
 
@@ -54,12 +56,13 @@ impl Present {
             }
             Err(error) => return Err(before_the_beginning(&error)),
         };
-        let present = Self {
+        let mut present = Self {
             store: Arc::clone(store),
             keys,
+            record: None,
             cancel: cancel.clone(),
         };
-        present.check_record(layout, source).await?;
+        present.record = present.find_record(layout, source).await?;
         Ok(present)
     }
 
@@ -67,25 +70,26 @@ impl Present {
         self.keys.as_ref().is_none_or(|keys| keys.contains(key))
     }
 
-    async fn check_record(&self, layout: &Layout, source: &Source) -> Result<(), OpError> {
+    /// The key of the record, if one is there; it must be this backup's.
+    async fn find_record(&self, layout: &Layout, source: &Source) -> Result<Option<Key>, OpError> {
         let key = layout.backup_info(&source.id);
         if !self.may_hold(&key) {
-            return Ok(());
+            return Ok(None);
         }
         let stored = match store::get_all(self.store.as_ref(), &key, MAX_INFO).await {
             Ok((_, stored)) => stored,
             Err(error) => {
                 return match error.kind {
                     // Who may not list is not told of absence either.
-                    StoreErrorKind::NotFound => Ok(()),
-                    StoreErrorKind::PermissionDenied if self.keys.is_none() => Ok(()),
+                    StoreErrorKind::NotFound => Ok(None),
+                    StoreErrorKind::PermissionDenied if self.keys.is_none() => Ok(None),
                     _ => Err(before_the_beginning(&error)),
                 };
             }
         };
         let parsed = BackupInfo::parse(&stored, &TimeZone::system());
         if stored == source.record || parsed.is_ok_and(|info| is_same(&info, &source.info)) {
-            return Ok(());
+            return Ok(Some(key));
         }
         let text = format!(
             "another backup is stored as `{key}` in {}: it is not replaced",
@@ -128,6 +132,26 @@ impl Present {
         }
     }
 
+    /// Deletes the record, if there is one: an archive that it speaks for is about to
+    /// be replaced, and until all of them are whole again nothing may say DONE (B1).
+    /// Blocks.
+    pub(super) fn withdraw_record(&self, runtime: &Handle) -> Result<(), TransferError> {
+        let Some(key) = &self.record else {
+            return Ok(());
+        };
+        tracing::info!("'{key}' is deleted until the archives are whole again");
+        let deleted = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => None,
+                deleted = self.delete(std::slice::from_ref(key)) => Some(deleted),
+            }
+        });
+        deleted
+            .ok_or(TransferError::Cancelled)?
+            .map_err(TransferError::from)
+    }
+
     /// Deletes archives of the backup that are none of `archives`, which are all
     /// there now: an attempt with other options left them, and a restore would take
     /// them for parts of the backup.
@@ -146,7 +170,12 @@ impl Present {
         for key in &strays {
             tracing::info!("'{key}' is of an earlier attempt with other options: it is deleted");
         }
-        let report = store::delete_all(self.store.as_ref(), &strays).await;
+        self.delete(&strays).await
+    }
+
+    /// Deletes all of these, or fails with the first refusal.
+    async fn delete(&self, keys: &[Key]) -> Result<(), StoreError> {
+        let report = store::delete_all(self.store.as_ref(), keys).await;
         let refused = report.failed.into_iter().map(|(_, error)| error);
         match refused.chain(report.stopped).next() {
             Some(error) => Err(error),

@@ -427,6 +427,40 @@ async fn wherever_the_store_dies_the_next_attempt_heals_it() {
     }
 }
 
+/// An attempt with other options replaces archives of a backup that is there. However
+/// early the store stops answering, it is not listed while some are the old ones and
+/// some the new: each would be whole, and the files between them would be missing.
+#[tokio::test]
+async fn a_backup_whose_archives_are_replaced_is_not_listed_meanwhile() {
+    let whole = Bench::new();
+    whole.relay(&in_pieces()).await.expect("relayed");
+    let expected = whole.restored().await;
+    let others = || RelayRequest {
+        max_archive_size: 300_000,
+        ..in_pieces()
+    };
+    let mut outcomes = [0, 0];
+    for calls in 0.. {
+        let mut bench = Bench::new();
+        bench.relay(&others()).await.expect("relayed");
+        bench.store = TestStore::new(&bench.store.memory);
+        bench.store.faulty = bench.store.faulty.die_after(calls);
+        let done = bench.relay(&in_pieces()).await.is_ok();
+        let listed = bench.names().contains(&"backup.info".into());
+        if listed {
+            let [data, fast] = bench.restored().await;
+            assert_eq!(data.len(), expected[0].len(), "after {calls} calls");
+            assert_eq!(fast, expected[1], "after {calls} calls");
+        }
+        if done {
+            assert_eq!(bench.names(), whole.names());
+            break;
+        }
+        outcomes[usize::from(listed)] += 1;
+    }
+    assert!(outcomes.iter().all(|times| *times > 1), "{outcomes:?}");
+}
+
 /// Without a path the record is looked for where old and new servers keep it.
 #[tokio::test]
 async fn the_record_is_found_where_barman_keeps_it() {

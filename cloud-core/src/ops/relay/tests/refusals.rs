@@ -61,22 +61,22 @@ async fn a_backup_that_could_not_be_restored_is_refused_before_anything_is_sent(
         ),
         (
             field("encryption", "gpg"),
-            OpErrorKind::General,
+            OpErrorKind::NoRetry,
             "Encrypted backups",
         ),
         (
             field("snapshots_info", snapshots),
-            OpErrorKind::General,
+            OpErrorKind::NoRetry,
             "Snapshot backups",
         ),
         (
             field("parent_backup_id", "1"),
-            OpErrorKind::General,
+            OpErrorKind::NoRetry,
             "Incremental backups",
         ),
         (
             field("version", "None"),
-            OpErrorKind::General,
+            OpErrorKind::NoRetry,
             "which version",
         ),
         (
@@ -91,12 +91,12 @@ async fn a_backup_that_could_not_be_restored_is_refused_before_anything_is_sent(
         ),
         (
             field("systemid", "1"),
-            OpErrorKind::Failed,
+            OpErrorKind::NoRetry,
             "of the cluster",
         ),
         (
             field("begin_xlog", "0/5000028"),
-            OpErrorKind::Failed,
+            OpErrorKind::NoRetry,
             "backup_label says",
         ),
     ] {
