@@ -13,9 +13,9 @@ use nix::unistd::{Uid, User, geteuid};
 use crate::barman::Barman;
 use crate::cluster::Cluster;
 use crate::pg_bin::PgBin;
-use crate::skip;
 use crate::tools::{Running, Tool};
 use crate::workspace::Workspace;
+use crate::{skip, wait_until};
 
 /// What Barman takes for ssh: `[OPTION]... HOST [OPTION]... COMMAND...`.
 const LOCAL_SSH: &str = r#"#!/bin/sh
@@ -160,13 +160,20 @@ impl<'w> BarmanServer<'w> {
         self.home.join("main/incoming")
     }
 
-    /// Begins to receive WAL by streaming.
-    pub fn receive_wal(&self) -> WalReceiver<'_> {
+    /// Begins to receive WAL of the cluster by streaming, and waits until it comes.
+    pub fn receive_wal(&self, cluster: &Cluster) -> WalReceiver<'_> {
         self.run(&["receive-wal", "--create-slot", "main"]);
-        WalReceiver {
+        let receiver = WalReceiver {
             _running: self.tool(&["receive-wal", "main"]).start(),
             server: self,
-        }
+        };
+        // What is switched before that is never seen by Barman as received.
+        let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+        let session = cluster.session();
+        wait_until("the Barman server receives WAL", || {
+            (session.value(streams) == "1").then_some(())
+        });
+        receiver
     }
 
     /// The folder and the id of its only backup.
