@@ -7,6 +7,8 @@ use std::path::Path;
 use e2e::{Bucket, Cluster, PgBin, Run, S3Server, Tool, Workspace, golden, project};
 use serde_json::{Value, json};
 
+use crate::relay_by_hand::Backup;
+
 const SEGMENT: &str = "000000010000000000000006";
 
 /// What is done with objects. (Ceph does not keep to `NotAction`.)
@@ -271,4 +273,42 @@ fn the_policies_in_the_documentation_are_those_that_are_needed() {
         .run();
     assert_eq!(elsewhere.code(), Some(4), "{elsewhere}");
     assert!(!Path::new(&workspace.path("restored")).exists());
+}
+
+/// As a hook script of a Barman server. Without the permission to delete, a backup that
+/// would have to be replaced stays as it is.
+#[test]
+fn a_relay_works_on_s3_with_the_documented_permissions() {
+    let workspace = Workspace::new();
+    let Some(scene) = Scene::new(&workspace) else {
+        return;
+    };
+    let Some(backup) = Backup::new(&workspace) else {
+        return;
+    };
+    let relay = |code: i32, options: &[&str]| {
+        let tool = scene.tool("backup", options).envs(backup.environment());
+        let run = tool.run();
+        assert_eq!(run.code(), Some(code), "{options:?}: {run}");
+        run
+    };
+    let options = ["--min-chunk-size=5MB"];
+    scene.allow_rows(&["relay base backups of a Barman server"]);
+    relay(0, &options);
+    let keys = scene.keys();
+    relay(0, &options);
+    let refused = relay(1, &["--gzip"]);
+    assert!(refused.errors()[0].contains("AccessDenied"), "{refused}");
+    assert_eq!(scene.keys(), keys);
+    scene.allow_rows(&["relay one again, with other options"]);
+    relay(0, &["--gzip"]);
+    let now = scene.keys();
+    assert!(
+        now.iter()
+            .all(|key| !keys.contains(key) || key.ends_with("/backup.info")),
+        "{now:?}"
+    );
+    scene.allow_rows(&["fetch WAL, restore, list, show, check the WAL archive"]);
+    let listed = scene.run(0, "backup-list", &["--format=json"]);
+    assert!(listed.stdout.contains("DONE"), "{listed}");
 }

@@ -43,8 +43,8 @@ pub(super) struct Job {
 pub(super) struct Outcome {
     /// All of them, in their order.
     pub(super) keys: Vec<Key>,
-    /// How many were there already.
-    pub(super) there: usize,
+    /// How many were not there already.
+    pub(super) sent: usize,
 }
 
 impl Job {
@@ -69,7 +69,6 @@ impl Job {
                 report: CopyReport::default(),
             },
             outcome: Outcome::default(),
-            sent: false,
         };
         let mut listing = listing.map_err(|error| manifest_failed(&error))?;
         for tablespace in &sources.tablespaces {
@@ -125,8 +124,6 @@ struct Relaying<'a> {
     before: Digest,
     writing: Writing<'a>,
     outcome: Outcome,
-    /// Whether an archive was not there and had to be sent.
-    sent: bool,
 }
 
 impl<'a> Relaying<'a> {
@@ -193,14 +190,13 @@ impl<'a> Relaying<'a> {
         archives.number += 1;
         if job.present.holds(&key, &fingerprint, self.runtime)? {
             tracing::info!("'{key}' is there already, whole: it is not sent again");
-            self.outcome.there += 1;
             job.reporter.processed(bytes);
             return archives.sender.skip(batch);
         }
-        if !self.sent {
+        if self.outcome.sent == 0 {
             job.present.withdraw_record(self.runtime)?;
-            self.sent = true;
         }
+        self.outcome.sent += 1;
         tracing::info!("Uploading '{key}'");
         let sink = Archive {
             lane: Lane::new(&job.lane, &job.uploader, self.runtime.clone()),

@@ -137,21 +137,25 @@ impl Relay<'_> {
         let present = Arc::new(present);
         let outcome = self.archives(&source, &present, options.clone()).await?;
         tracing::info!(
-            "{} archives are whole in the store, {} of them from earlier attempts",
+            "{} archives are whole in the store, {} of them were sent now",
             outcome.keys.len(),
-            outcome.there
+            outcome.sent
         );
         let concluded = async {
             present.tidy(&self.layout, &source, &outcome.keys).await?;
+            if outcome.sent == 0 && present.has_record() {
+                return Ok(());
+            }
             // upholds B1
             let key = self.layout.backup_info(&source.id);
-            self.store.put(&key, source.record.clone(), &options).await
+            let put = self.store.put(&key, source.record.clone(), &options);
+            put.await.map(drop)
         };
         tokio::select! {
             biased;
             () = self.ctx.cancel.cancelled() => Err(interrupted()),
             concluded = concluded => match concluded {
-                Ok(_) => Ok(()),
+                Ok(()) => Ok(()),
                 Err(error) => Err(failed(&chain(&error))),
             },
         }

@@ -24,8 +24,16 @@ pub(super) struct Present {
     /// `None` where they may not be listed.
     keys: Option<BTreeSet<Key>>,
     /// The record, where an earlier attempt came to the end.
-    record: Option<Key>,
+    record: Option<Record>,
     cancel: CancellationToken,
+}
+
+/// A record of the backup in the store.
+#[derive(Debug)]
+struct Record {
+    key: Key,
+    /// Whether it is what the Barman server has now.
+    is_current: bool,
 }
 
 impl Present {
@@ -71,7 +79,11 @@ impl Present {
     }
 
     /// The key of the record, if one is there; it must be this backup's.
-    async fn find_record(&self, layout: &Layout, source: &Source) -> Result<Option<Key>, OpError> {
+    async fn find_record(
+        &self,
+        layout: &Layout,
+        source: &Source,
+    ) -> Result<Option<Record>, OpError> {
         let key = layout.backup_info(&source.id);
         if !self.may_hold(&key) {
             return Ok(None);
@@ -88,8 +100,9 @@ impl Present {
             }
         };
         let parsed = BackupInfo::parse(&stored, &TimeZone::system());
-        if stored == source.record || parsed.is_ok_and(|info| is_same(&info, &source.info)) {
-            return Ok(Some(key));
+        let is_current = stored == source.record;
+        if is_current || parsed.is_ok_and(|info| is_same(&info, &source.info)) {
+            return Ok(Some(Record { key, is_current }));
         }
         let text = format!(
             "another backup is stored as `{key}` in {}: it is not replaced",
@@ -132,11 +145,16 @@ impl Present {
         }
     }
 
+    /// Whether the record was there, as it is on the Barman server.
+    pub(super) fn has_record(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.is_current)
+    }
+
     /// Deletes the record, if there is one: an archive that it speaks for is about to
     /// be replaced, and until all of them are whole again nothing may say DONE (B1).
     /// Blocks.
     pub(super) fn withdraw_record(&self, runtime: &Handle) -> Result<(), TransferError> {
-        let Some(key) = &self.record else {
+        let Some(Record { key, .. }) = &self.record else {
             return Ok(());
         };
         tracing::info!("'{key}' is deleted until the archives are whole again");
