@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::pg_bin::PgBin;
 use crate::tools::{Running, Tool};
 use crate::workspace::Workspace;
-use crate::{skip, wait_until};
+use crate::{PATIENCE, skip, wait_until};
 
 /// What Barman takes for ssh: `[OPTION]... HOST [OPTION]... COMMAND...`.
 const LOCAL_SSH: &str = r#"#!/bin/sh
@@ -174,6 +174,29 @@ impl<'w> BarmanServer<'w> {
             (session.value(streams) == "1").then_some(())
         });
         receiver
+    }
+
+    /// Makes it archive all WAL of the cluster so far, that sends it here.
+    pub fn take_wal(&self) {
+        let wait = format!("--archive-timeout={}", PATIENCE.as_secs());
+        self.run(&["switch-wal", "--force", "--archive", &wait, "main"]);
+    }
+
+    /// Makes it archive all WAL of the cluster so far, that it receives by streaming.
+    pub fn take_streamed_wal(&self, cluster: &Cluster) {
+        self.run(&["switch-wal", "--force", "main"]);
+        // A segment is whole when the next one begins, and an idle cluster begins none.
+        let session = cluster.session();
+        session.run("SELECT txid_current()");
+        let next = session.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+        let next = format!("{next}.partial");
+        let streaming = self.home.join("main/streaming");
+        wait_until("the WAL is archived", || {
+            self.run(&["archive-wal", "main"]);
+            let names = fs::read_dir(&streaming).expect("it receives WAL");
+            let mut names = names.map(|entry| entry.expect("an entry").file_name());
+            (names.next()? == *next && names.next().is_none()).then_some(())
+        });
     }
 
     /// The folder and the id of its only backup.

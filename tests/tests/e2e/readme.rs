@@ -240,7 +240,7 @@ fn the_settings_and_commands_for_a_barman_server_work() {
     let hooks = ["post_backup_retry_script", "pre_archive_retry_script"];
     let hooks = hooks.map(|name| format!("{name} = '{}'", stage.placed(&section.setting(name))));
     server.configure(&bin, &cluster, BarmanMethod::Rsync, &hooks);
-    server.run(&["switch-wal", "--force", "--archive", "main"]);
+    server.take_wal();
     cluster
         .session()
         .run("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i");
@@ -248,7 +248,7 @@ fn the_settings_and_commands_for_a_barman_server_work() {
     assert_eq!(commands.len(), 3, "{commands:?}");
     let arguments: Vec<&str> = commands[0].split(' ').skip(1).collect();
     server.run(&arguments);
-    server.run(&["switch-wal", "--force", "--archive", "main"]);
+    server.take_wal();
     for command in &commands[1..] {
         stage.run(&cluster, command);
     }

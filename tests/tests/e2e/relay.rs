@@ -129,15 +129,9 @@ fn a_relayed_cluster_comes_back(
     };
     let streaming = method == BarmanMethod::Streaming;
     let receiver = streaming.then(|| scene.server.receive_wal(&scene.primary));
-    let switch = || {
-        let arguments = [
-            "switch-wal",
-            "--force",
-            "--archive",
-            "--archive-timeout=60",
-            "main",
-        ];
-        scene.server.run(&arguments);
+    let switch = || match method {
+        BarmanMethod::Rsync => scene.server.take_wal(),
+        BarmanMethod::Streaming => scene.server.take_streamed_wal(&scene.primary),
     };
     switch();
     let load = WriteLoad::start(&scene.primary, &TABLES);
@@ -220,9 +214,7 @@ fn barmans_own_retries_go_on_where_the_store_failed() {
             "CREATE TABLE {table} {place} AS SELECT generate_series(1, 9000) AS i"
         ));
     }
-    scene
-        .server
-        .run(&["switch-wal", "--force", "--archive", "main"]);
+    scene.server.take_wal();
     let proxy = FaultProxy::start(bucket.endpoint());
     scene
         .server
@@ -235,9 +227,7 @@ fn barmans_own_retries_go_on_where_the_store_failed() {
     session.run("SELECT pg_create_restore_point('here')");
     let digest = session.digest();
     drop(session);
-    scene
-        .server
-        .run(&["switch-wal", "--force", "--archive", "main"]);
+    scene.server.take_wal();
 
     let attempts = scene
         .server
@@ -277,9 +267,7 @@ fn a_backup_that_waits_for_wal_is_refused_once() {
     let Some(scene) = Scene::new(&workspace, &place, BarmanMethod::Rsync, ["", ""]) else {
         return;
     };
-    scene
-        .server
-        .run(&["switch-wal", "--force", "--archive", "main"]);
+    scene.server.take_wal();
     let run = scene
         .server
         .tool(&["backup", "--immediate-checkpoint", "main"])
