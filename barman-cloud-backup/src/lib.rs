@@ -11,6 +11,7 @@ use cloud_core::cli::args::{
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, tags, values};
 use cloud_core::manifest::Algorithm;
+use cloud_core::ops::archives::ArchiveOptions;
 use cloud_core::ops::backup::{self, BackupRequest};
 use cloud_core::ops::relay::{self, RelayRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind, hook};
@@ -217,51 +218,46 @@ impl Tool for Args {
     }
 
     async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
+        let wants_snapshots = self.wants_snapshots();
+        let encryption = self.store().encryption_options();
+        let archives = ArchiveOptions {
+            path: at.path,
+            server: self.destination.server_name,
+            codec: self.compression.codec(),
+            jobs: self.jobs,
+            max_archive_size: self.max_archive_size,
+            min_chunk_size: self.min_chunk_size,
+            max_bandwidth: self.max_bandwidth,
+            memory_limit: self.memory_limit,
+            tags: self.tags.get(),
+            manifest_checksums: self.manifest_checksums,
+        };
         if hook::is_hook(&ctx.env) {
-            let encryption = self.store().encryption_options();
             let request = RelayRequest {
-                path: at.path,
-                server: self.destination.server_name,
-                codec: self.compression.codec(),
-                jobs: self.jobs,
-                max_archive_size: self.max_archive_size,
-                min_chunk_size: self.min_chunk_size,
-                max_bandwidth: self.max_bandwidth,
-                memory_limit: self.memory_limit,
+                archives,
                 name: self.name,
-                tags: self.tags.get(),
-                manifest_checksums: self.manifest_checksums,
                 encryption,
             };
             return relay::run(ctx, at.store, request).await;
         }
-        if self.wants_snapshots() {
+        if wants_snapshots {
             return Err(cli::not_built("taking snapshots of disks"));
         }
         let interval = Duration::from_secs(self.keepalive_interval);
         let request = BackupRequest {
-            path: at.path,
-            server: self.destination.server_name,
+            archives,
             connection: pg::Options {
                 host: self.host,
                 port: self.port,
                 user: self.user,
                 dbname: self.dbname,
             },
-            codec: self.compression.codec(),
             immediate_checkpoint: self.immediate_checkpoint,
-            jobs: self.jobs,
-            max_archive_size: self.max_archive_size,
-            min_chunk_size: self.min_chunk_size,
-            max_bandwidth: self.max_bandwidth,
-            memory_limit: self.memory_limit,
             name: self.name,
-            tags: self.tags.get(),
             keepalive_interval: (!interval.is_zero()).then_some(interval),
             stop_timeout: self
                 .stop_timeout
                 .map(|limit| Duration::from_secs(limit.get().into())),
-            manifest_checksums: self.manifest_checksums,
         };
         backup::run(ctx, at.store, request).await
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::report::Reporter;
 use crate::store::{StoreError, StoreErrorKind};
 
-mod archives;
+pub mod archives;
 pub mod backup;
 pub mod check_wal_archive;
 pub mod delete;

@@ -11,7 +11,6 @@ mod outcome;
 mod preflight;
 mod stats;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,49 +20,30 @@ use tokio_util::sync::CancellationToken;
 
 use self::copy::Closing;
 use self::outcome::{Failure, Record};
-use super::archives::{self, Sources};
-use super::{Ctx, OpError, OpErrorKind};
-use crate::catalogue::layout::{BackupId, Layout};
-use crate::codec::{Codec, Level};
-use crate::manifest::{Algorithm, WalRange};
+use super::archives::{ArchiveOptions, Destination, Sources};
+use super::{Ctx, OpError};
+use crate::catalogue::layout::BackupId;
+use crate::manifest::WalRange;
 use crate::pg::{BackupStop, Options as ConnectionOptions, PgError, Session};
 use crate::report::Work;
-use crate::store::{ObjectStore, PutOptions, Tag};
-use crate::transfer::{Budget, LaneOptions, PartPlan, PartWishes, TransferError, Uploader};
+use crate::store::ObjectStore;
+use crate::transfer::{Budget, TransferError};
 
 /// A base backup to take.
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
-    /// Key prefix from the URL, as written (it may end in slashes).
-    pub path: String,
-    /// Server name: one component of every key.
-    pub server: String,
+    /// How its archives are made and where they go.
+    pub archives: ArchiveOptions,
     /// How to connect to PostgreSQL.
     pub connection: ConnectionOptions,
-    /// Compression of the archives.
-    pub codec: &'static dyn Codec,
     /// Ask for a fast checkpoint.
     pub immediate_checkpoint: bool,
-    /// Parts uploaded at the same time.
-    pub jobs: NonZeroU32,
-    /// Upper bound of an archive's size in the store, in bytes.
-    pub max_archive_size: u64,
-    /// Smallest part wanted, in bytes.
-    pub min_chunk_size: Option<u64>,
-    /// Bytes per second to the store, over everything.
-    pub max_bandwidth: Option<u64>,
-    /// Bytes of part buffers, over everything.
-    pub memory_limit: Option<u64>,
     /// The backup's name.
     pub name: Option<String>,
-    /// Tags of every object.
-    pub tags: Option<Vec<Tag>>,
     /// How often the idle session is used; `None` never.
     pub keepalive_interval: Option<Duration>,
     /// How long the stop of the backup may take; `None` for ever.
     pub stop_timeout: Option<Duration>,
-    /// How the manifest sums up the files.
-    pub manifest_checksums: Algorithm,
 }
 
 /// Takes the base backup.
@@ -72,37 +52,21 @@ pub async fn run(
     store: Arc<dyn ObjectStore>,
     request: BackupRequest,
 ) -> Result<(), OpError> {
-    let layout = Layout::new(&request.path, &request.server)
-        .map_err(|error| OpError::new(OpErrorKind::General, error.to_string()))?;
-    let wishes = PartWishes {
-        max_archive_size: request.max_archive_size,
-        min_chunk_size: request.min_chunk_size,
-        jobs: request.jobs.get(),
-        lanes: 1,
-        memory_limit: request.memory_limit,
-    };
-    let plan = archives::part_plan(store.as_ref(), &wishes)?;
-    archives::check_tags(store.as_ref(), request.tags.as_deref())?;
+    let to = Destination::new(store, &request.archives)?;
     let session = preflight::connect(ctx, &request.connection).await?;
     let facts = preflight::facts(ctx, &session).await?;
     let sources = preflight::sources(&facts).await?;
-    let store = archives::limited(store, request.max_bandwidth);
-    let id = preflight::free_id(ctx, store.as_ref(), &layout).await?;
+    let id = preflight::free_id(ctx, to.store.as_ref(), &to.layout).await?;
+    let budget = to.budget(facts.cluster_size);
 
-    // Before anything is written, since it may fail where memory is scarce.
-    let budget = Budget::new(plan.budget);
-    budget.claim(plan.part_size, facts.cluster_size.unwrap_or(u64::MAX));
-
-    let mut record = Record::new(&store, &layout, &id, &request, &facts);
+    let mut record = Record::new(&to.store, &to.layout, &id, &request, &facts);
     tracing::info!("Starting backup '{id}'");
     ctx.reporter.begin(Work::Backup, facts.cluster_size);
     let taking = Taking {
         ctx,
-        store: &store,
-        layout: &layout,
+        to: &to,
         id: &id,
         request: &request,
-        plan,
         budget,
         version: facts.version,
     };
@@ -119,11 +83,9 @@ pub async fn run(
 /// A base backup under way.
 struct Taking<'a> {
     ctx: &'a Ctx,
-    store: &'a Arc<dyn ObjectStore>,
-    layout: &'a Layout,
+    to: &'a Destination,
     id: &'a BackupId,
     request: &'a BackupRequest,
-    plan: PartPlan,
     budget: Budget,
     /// `server_version_num`.
     version: u32,
@@ -148,35 +110,20 @@ impl Taking<'_> {
 
         // A token of its own: a failed upload stops the copy, and is no signal.
         let cancel = self.ctx.cancel.child_token();
-        let options = PutOptions {
-            tags: self.request.tags.clone(),
-            ..PutOptions::default()
-        };
-        let uploader = Uploader::new(
-            Arc::clone(self.store),
-            options,
-            self.plan.in_flight,
-            cancel.clone(),
-            Arc::clone(&self.ctx.reporter),
-        );
+        let options = &self.request.archives;
+        let (budget, reporter) = (self.budget.clone(), &self.ctx.reporter);
+        let (lane, uploader) = self.to.way(options, budget, reporter, &cancel);
         let (copied_tx, copied) = oneshot::channel();
         let (closing_tx, closing) = oneshot::channel();
         let job = copy::Job {
             sources,
-            layout: self.layout.clone(),
+            layout: self.to.layout.clone(),
             id: self.id.clone(),
-            lane: LaneOptions {
-                codec: self.request.codec,
-                level: Level::Number(self.request.codec.info().backup_level),
-                plan: self.plan,
-                limits: self.store.info().limits,
-                budget: self.budget.clone(),
-                cancel: cancel.clone(),
-            },
+            lane,
             uploader: uploader.clone(),
             reporter: Arc::clone(&self.ctx.reporter),
             version: self.version,
-            algorithm: self.request.manifest_checksums,
+            algorithm: options.manifest_checksums,
             copied: copied_tx,
             closing,
         };

@@ -154,7 +154,11 @@ impl<'a> Record<'a> {
             .set_end(stop.timeline, stop.lsn, self.size, timestamp(stop.time));
         self.info.backup_label = Some(stop.label_file.clone());
         self.info.backup_name.clone_from(&self.request.name);
-        self.info.copy_stats = Some(copy_stats(report, self.request.jobs.get(), began.elapsed()));
+        self.info.copy_stats = Some(copy_stats(
+            report,
+            self.request.archives.jobs.get(),
+            began.elapsed(),
+        ));
         self.info.status = Status::Done;
         let Err(error) = self.put(PutMode::Overwrite).await else {
             tracing::info!(
@@ -284,8 +288,7 @@ impl<'a> Record<'a> {
     async fn put(&self, mode: PutMode) -> Result<(), StoreError> {
         let options = PutOptions {
             mode,
-            tags: self.request.tags.clone(),
-            ..PutOptions::default()
+            ..self.request.archives.put_options()
         };
         let text = Bytes::from(self.info.to_text());
         self.store

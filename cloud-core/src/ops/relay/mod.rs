@@ -15,7 +15,6 @@ mod digest;
 mod source;
 mod stored;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,41 +24,21 @@ use tokio::task::spawn_blocking;
 use self::digest::Digest;
 use self::source::Source;
 use self::stored::Present;
+use super::archives::{ArchiveOptions, Destination};
 use super::hook::RelayedBackup;
-use super::{Ctx, OpError, OpErrorKind, archives, chain};
-use crate::catalogue::layout::Layout;
-use crate::codec::{Codec, Level};
-use crate::manifest::Algorithm;
+use super::{Ctx, OpError, OpErrorKind, chain};
 use crate::report::Work;
-use crate::store::{ObjectStore, PutOptions, Tag};
-use crate::transfer::{Budget, LaneOptions, PartPlan, PartWishes, TransferError, Uploader};
+use crate::store::ObjectStore;
+use crate::transfer::TransferError;
 use crate::units::pretty_duration;
 
 /// A backup of a Barman server to relay; the environment says which.
 #[derive(Debug, Clone)]
 pub struct RelayRequest {
-    /// Key prefix from the URL, as written (it may end in slashes).
-    pub path: String,
-    /// Server name: one component of every key.
-    pub server: String,
-    /// Compression of the archives.
-    pub codec: &'static dyn Codec,
-    /// Parts uploaded at the same time.
-    pub jobs: NonZeroU32,
-    /// Upper bound of an archive's size in the store, in bytes.
-    pub max_archive_size: u64,
-    /// Smallest part wanted, in bytes.
-    pub min_chunk_size: Option<u64>,
-    /// Bytes per second to the store, over everything.
-    pub max_bandwidth: Option<u64>,
-    /// Bytes of part buffers, over everything.
-    pub memory_limit: Option<u64>,
+    /// How its archives are made and where they go.
+    pub archives: ArchiveOptions,
     /// The name that the backup was to get, which is refused.
     pub name: Option<String>,
-    /// Tags of every object.
-    pub tags: Option<Vec<Tag>>,
-    /// How the manifest sums up the files.
-    pub manifest_checksums: Algorithm,
     /// How the store encrypts, in any words: objects that were encrypted in another
     /// way are sent again.
     pub encryption: String,
@@ -79,37 +58,20 @@ pub async fn run(
     request: RelayRequest,
 ) -> Result<(), OpError> {
     let told = RelayedBackup::of(&ctx.env, request.name.is_some())?;
-    let layout = Layout::new(&request.path, &request.server)
-        .map_err(|error| OpError::new(OpErrorKind::General, error.to_string()))?;
-    let wishes = PartWishes {
-        max_archive_size: request.max_archive_size,
-        min_chunk_size: request.min_chunk_size,
-        jobs: request.jobs.get(),
-        lanes: 1,
-        memory_limit: request.memory_limit,
-    };
-    let plan = archives::part_plan(store.as_ref(), &wishes)?;
-    archives::check_tags(store.as_ref(), request.tags.as_deref())?;
+    let to = Destination::new(store, &request.archives)?;
     let source = spawn_blocking(move || Source::look(&told))
         .await
         .map_err(|_| failed("the worker ended early"))??;
-    let store = archives::limited(store, request.max_bandwidth);
     let present = tokio::select! {
         biased;
         () = ctx.cancel.cancelled() => return Err(interrupted()),
-        present = Present::look(&store, &layout, &source, &ctx.cancel) => present?,
+        present = Present::look(&to.store, &to.layout, &source, &ctx.cancel) => present?,
     };
     let began = Instant::now();
     let id = source.id.clone();
     tracing::info!("Relaying backup '{id}'");
     ctx.reporter.begin(Work::Backup, source.info.cluster_size);
-    let relay = Relay {
-        ctx,
-        store,
-        layout,
-        request,
-        plan,
-    };
+    let relay = Relay { ctx, to, request };
     let result = relay.run(source, present).await;
     ctx.reporter.end();
     result?;
@@ -122,33 +84,29 @@ pub async fn run(
 
 struct Relay<'a> {
     ctx: &'a Ctx,
-    store: Arc<dyn ObjectStore>,
-    layout: Layout,
+    to: Destination,
     request: RelayRequest,
-    plan: PartPlan,
 }
 
 impl Relay<'_> {
     async fn run(&self, source: Source, present: Present) -> Result<(), OpError> {
-        let options = PutOptions {
-            tags: self.request.tags.clone(),
-            ..PutOptions::default()
-        };
         let present = Arc::new(present);
-        let outcome = self.archives(&source, &present, options.clone()).await?;
+        let outcome = self.archives(&source, &present).await?;
         tracing::info!(
             "{} archives are whole in the store, {} of them were sent now",
             outcome.keys.len(),
             outcome.sent
         );
         let concluded = async {
-            present.tidy(&self.layout, &source, &outcome.keys).await?;
+            let Destination { store, layout, .. } = &self.to;
+            present.tidy(layout, &source, &outcome.keys).await?;
             if outcome.sent == 0 && present.has_record() {
                 return Ok(());
             }
             // upholds B1
-            let key = self.layout.backup_info(&source.id);
-            let put = self.store.put(&key, source.record.clone(), &options);
+            let key = layout.backup_info(&source.id);
+            let options = self.request.archives.put_options();
+            let put = store.put(&key, source.record.clone(), &options);
             put.await.map(drop)
         };
         tokio::select! {
@@ -166,36 +124,21 @@ impl Relay<'_> {
         &self,
         source: &Source,
         present: &Arc<Present>,
-        options: PutOptions,
     ) -> Result<copy::Outcome, OpError> {
         // A token of its own: a failed upload stops the copy, and is no signal.
         let cancel = self.ctx.cancel.child_token();
-        let budget = Budget::new(self.plan.budget);
-        let expected = source.info.cluster_size.unwrap_or(u64::MAX);
-        budget.claim(self.plan.part_size, expected);
-        let uploader = Uploader::new(
-            Arc::clone(&self.store),
-            options,
-            self.plan.in_flight,
-            cancel.clone(),
-            Arc::clone(&self.ctx.reporter),
-        );
-        let level = self.request.codec.info().backup_level;
+        let options = &self.request.archives;
+        let budget = self.to.budget(source.info.cluster_size);
+        let reporter = &self.ctx.reporter;
+        let (lane, uploader) = self.to.way(options, budget, reporter, &cancel);
         let job = copy::Job {
             source: source.clone(),
-            layout: self.layout.clone(),
-            lane: LaneOptions {
-                codec: self.request.codec,
-                level: Level::Number(level),
-                plan: self.plan,
-                limits: self.store.info().limits,
-                budget,
-                cancel,
-            },
+            layout: self.to.layout.clone(),
+            lane,
             uploader: uploader.clone(),
-            reporter: Arc::clone(&self.ctx.reporter),
+            reporter: Arc::clone(reporter),
             present: Arc::clone(present),
-            algorithm: self.request.manifest_checksums,
+            algorithm: options.manifest_checksums,
             options: self.options(source),
         };
         let runtime = Handle::current();
@@ -222,16 +165,15 @@ impl Relay<'_> {
 
     /// What the archives depend on beside their members.
     fn options(&self, source: &Source) -> Digest {
-        let request = &self.request;
-        let codec = request.codec.info();
+        let options = &self.request.archives;
         Digest::new(&[
             source.id.as_str(),
-            &request.server,
-            codec.name,
-            &codec.backup_level.to_string(),
-            &format!("{:?}", request.tags),
-            &request.encryption,
-            request.manifest_checksums.name(),
+            &options.server,
+            options.codec.info().name,
+            &options.level().to_string(),
+            &format!("{:?}", options.tags),
+            &self.request.encryption,
+            options.manifest_checksums.name(),
             &format!("{:?}", source.range),
         ])
     }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroU32;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -8,10 +9,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::codec;
+use crate::manifest::Algorithm;
 use crate::ops::Env;
 use crate::ops::restore::{self, RestoreRequest};
 use crate::ops::wal_testing::{TestStore, context, write_control};
-use crate::store::{Fault, Limits, MemoryStore, StoreErrorKind, StoreOp};
+use crate::store::{Fault, Limits, MemoryStore, StoreErrorKind, StoreOp, Tag};
 
 mod refusals;
 
@@ -170,27 +172,33 @@ fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn request() -> RelayRequest {
     RelayRequest {
-        path: "p".into(),
-        server: "main".into(),
-        codec: codec::by_name("none").expect("a codec"),
-        jobs: NonZeroU32::MIN,
-        max_archive_size: 100 << 30,
-        min_chunk_size: None,
-        max_bandwidth: None,
-        memory_limit: None,
+        archives: ArchiveOptions {
+            path: "p".into(),
+            server: "main".into(),
+            codec: codec::by_name("none").expect("a codec"),
+            jobs: NonZeroU32::MIN,
+            max_archive_size: 100 << 30,
+            min_chunk_size: None,
+            max_bandwidth: None,
+            memory_limit: None,
+            tags: None,
+            manifest_checksums: Algorithm::Crc32c,
+        },
         name: None,
-        tags: None,
-        manifest_checksums: Algorithm::Crc32c,
         encryption: String::new(),
     }
 }
 
+/// With other options of its archives.
+fn request_with(change: impl FnOnce(&mut ArchiveOptions)) -> RelayRequest {
+    let mut request = request();
+    change(&mut request.archives);
+    request
+}
+
 /// With archives so small that PGDATA needs several.
 fn in_pieces() -> RelayRequest {
-    RelayRequest {
-        max_archive_size: 100_000,
-        ..request()
-    }
+    request_with(|archives| archives.max_archive_size = 100_000)
 }
 
 fn refused(result: Result<(), OpError>, kind: OpErrorKind) -> String {
@@ -204,10 +212,7 @@ async fn a_relayed_backup_is_restored_from_the_store_alone() {
     let backup_codecs = codec::CODECS.iter().filter(|c| c.info().for_backup);
     for codec in backup_codecs {
         let bench = Bench::new();
-        let request = RelayRequest {
-            codec: *codec,
-            ..request()
-        };
+        let request = request_with(|archives| archives.codec = *codec);
         bench.relay(&request).await.expect("relayed");
         let suffix = codec.info().suffix;
         let archives = [
@@ -330,10 +335,7 @@ async fn what_differs_is_sent_again() {
         key: "k".into(),
         value: "v".into(),
     };
-    let tagged = RelayRequest {
-        tags: Some(vec![tag]),
-        ..request()
-    };
+    let tagged = request_with(|archives| archives.tags = Some(vec![tag]));
     let encrypted = RelayRequest {
         encryption: "AES256".into(),
         ..tagged.clone()
@@ -369,10 +371,8 @@ async fn what_an_attempt_with_other_options_left_goes_when_the_backup_is_whole()
         .store
         .memory
         .insert(&format!("{DIR}annotations/keep"), "full");
-    let gzip = RelayRequest {
-        codec: codec::by_name("gzip").expect("a codec"),
-        ..request()
-    };
+    let gzip = codec::by_name("gzip").expect("a codec");
+    let gzip = request_with(|archives| archives.codec = gzip);
     let refusal = Fault::RefuseKeys(StoreErrorKind::PermissionDenied);
     let delete = StoreOp::Delete;
     bench.store.faulty.fail_for("data_0001", delete, refusal, 1);
@@ -438,10 +438,7 @@ async fn a_backup_whose_archives_are_replaced_is_not_listed_meanwhile() {
     let whole = Bench::new();
     whole.relay(&in_pieces()).await.expect("relayed");
     let expected = whole.restored().await;
-    let others = || RelayRequest {
-        max_archive_size: 300_000,
-        ..in_pieces()
-    };
+    let others = || request_with(|archives| archives.max_archive_size = 300_000);
     let mut outcomes = [0, 0];
     for calls in 0.. {
         let mut bench = Bench::new();
