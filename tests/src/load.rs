@@ -84,6 +84,24 @@ impl WriteLoad {
         result
     }
 
+    /// Names a restore point between two transactions, and ends the load when it went
+    /// on behind the point; gives the digest of the rows at it.
+    ///
+    /// # Panics
+    ///
+    /// If the rows did not change behind the point.
+    pub fn stop_behind_point(self, session: &Session, name: &str) -> String {
+        let digest = self.held(|| {
+            session.run(&format!("SELECT pg_create_restore_point('{name}')"));
+            session.digest()
+        });
+        self.wait_for_commits(1);
+        self.stop();
+        let now = session.digest();
+        assert_ne!(now, digest, "the load went on behind the point");
+        digest
+    }
+
     /// Ends the load; gives the number of transactions it committed.
     pub fn stop(mut self) -> u64 {
         let thread = self.ask_to_stop().expect("stopped once");

@@ -107,13 +107,7 @@ fn comes_back(server: GcsServer, writer: Side, reader: Side) {
     let load = WriteLoad::start(&primary, &[("t", None)]);
     exchange.backup(writer, &primary, "exchanged");
     let session = primary.session();
-    let digest = load.held(|| {
-        session.run("SELECT pg_create_restore_point('here')");
-        session.digest()
-    });
-    load.wait_for_commits(1);
-    load.stop();
-    assert_ne!(session.digest(), digest, "the load went on after the point");
+    let digest = load.stop_behind_point(&session, "here");
     primary.archive_everything();
     drop(session);
     primary.stop(ShutDown::Immediate);

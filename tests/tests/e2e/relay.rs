@@ -137,13 +137,7 @@ fn a_relayed_cluster_comes_back(
     let load = WriteLoad::start(&scene.primary, &TABLES);
     scene.back_up();
     let session = scene.primary.session();
-    let digest = load.held(|| {
-        session.run("SELECT pg_create_restore_point('here')");
-        session.digest()
-    });
-    load.wait_for_commits(1);
-    load.stop();
-    assert_ne!(session.digest(), digest, "the load went on after the point");
+    let digest = load.stop_behind_point(&session, "here");
     drop(session);
     switch();
 

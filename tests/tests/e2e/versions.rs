@@ -17,13 +17,7 @@ pub(crate) fn a_primary_under_load_comes_back(bin: &PgBin, place: &Place<'_>) {
     place.backup(&primary, "postgres").arg("--gzip").succeed();
     load.wait_for_commits(3);
     let session = primary.session();
-    let digest = load.held(|| {
-        session.run("SELECT pg_create_restore_point('here')");
-        session.digest()
-    });
-    load.wait_for_commits(3);
-    load.stop();
-    assert_ne!(session.digest(), digest, "the load went on after the point");
+    let digest = load.stop_behind_point(&session, "here");
     primary.archive_everything();
     drop(session);
     primary.stop(ShutDown::Immediate);

@@ -25,9 +25,10 @@ const ABANDONED: Duration = Duration::from_hours(7 * 24);
 /// Most bytes of a fingerprint; a longer one is none of ours.
 const MAX_FINGERPRINT: usize = 1 << 10;
 
-/// How often a write begins again because its directory went away under it:
-/// a delete that empties a directory removes it.
-const TRIES: u32 = 100;
+/// How long a write begins again because its directory goes away under it: a
+/// delete that empties a directory removes it. Counted in time, since how often
+/// a race is lost depends on how the processes are scheduled.
+const RACE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long to wait for somebody who replaces a version in the same directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -72,17 +73,14 @@ impl Temporary {
     /// `root` is not.
     pub(super) fn beside(root: &Path, target: &Path) -> io::Result<Self> {
         let directory = target.parent().unwrap_or(root);
-        let mut tries = 1;
+        let began = Instant::now();
         loop {
             let made = create_directories(root, directory).and_then(|()| Self::new(directory));
             match made {
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound
-                        && tries < TRIES
-                        && root.is_dir() =>
-                {
-                    tries += 1;
-                }
+                        && began.elapsed() < RACE_PATIENCE
+                        && root.is_dir() => {}
                 made => return made,
             }
         }
