@@ -14,6 +14,7 @@ use crate::ops::Env;
 use crate::ops::restore::{self, RestoreRequest};
 use crate::ops::wal_testing::{TestStore, context, write_control};
 use crate::store::{Fault, Limits, MemoryStore, StoreErrorKind, StoreOp, Tag};
+use crate::tar::TarReader;
 
 mod refusals;
 
@@ -65,6 +66,10 @@ impl Bench {
         bench.write("data/postmaster.pid", "left out");
         bench.write("data/backup_manifest", "of pg_basebackup: left out");
         bench.write("16384/PG_15_202209061/5/16390", &"row".repeat(50_000));
+        bench.write(
+            "16384/PG_14_202107181/5/16390",
+            "of another server: left out",
+        );
         symlink("nowhere", bench.path("data/link")).expect("a link");
         write_control(&bench.path("data"), SYSTEM);
         bench
@@ -253,7 +258,27 @@ async fn a_relayed_backup_is_restored_from_the_store_alone() {
             );
         }
         let only = "PG_15_202209061/5/16390";
+        assert_eq!(fast.len(), 1, "{codec:?}");
         assert_eq!(fast[only], expected(&format!("16384/{only}")), "{codec:?}");
+    }
+}
+
+/// As in every base backup (docs/decisions.md 24).
+#[tokio::test]
+async fn the_last_archive_ends_with_control_file_manifest_and_label() {
+    let bench = Bench::new();
+    bench.relay(&request()).await.expect("relayed");
+    let contents = bench.contents();
+    let mut archive = TarReader::new(&contents[&format!("{DIR}data.tar")][..]);
+    let mut names = Vec::new();
+    while let Some(member) = archive.next_member().expect("a tar") {
+        names.push(String::from_utf8(member.name).expect("a plain name"));
+    }
+    let last = ["global/pg_control", "backup_manifest", "backup_label"];
+    assert_eq!(names[names.len() - 3..], last);
+    for name in last {
+        let times = names.iter().filter(|found| **found == name).count();
+        assert_eq!(times, 1, "{name}");
     }
 }
 

@@ -38,8 +38,17 @@ fn it_goes_to_s3_and_comes_back() {
         let place = Place::in_bucket(&workspace, &bucket, "p/q");
         // In parts, and in one request.
         for options in [
-            &["--min-chunk-size=5MB", "--jobs=3"][..],
-            &["--gzip", "--max-archive-size=1MB"],
+            &[
+                "--min-chunk-size=5MB",
+                "--jobs=3",
+                "--max-bandwidth=100MB",
+                "--memory-limit=200MB",
+            ][..],
+            &[
+                "--gzip",
+                "--max-archive-size=1MB",
+                "--manifest-checksums=sha256",
+            ],
         ] {
             backup.goes_and_comes_back(&place, options);
         }
@@ -247,6 +256,8 @@ fn a_backup_is_refused_with_the_code_that_barman_knows() {
         assert_refused(&with(&[]).run(), 1, name);
         fs::rename(&away, backup.dir.join(name)).expect("moved back");
     }
+    // A test of the connection asks for none of this.
+    with(&[("BARMAN_STATUS", "FAILED")]).arg("--test").succeed();
     assert_eq!(fs::read_dir(workspace.path("bucket")).unwrap().count(), 0);
 
     // Another backup has its place.
@@ -279,10 +290,12 @@ fn what_the_manual_says_works_too() {
             .env("BARMAN_STATUS", "DONE")
             .env("BACKUP_ID", ID)
             .env("BACKUP_DIR", &backup.dir)
-            .args([place.url(), "main"])
+            .args([place.url(), "of the command line"])
             .succeed();
     }
-    let stored = workspace.path(format!("bucket/main/base/{ID}/backup.info"));
+    // What the server is called in the record does not count.
+    let key = format!("bucket/of the command line/base/{ID}/backup.info");
+    let stored = workspace.path(key);
     assert_eq!(fs::read_to_string(stored).unwrap(), backup.record);
 }
 
