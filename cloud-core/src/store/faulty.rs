@@ -143,14 +143,7 @@ impl FaultyStore {
     }
 
     fn error(&self, op: StoreOp, what: &str, kind: StoreErrorKind) -> StoreError {
-        StoreError {
-            kind,
-            op,
-            what: what.to_owned(),
-            location: self.inner.info().location.clone(),
-            attempts: 1,
-            source: "an injected fault".into(),
-        }
+        self.inner.info().error(op, what, kind, "an injected fault")
     }
 
     async fn call<T>(

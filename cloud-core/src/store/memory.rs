@@ -187,14 +187,7 @@ impl MemoryStore {
     }
 
     fn error(&self, op: StoreOp, what: &str, kind: StoreErrorKind, why: &str) -> StoreError {
-        StoreError {
-            kind,
-            op,
-            what: what.to_owned(),
-            location: self.info.location.clone(),
-            attempts: 1,
-            source: why.to_owned().into(),
-        }
+        self.info.error(op, what, kind, why)
     }
 
     fn bucket(&self, op: StoreOp, what: &str) -> Result<MutexGuard<'_, Shared>> {

@@ -5,6 +5,7 @@
 //! are wrappers that are stores themselves. Nothing outside `registry` names a
 //! particular store.
 
+use std::error::Error;
 use std::fmt;
 use std::ops::Range;
 use std::time::SystemTime;
@@ -174,6 +175,26 @@ pub struct StoreInfo {
     pub limits: Limits,
     /// What the store can do.
     pub abilities: Abilities,
+}
+
+impl StoreInfo {
+    /// The first failure of an operation on this store.
+    fn error(
+        &self,
+        op: StoreOp,
+        what: impl fmt::Display,
+        kind: StoreErrorKind,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> StoreError {
+        StoreError {
+            kind,
+            op,
+            what: what.to_string(),
+            location: self.location.clone(),
+            attempts: 1,
+            source: source.into(),
+        }
+    }
 }
 
 /// Sizes in bytes and counts that a store allows.

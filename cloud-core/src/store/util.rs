@@ -24,14 +24,7 @@ pub async fn get_all(store: &dyn ObjectStore, key: &Key, max: u64) -> Result<(Ob
 
 async fn get_once(store: &dyn ObjectStore, key: &Key, max: u64) -> Result<(ObjectMeta, Bytes)> {
     let mut download = store.get(key, &ReadRange::all()).await?;
-    let error = |kind, why: String| StoreError {
-        kind,
-        op: StoreOp::Get,
-        what: key.to_string(),
-        location: store.info().location.clone(),
-        attempts: 1,
-        source: why.into(),
-    };
+    let error = |kind, why: String| store.info().error(StoreOp::Get, key, kind, why);
     let size = download.range.end - download.range.start;
     if size > max {
         let why = format!("it has {size} bytes, more than the {max} that make sense");

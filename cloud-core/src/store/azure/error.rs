@@ -9,7 +9,7 @@ use azure_core::http::headers::HeaderName;
 
 use crate::store::StoreErrorKind;
 use crate::store::http::{ConnectError, classify, innermost};
-use crate::store::wire::{Cause, element, one_line};
+use crate::store::wire::{Cause, complaint, element, kind_of_status, one_line};
 
 /// A request that failed, before it has the words for what was being done.
 #[derive(Debug)]
@@ -41,12 +41,7 @@ impl Failure {
             .and_then(|message| message.lines().next())
             .map(one_line)
             .unwrap_or_default();
-        let said = match (code, message.as_str()) {
-            ("", "") => format!("the store answered with status {status}"),
-            ("", message) => format!("the store answered with status {status}: {message}"),
-            (code, "") => format!("{code} (status {status})"),
-            (code, message) => format!("{code}: {message} (status {status})"),
-        };
+        let said = complaint(code, &message, status);
         let hint = match code {
             "AuthorizationPermissionMismatch" => {
                 "; the signature lacks a letter for it, or the identity a role, such as Storage \
@@ -158,19 +153,9 @@ pub(super) fn kind_of(code: &str, status: u16) -> StoreErrorKind {
         _ => {}
     }
     match status {
-        // A yes that makes no sense: what was done is unknown.
-        200..=299 => Kind::Connect,
-        401 => Kind::Unauthenticated,
-        403 => Kind::PermissionDenied,
-        404 => Kind::NotFound,
-        408 => Kind::Timeout,
-        405 | 501 => Kind::Unsupported,
-        412 => Kind::AlreadyExists,
-        429 => Kind::RateLimited,
-        507 => Kind::Full,
-        500..=599 => Kind::ServerFault,
-        300..=499 => Kind::Invalid,
-        _ => Kind::Other,
+        // Of those that are worth another attempt each has its code.
+        409 => Kind::Invalid,
+        _ => kind_of_status(status),
     }
 }
 

@@ -10,7 +10,7 @@ use super::request::Answer;
 use super::xml;
 use crate::store::StoreErrorKind;
 use crate::store::http::ConnectError;
-use crate::store::wire::{Cause, one_line};
+use crate::store::wire::{Cause, complaint, kind_of_status, one_line};
 
 /// Longest text of an answer that becomes part of a message, in characters.
 const MAX_QUOTE: usize = 300;
@@ -43,12 +43,7 @@ impl Failure {
         let status = answer.status.as_u16();
         let said = Said::read(answer);
         let (code, message) = (said.code.as_str(), one_line(&said.message));
-        let told = match (code, message.as_str()) {
-            ("", "") => format!("the store answered with status {status}"),
-            ("", message) => format!("the store answered with status {status}: {message}"),
-            (code, "") => format!("{code} (status {status})"),
-            (code, message) => format!("{code}: {message} (status {status})"),
-        };
+        let told = complaint(code, &message, status);
         Self {
             kind: kind_of(code, &message, status),
             text: told,
@@ -145,19 +140,8 @@ fn kind_of(code: &str, message: &str, status: u16) -> StoreErrorKind {
     match status {
         404 if says("bucket does not exist") => Kind::BucketMissing,
         400 if says("doesn't match calculated") => Kind::Connect,
-        401 => Kind::Unauthenticated,
-        403 => Kind::PermissionDenied,
-        404 | 410 => Kind::NotFound,
-        408 => Kind::Timeout,
-        405 | 501 => Kind::Unsupported,
-        409 => Kind::Conflict,
-        412 => Kind::AlreadyExists,
-        429 => Kind::RateLimited,
-        500..=599 => Kind::ServerFault,
-        // A yes that makes no sense: what was done is unknown.
-        200..=299 => Kind::Connect,
-        300..=499 => Kind::Invalid,
-        _ => Kind::Other,
+        410 => Kind::NotFound,
+        _ => kind_of_status(status),
     }
 }
 

@@ -22,6 +22,7 @@ mod multipart;
 mod uploads;
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -89,33 +90,17 @@ impl LocalStore {
         } else {
             kind_of(&error)
         };
-        let source = match kind {
+        let source: Box<dyn Error + Send + Sync> = match kind {
             StoreErrorKind::BucketMissing => {
                 format!("the directory {} does not exist", self.root.display()).into()
             }
             _ => error.into(),
         };
-        let location = self.info.location.clone();
-        StoreError {
-            kind,
-            op,
-            what: what.to_owned(),
-            location,
-            attempts: 1,
-            source,
-        }
+        self.info.error(op, what, kind, source)
     }
 
     fn refuse(&self, op: StoreOp, what: &str, kind: StoreErrorKind, why: &str) -> StoreError {
-        let location = self.info.location.clone();
-        StoreError {
-            kind,
-            op,
-            what: what.to_owned(),
-            location,
-            attempts: 1,
-            source: why.into(),
-        }
+        self.info.error(op, what, kind, why)
     }
 
     /// The file of a key, and the check that it lies below the root.

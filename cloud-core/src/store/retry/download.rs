@@ -107,13 +107,8 @@ impl Resumed {
     }
 
     fn corrupt(&self, why: String) -> StoreError {
-        StoreError {
-            kind: StoreErrorKind::Corrupt,
-            op: StoreOp::Get,
-            what: self.meta.key.to_string(),
-            location: self.store.info().location.clone(),
-            attempts: 1,
-            source: why.into(),
-        }
+        let kind = StoreErrorKind::Corrupt;
+        let info = self.store.info();
+        info.error(StoreOp::Get, &self.meta.key, kind, why)
     }
 }

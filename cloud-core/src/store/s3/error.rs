@@ -10,7 +10,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::connect::{ConnectError, classify};
 use crate::store::StoreErrorKind;
-use crate::store::wire::{Cause, element, one_line};
+use crate::store::wire::{Cause, complaint, element, kind_of_status, one_line};
 
 /// A request that failed, before it has the words for what was being done.
 #[derive(Debug)]
@@ -171,12 +171,7 @@ fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Fail
     let status = raw.status().as_u16();
     let code = meta.code().unwrap_or_default();
     let message = meta.message().map(one_line).unwrap_or_default();
-    let said = match (code, message.as_str()) {
-        ("", "") => format!("the store answered with status {status}"),
-        ("", message) => format!("the store answered with status {status}: {message}"),
-        (code, "") => format!("{code} (status {status})"),
-        (code, message) => format!("{code}: {message} (status {status})"),
-    };
+    let said = complaint(code, &message, status);
     let hint = match code {
         "RequestTimeTooSkewed" => "; the clock of this machine is wrong",
         "ExpiredToken" | "TokenRefreshRequired" => "; renew the credentials",
@@ -255,20 +250,9 @@ pub(super) fn kind_of(code: &str, status: u16) -> StoreErrorKind {
         _ => {}
     }
     match status {
-        // A yes that makes no sense: what was done is unknown.
-        200..=299 if code.is_empty() => Kind::Connect,
-        401 => Kind::Unauthenticated,
-        403 => Kind::PermissionDenied,
-        404 => Kind::NotFound,
-        408 => Kind::Timeout,
-        405 | 501 => Kind::Unsupported,
-        409 => Kind::Conflict,
-        412 => Kind::AlreadyExists,
-        429 => Kind::RateLimited,
-        507 => Kind::Full,
-        500..=599 => Kind::ServerFault,
-        200..=499 => Kind::Invalid,
-        _ => Kind::Other,
+        // What is told inside of a yes is about the request.
+        200..=299 if !code.is_empty() => Kind::Invalid,
+        _ => kind_of_status(status),
     }
 }
 

@@ -167,14 +167,7 @@ impl Inner {
 
     /// The words for what failed.
     fn error(&self, op: StoreOp, what: impl fmt::Display, failure: Failure) -> StoreError {
-        StoreError {
-            kind: failure.kind,
-            op,
-            what: what.to_string(),
-            location: self.info.location.clone(),
-            attempts: 1,
-            source: failure.text.into(),
-        }
+        self.info.error(op, what, failure.kind, failure.text)
     }
 
     /// An error of our own making.
@@ -185,7 +178,7 @@ impl Inner {
         kind: StoreErrorKind,
         why: impl Into<String>,
     ) -> StoreError {
-        self.error(op, what, Failure::new(kind, why))
+        self.info.error(op, what, kind, why.into())
     }
 
     async fn probe(&self) -> Result<BucketState, Failure> {

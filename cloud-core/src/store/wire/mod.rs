@@ -1,6 +1,7 @@
 //! What stores that speak HTTP have in common: ranges of objects, the way
 //! through the pages of a listing, texts of answers, and what was learned.
 
+mod complaint;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod md5;
 mod paging;
@@ -20,6 +21,7 @@ use super::{FINGERPRINT, PutOptions, Tag};
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) use self::md5::Md5Judge;
 
+pub(super) use self::complaint::{complaint, kind_of_status};
 pub(super) use self::paging::{Answered, Pages, pages};
 #[cfg(any(feature = "aws", feature = "gcp"))]
 pub(super) use self::paging::{Begun, Course, Next, UploadMarker, Uploads, uploads};
