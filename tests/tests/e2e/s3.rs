@@ -452,7 +452,13 @@ fn a_store_that_does_not_answer_is_unreachable() {
     let silent = format!("http://{}", silent.local_addr().unwrap());
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
     let closed = format!("http://{}", closed.unwrap());
-    for (road, url) in [("silent", &silent), ("closed", &closed)] {
+    // RFC 6761 keeps this name from ever having an address.
+    let unknown = "http://store.invalid".to_owned();
+    for (road, url) in [
+        ("silent", &silent),
+        ("closed", &closed),
+        ("unknown", &unknown),
+    ] {
         let tool = |name: &str| {
             workspace
                 .tool(&format!("barman-cloud-{name}"))

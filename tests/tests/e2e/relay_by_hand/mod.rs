@@ -2,6 +2,7 @@
 //! them: every store and codec, every refusal, the least permissions.
 
 mod backup;
+mod ends;
 mod permissions;
 
 use std::fs;
