@@ -69,8 +69,8 @@ impl RetryPolicy {
     }
 
     /// All requests together lose no more than `total` to attempts that fail and
-    /// the pauses after them. For work that somebody waits for as a whole; its
-    /// requests follow one another.
+    /// the pauses after them. For work that somebody waits for as a whole. What
+    /// requests lose side by side is lost once.
     pub const fn per_run(total: Duration) -> Self {
         Self {
             total,
@@ -92,9 +92,16 @@ pub struct Retry {
 struct Contact {
     /// Whether it has answered in this run, if only to refuse.
     met: AtomicBool,
-    /// Time spent on attempts that failed, and on pauses.
-    lost: Mutex<Duration>,
+    lost: Mutex<Lost>,
     warned: Mutex<Option<Instant>>,
+}
+
+/// Time spent on attempts that failed, and on pauses.
+#[derive(Debug, Default)]
+struct Lost {
+    total: Duration,
+    /// Up to when it was counted.
+    until: Option<Instant>,
 }
 
 impl Contact {
@@ -102,11 +109,15 @@ impl Contact {
         self.met.store(true, Ordering::Relaxed);
     }
 
-    /// Adds to the time that was lost, and gives all of it.
-    fn lose(&self, time: Duration) -> Duration {
+    /// Adds the time since `from` to what was lost, and gives all of it. What another
+    /// request lost at the same time counts once.
+    fn lose_since(&self, from: Instant) -> Duration {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        *lost += time;
-        *lost
+        let now = Instant::now();
+        let from = lost.until.map_or(from, |until| until.max(from));
+        lost.total += now.saturating_duration_since(from);
+        lost.until = Some(now);
+        lost.total
     }
 
     fn warn(&self, error: &StoreError, left: Duration) {
@@ -160,6 +171,8 @@ struct Patience {
     began: Instant,
     /// When the present attempt began.
     attempted: Instant,
+    /// Time spent on its own attempts that failed, and on pauses.
+    lost: Duration,
     attempts: u32,
     pause: Duration,
     first: Option<StoreError>,
@@ -173,6 +186,7 @@ impl Patience {
             contact,
             began: now,
             attempted: now,
+            lost: Duration::ZERO,
             attempts: 0,
             pause: FIRST_PAUSE,
             first: None,
@@ -195,12 +209,13 @@ impl Patience {
             self.policy.total.min(FIRST_CONTACT)
         };
         let pause = self.pause.mul_f64(0.5 + fastrand::f64());
-        let now = Instant::now();
-        let lost = self.contact.lose(now - self.attempted);
+        self.lost += self.attempted.elapsed();
+        let lost = self.contact.lose_since(self.attempted);
         let elapsed = if self.policy.per_run {
-            lost
+            // A long attempt may have been counted in part, for shorter ones beside it.
+            lost.max(self.lost)
         } else {
-            now - self.began
+            self.began.elapsed()
         };
         let late = elapsed + pause > total;
         if !error.kind.is_transient() || late {
@@ -216,8 +231,10 @@ impl Patience {
         }
         self.first.get_or_insert(error);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        let paused = Instant::now();
         tokio::time::sleep(pause).await;
-        self.contact.lose(pause);
+        self.lost += paused.elapsed();
+        self.contact.lose_since(paused);
         self.attempted = Instant::now();
         Ok(())
     }

@@ -374,3 +374,25 @@ async fn the_requests_of_a_run_can_have_one_bound_together() {
         assert_eq!(elapsed > total, longest > total, "{elapsed:?}");
     }
 }
+
+/// Files that are archived side by side must not use up each other's patience.
+#[tokio::test(start_paused = true)]
+async fn what_requests_lose_side_by_side_is_lost_once() {
+    let total = Duration::from_mins(1);
+    let faulty = FaultyStore::new(Arc::new(MemoryStore::new()));
+    let retry = Retry::new(Arc::new(faulty.clone()), RetryPolicy::per_run(total));
+    let fault = Fault::Before(StoreErrorKind::ServerFault);
+    faulty.fail(StoreOp::Put, fault, u32::MAX);
+    let began = Instant::now();
+    let options = PutOptions::default();
+    let (key, put) = (key(), async |key: &Key| {
+        retry.put(key, BODY, &options).await
+    });
+    let all = futures_util::future::join_all((0..8).map(|_| put(&key))).await;
+    assert!(all.iter().all(std::result::Result::is_err));
+    let elapsed = began.elapsed();
+    assert!(elapsed <= total && elapsed > total * 3 / 4, "{elapsed:?}");
+    // Whoever comes then has what is left of it.
+    assert!(put(&key).await.is_err());
+    assert!(began.elapsed() <= total, "{:?}", began.elapsed());
+}
