@@ -12,9 +12,9 @@ use cloud_core::cli::args::{
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::codec::Level;
-use cloud_core::ops::wal_archive::{self, WalArchiveRequest};
+use cloud_core::ops::wal_archive::{self, AheadRequest, WalArchiveRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind, hook};
-use cloud_core::store::{Opened, Provider, RetryPolicy, StoreConfig};
+use cloud_core::store::{Opened, Provider, RetryPolicy, StoreConfig, identity, printable};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -86,11 +86,36 @@ pub struct Args {
     #[arg(long, help_heading = argparse::OURS)]
     allow_overwrite: bool,
 
+    /// How many WAL files to archive in one call, at most 64: the requested one and
+    /// those that PostgreSQL will ask for next
+    #[arg(long, default_value = "1", value_parser = values::parallel, help_heading = argparse::OURS)]
+    parallel: u32,
+
+    /// Where calls with --parallel leave notes of what is archived for one another;
+    /// no WAL is kept there
+    #[arg(long, default_value = "/var/tmp/walarchive", help_heading = argparse::OURS)]
+    spool_dir: PathBuf,
+
     #[command(flatten)]
     common: CommonArgs,
 }
 
 impl Args {
+    /// How others are archived with the requested file. A Barman server has no files
+    /// that wait beside it.
+    fn ahead(&self, env: &Env) -> Option<AheadRequest> {
+        (self.parallel > 1 && !hook::is_hook(env)).then(|| AheadRequest {
+            parallel: self.parallel,
+            spool_dir: self.spool_dir.clone(),
+            url: format!(
+                "{} {}",
+                printable(&self.destination.destination_url),
+                self.common.endpoint()
+            ),
+            store: identity(&self.store()),
+        })
+    }
+
     /// The WAL file: from the environment in a hook script of a Barman server, which
     /// gives no argument.
     fn wal_file(&self, env: &Env) -> Result<PathBuf, OpError> {
@@ -157,6 +182,7 @@ impl Tool for Args {
             Provider::AzureBlobStorage => self.max_concurrency,
             Provider::AwsS3 | Provider::GoogleCloudStorage => NonZeroU32::MIN,
         };
+        let ahead = self.ahead(&ctx.env);
         let request = WalArchiveRequest {
             path: at.path,
             server: self.destination.server_name,
@@ -173,6 +199,7 @@ impl Tool for Args {
                 OpErrorKind::Failed
             },
             at_once,
+            ahead,
         };
         wal_archive::run(ctx, at.store, request).await
     }

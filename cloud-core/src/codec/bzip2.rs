@@ -38,6 +38,10 @@ impl Codec for Bzip2 {
         &INFO
     }
 
+    fn encoder_memory(&self, _level: Level) -> u64 {
+        8 << 20
+    }
+
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
         let level = Compression::new(INFO.number(level).unsigned_abs());
         let pack = Stream(Compress::new(level, WORK_FACTOR));

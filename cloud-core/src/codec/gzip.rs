@@ -38,6 +38,10 @@ impl Codec for Gzip {
         &INFO
     }
 
+    fn encoder_memory(&self, _level: Level) -> u64 {
+        1 << 20
+    }
+
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
         let level = Compression::new(INFO.number(level).unsigned_abs());
         let pack = Member(Compress::new_gzip(level, WINDOW_BITS));

@@ -44,6 +44,10 @@ impl Codec for Lz4 {
         &INFO
     }
 
+    fn encoder_memory(&self, _level: Level) -> u64 {
+        1 << 20
+    }
+
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
         let encoder = EncoderBuilder::new()
             .level(INFO.number(level).unsigned_abs())

@@ -53,6 +53,10 @@ impl Codec for Snappy {
         &INFO
     }
 
+    fn encoder_memory(&self, _level: Level) -> u64 {
+        1 << 20
+    }
+
     fn encoder(&self, out: Box<dyn Write + Send>, _level: Level) -> io::Result<Box<dyn Encoder>> {
         Ok(guard::encoding(Chunks {
             blocks: Blocks::new(CHUNK),

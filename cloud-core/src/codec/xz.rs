@@ -39,6 +39,19 @@ impl Codec for Xz {
         &INFO
     }
 
+    fn encoder_memory(&self, level: Level) -> u64 {
+        let mebibytes = match INFO.number(level) {
+            ..=1 => 9,
+            2 => 17,
+            3 => 32,
+            4..=6 => 96,
+            7 => 192,
+            8 => 384,
+            9.. => 704,
+        };
+        mebibytes << 20
+    }
+
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
         let preset = INFO.number(level).unsigned_abs();
         let pack = One(Stream::new_easy_encoder(preset, Check::Crc64)?);

@@ -40,6 +40,19 @@ impl Codec for Zstd {
         &INFO
     }
 
+    fn encoder_memory(&self, level: Level) -> u64 {
+        let mebibytes = match INFO.number(level) {
+            ..=2 => 2,
+            3..=5 => 6,
+            6..=8 => 8,
+            9 => 16,
+            10..=12 => 48,
+            13..=19 => 96,
+            20.. => 768,
+        };
+        mebibytes << 20
+    }
+
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>> {
         let mut raw = Raw::new(INFO.number(level))?;
         raw.set_parameter(CParameter::ChecksumFlag(true))?;

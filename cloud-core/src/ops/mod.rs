@@ -13,6 +13,7 @@ pub mod archives;
 pub mod backup;
 pub mod check_wal_archive;
 pub mod delete;
+mod folder;
 pub mod hook;
 pub mod keep;
 pub mod list;

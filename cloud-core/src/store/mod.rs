@@ -27,6 +27,7 @@ mod faulty;
 mod gcs;
 #[cfg(feature = "remote")]
 mod http;
+mod identity;
 mod local;
 mod memory;
 mod registry;
@@ -55,6 +56,7 @@ pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
 pub use faulty::{Fault, FaultyStore};
 #[cfg(feature = "gcp")]
 pub use gcs::GcsStore;
+pub use identity::identity;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
 pub use registry::{OpenError, Opened, open};

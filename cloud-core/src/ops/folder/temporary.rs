@@ -19,11 +19,11 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
 use crate::wal::page::LONG_HEADER_LEN;
 
 /// What temporary names begin with.
-pub(super) const PREFIX: &str = ".barman-cloud-";
+pub(in crate::ops) const PREFIX: &str = ".barman-cloud-";
 
 /// Where a relative path starts.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(in crate::ops) enum Place {
     /// The working directory.
     Cwd,
     /// A directory that was opened and checked.
@@ -31,7 +31,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::ops) fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Cwd => CWD,
             Self::Directory(fd) => fd.as_fd(),
@@ -41,7 +41,7 @@ impl Place {
 
 /// The file while it is being written.
 #[derive(Debug)]
-pub(super) struct Temporary {
+pub(in crate::ops) struct Temporary {
     file: File,
     place: Place,
     /// `None` once it has its final name.
@@ -54,7 +54,7 @@ pub(super) struct Temporary {
 impl Temporary {
     /// Creates it in the directory that `destination` is in. Its mode is that
     /// of any new file.
-    pub(super) fn beside(place: Place, destination: &Path) -> io::Result<Self> {
+    pub(in crate::ops) fn beside(place: Place, destination: &Path) -> io::Result<Self> {
         if destination.file_name().is_none() {
             return Err(io::Error::other(
                 "the destination is not the name of a file",
@@ -83,22 +83,22 @@ impl Temporary {
     }
 
     /// Bytes written.
-    pub(super) fn size(&self) -> u64 {
+    pub(in crate::ops) fn size(&self) -> u64 {
         self.size
     }
 
     /// CRC-32C of the bytes written.
-    pub(super) fn crc32c(&self) -> u32 {
+    pub(in crate::ops) fn crc32c(&self) -> u32 {
         self.crc32c
     }
 
     /// The first bytes, as many as a segment's first header has.
-    pub(super) fn head(&self) -> &[u8] {
+    pub(in crate::ops) fn head(&self) -> &[u8] {
         &self.head
     }
 
     /// Gives it its final name, in place of whatever has that name.
-    pub(super) fn persist(mut self, place: &Place, destination: &Path) -> io::Result<()> {
+    pub(in crate::ops) fn persist(mut self, place: &Place, destination: &Path) -> io::Result<()> {
         if let Some(path) = &self.path {
             renameat(self.place.fd(), path, place.fd(), destination)?;
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::codec::{Codec, Encoder, Level};
 use crate::pgdata::{CONTROL_NAME, read_control};
-use crate::wal::fit::{Fit, judge};
+use crate::wal::fit::{Fit, Misfit, judge};
 use crate::wal::page::{LONG_HEADER_LEN, SegmentIdentity};
 use crate::wal::{WalKind, WalName};
 
@@ -50,6 +50,8 @@ pub(super) struct LocalFile {
     file: File,
     size: u64,
     modified: Option<SystemTime>,
+    /// What is there as long as PostgreSQL keeps the file as it is.
+    marker: Option<PathBuf>,
 }
 
 impl LocalFile {
@@ -57,6 +59,39 @@ impl LocalFile {
     /// merely odd is logged, a segment of another cluster than the data
     /// directory's is refused (docs/decisions.md 32).
     pub(super) fn open(path: &Path, name: &WalName) -> Result<Self, LocalError> {
+        let (local, misfit) = Self::open_judged(path, name)?;
+        if let Some(misfit) = misfit {
+            warn!("WAL file {name} is archived although {misfit}");
+        }
+        Ok(local)
+    }
+
+    /// Opens a file that nobody asked for: `None` if it is gone or merely odd.
+    ///
+    /// Whoever asked for it would have PostgreSQL keep it. Here `marker` says that it
+    /// does, and the file counts as changed as soon as that is gone.
+    pub(super) fn open_unasked(
+        path: &Path,
+        name: &WalName,
+        marker: PathBuf,
+    ) -> Result<Option<Self>, LocalError> {
+        match Self::open_judged(path, name) {
+            Ok((local, None)) => Ok(Some(Self {
+                marker: Some(marker),
+                ..local
+            })),
+            Ok((_, Some(misfit))) => {
+                debug!("WAL file {name} is not archived unasked: {misfit}");
+                Ok(None)
+            }
+            Err(LocalError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_judged(path: &Path, name: &WalName) -> Result<(Self, Option<Misfit>), LocalError> {
         let failed = |source| LocalError::Read {
             path: path.to_owned(),
             source,
@@ -78,28 +113,28 @@ impl LocalFile {
             file,
             size: metadata.len(),
             modified: metadata.modified().ok(),
+            marker: None,
         };
-        if matches!(name.kind(), WalKind::Segment | WalKind::Partial) {
-            local.check_segment(name)?;
-        }
-        Ok(local)
+        let misfit = match name.kind() {
+            WalKind::Segment | WalKind::Partial => local.check_segment(name)?,
+            WalKind::Backup | WalKind::History => None,
+        };
+        Ok((local, misfit))
     }
 
-    fn check_segment(&self, name: &WalName) -> Result<(), LocalError> {
+    fn check_segment(&self, name: &WalName) -> Result<Option<Misfit>, LocalError> {
         let mut head = [0; LONG_HEADER_LEN];
         let head = match self.file.read_exact_at(&mut head, 0) {
             Ok(()) => &head[..],
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => &[],
             Err(error) => return Err(self.failed(error)),
         };
-        match judge(name, self.size, head) {
-            Fit::Segment(_) => {}
-            Fit::Doubtful(misfit) | Fit::Unfit(misfit) => {
-                warn!("WAL file {name} is archived although {misfit}");
-            }
-        }
+        let misfit = match judge(name, self.size, head) {
+            Fit::Segment(_) => None,
+            Fit::Doubtful(misfit) | Fit::Unfit(misfit) => Some(misfit),
+        };
         let Some(identity) = SegmentIdentity::of(head) else {
-            return Ok(());
+            return Ok(misfit);
         };
         match self.cluster() {
             Some(cluster) if cluster != identity.system_identifier => Err(LocalError::Foreign {
@@ -107,7 +142,7 @@ impl LocalFile {
                 file: identity.system_identifier,
                 cluster,
             }),
-            _ => Ok(()),
+            _ => Ok(misfit),
         }
     }
 
@@ -131,6 +166,11 @@ impl LocalFile {
             path: self.path.clone(),
             source,
         }
+    }
+
+    /// The file itself.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Size of the file in bytes when it was opened.
@@ -188,9 +228,10 @@ impl LocalFile {
             take(&buffer[..count])?;
         }
         let now: Metadata = self.file.metadata().map_err(|error| self.failed(error))?;
+        let kept = self.marker.as_ref().is_none_or(|marker| marker.exists());
         let same =
             offset == self.size && now.len() == self.size && now.modified().ok() == self.modified;
-        if same { Ok(()) } else { Err(changed()) }
+        if same && kept { Ok(()) } else { Err(changed()) }
     }
 }
 

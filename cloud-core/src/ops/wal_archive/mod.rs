@@ -8,7 +8,11 @@
 //! needs the permission to write alone: a create-only put. Only if the name is
 //! taken the stored file is read and compared.
 
+mod ahead;
 mod local;
+mod notes;
+mod ready;
+mod share;
 mod stored;
 mod upload;
 
@@ -20,6 +24,7 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use self::local::{LocalError, LocalFile};
+use self::share::Share;
 use self::stored::{Content, ContentWriter, Verdict, compare};
 use self::upload::{Upload, UploadError};
 use super::wal_object::{ObjectFailure, decode_object, join};
@@ -58,17 +63,35 @@ pub struct WalArchiveRequest {
     /// Parts uploaded at the same time, where the file is too large for one
     /// request.
     pub at_once: NonZeroU32,
+    /// Archive others with it; `None` where nobody will ask for them.
+    pub ahead: Option<AheadRequest>,
 }
 
-/// Archives the file; `Ok` only after the store acknowledged it, or if the
-/// archive holds the same file already.
+/// How to archive the files that PostgreSQL will ask for next.
+#[derive(Debug, Clone)]
+pub struct AheadRequest {
+    /// How many files to archive at most, the requested one included; 0 and 1
+    /// archive only the requested one, and more than 64 are as many.
+    pub parallel: u32,
+    /// Parent of the folders for notes of what is archived.
+    pub spool_dir: PathBuf,
+    /// The URL as typed, without secrets, and whatever else a user would say names
+    /// the store (an endpoint): whose notes lie in one folder.
+    pub url: String,
+    /// What has to be the same for a note to count: `store::identity`.
+    pub store: String,
+}
+
+/// Archives the file, and with `ahead` the next ones that PostgreSQL waits for; `Ok`
+/// only after the store acknowledged it, or if the archive holds the same file
+/// already.
 ///
 /// # Errors
 ///
 /// `Usage` if the name is none of a WAL file. `if_different` of the request if the
 /// archive holds a different file of this name, or a damaged one. `Failed` if it
-/// holds one that may not be read, and if the segment is of another cluster. `Unreachable` if the store is.
-/// `General` for everything else.
+/// holds one that may not be read, and if the segment is of another cluster.
+/// `Unreachable` if the store is. `General` for everything else.
 pub async fn run(
     ctx: &Ctx,
     store: Arc<dyn ObjectStore>,
@@ -88,30 +111,64 @@ pub async fn run(
             store.info().kind
         );
     }
-    let (path, of) = (request.wal_path.clone(), name.clone());
+    let order = Order {
+        store,
+        layout,
+        request,
+    };
+    if order
+        .request
+        .ahead
+        .as_ref()
+        .is_some_and(|ahead| ahead.parallel > 1)
+    {
+        return ahead::run(ctx, &order, name).await;
+    }
+    let (path, of) = (order.request.wal_path.clone(), name.clone());
     let local = join(spawn_blocking(move || LocalFile::open(&path, &of)))
         .await
         .map_err(|error| local_error(&error))?;
-    let tags = match name.kind() {
-        WalKind::History if request.history_tags.is_some() => request.history_tags,
-        _ => request.tags,
-    };
-    let archiving = Archiving {
-        ctx,
-        key: layout.wal(&name, request.codec.info().suffix),
-        store,
-        name,
-        local: Arc::new(local),
-        codec: request.codec,
-        level: request.level,
-        tags,
-        if_different: request.if_different,
-        at_once: usize::try_from(request.at_once.get()).unwrap_or(usize::MAX),
-    };
-    if request.allow_overwrite {
-        archiving.put(PutMode::Overwrite).await.map(drop)
-    } else {
-        archiving.create().await
+    order.archiving(ctx, name, local.into(), None).run().await
+}
+
+/// What is the same for all files of a call.
+struct Order {
+    store: Arc<dyn ObjectStore>,
+    layout: Layout,
+    request: WalArchiveRequest,
+}
+
+impl Order {
+    fn key(&self, name: &WalName) -> Key {
+        self.layout.wal(name, self.request.codec.info().suffix)
+    }
+
+    fn archiving<'a>(
+        &self,
+        ctx: &'a Ctx,
+        name: WalName,
+        local: Arc<LocalFile>,
+        share: Option<Share>,
+    ) -> Archiving<'a> {
+        let request = &self.request;
+        let tags = match name.kind() {
+            WalKind::History if request.history_tags.is_some() => request.history_tags.clone(),
+            _ => request.tags.clone(),
+        };
+        Archiving {
+            ctx,
+            key: self.key(&name),
+            store: Arc::clone(&self.store),
+            name,
+            local,
+            codec: request.codec,
+            level: request.level,
+            tags,
+            if_different: request.if_different,
+            at_once: usize::try_from(request.at_once.get()).unwrap_or(usize::MAX),
+            allow_overwrite: request.allow_overwrite,
+            share,
+        }
     }
 }
 
@@ -134,9 +191,19 @@ struct Archiving<'a> {
     tags: Option<Vec<Tag>>,
     if_different: OpErrorKind,
     at_once: usize,
+    allow_overwrite: bool,
+    share: Option<Share>,
 }
 
 impl Archiving<'_> {
+    async fn run(&self) -> Result<(), OpError> {
+        if self.allow_overwrite {
+            self.put(PutMode::Overwrite).await.map(drop)
+        } else {
+            self.create().await
+        }
+    }
+
     async fn create(&self) -> Result<(), OpError> {
         if self.put(PutMode::CreateOnly).await? == Put::Stored {
             return Ok(());
@@ -199,6 +266,7 @@ impl Archiving<'_> {
             level: self.level,
             at_once: self.at_once,
             cancel: &self.ctx.cancel,
+            share: self.share.as_ref(),
         };
         match upload.run(&options).await {
             Ok(()) => Ok(Put::Stored),

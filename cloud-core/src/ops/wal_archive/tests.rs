@@ -75,6 +75,7 @@ fn request(path: &Path) -> WalArchiveRequest {
         allow_overwrite: false,
         if_different: OpErrorKind::Failed,
         at_once: NonZeroU32::MIN,
+        ahead: None,
     }
 }
 

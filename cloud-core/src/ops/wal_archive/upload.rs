@@ -19,6 +19,7 @@ use tracing::warn;
 use super::super::chain;
 use super::super::wal_object::join;
 use super::local::{LocalError, LocalFile};
+use super::share::Share;
 use crate::codec::{Codec, Level};
 use crate::key::Key;
 use crate::store::{
@@ -53,6 +54,8 @@ pub(super) struct Upload<'a> {
     /// Parts on their way at the same time, where the file goes in parts.
     pub(super) at_once: usize,
     pub(super) cancel: &'a CancellationToken,
+    /// What the file may take, where several are under way.
+    pub(super) share: Option<&'a Share>,
 }
 
 impl Upload<'_> {
@@ -102,6 +105,9 @@ impl Upload<'_> {
                 Message::Piece(bytes) => body.extend_from_slice(&bytes),
                 Message::End => ended = true,
             }
+        }
+        if let Some(share) = self.share.filter(|_| ended) {
+            share.encoded(body.len());
         }
         if ended && body.len() as u64 <= self.store.info().limits.max_put {
             let put = self.store.put(self.key, body.freeze(), options);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Ctx;
+use super::super::folder::{Place, Temporary};
 use super::super::wal_object::{ObjectFailure, decode_object};
 use super::candidates::Candidate;
-use super::temporary::{Place, Temporary};
 use crate::store::{ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
 use crate::wal::fit::{Fit, judge};
 use crate::wal::record::{Flaw, RecordMeter};

@@ -16,7 +16,6 @@ mod fetch;
 mod patience;
 mod record;
 mod spool;
-mod temporary;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,8 +30,8 @@ use self::ahead::fetch_ahead;
 use self::candidates::{Candidate, find, following};
 use self::fetch::{FetchFailure, fetch};
 use self::patience::Patience;
-use self::spool::{Spool, source_of};
-use self::temporary::Place;
+use self::spool::Spool;
+use super::folder::{Place, source_of};
 use super::wal_object::{data_directory_of, join};
 use super::{Ctx, OpError, OpErrorKind, chain};
 use crate::catalogue::layout::Layout;

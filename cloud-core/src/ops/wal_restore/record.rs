@@ -9,8 +9,7 @@
 //! The text is ours alone; its first line names the version of the format, and
 //! a record of another version counts as none.
 
-use std::fmt::Write as _;
-
+use super::super::folder::sealed::{Opened, Sealing};
 use crate::store::ObjectVersion;
 
 const MAGIC: &str = "barman-cloud spooled WAL 1";
@@ -39,84 +38,36 @@ pub(super) struct Record {
 impl Record {
     /// The text to store.
     pub(super) fn to_text(&self) -> String {
-        let mut text = format!("{MAGIC}\n");
-        let mut line = |name: &str, value: &dyn std::fmt::Display| {
-            writeln!(text, "{name}={value}").expect("writing to a string cannot fail");
-        };
-        line("source", &escape(&self.source));
-        line("name", &escape(&self.name));
-        line("key", &escape(&self.key));
+        let mut text = Sealing::new(MAGIC);
+        text.line("source", &self.source);
+        text.line("name", &self.name);
+        text.line("key", &self.key);
         if let Some(ObjectVersion(version)) = &self.version {
-            line("version", &escape(version));
+            text.line("version", version);
         }
-        line("size", &self.size);
-        line("crc32c", &self.crc32c);
-        line("system", &self.system_identifier);
-        line("timeline", &self.timeline);
-        let checksum = crc32c::crc32c(text.as_bytes());
-        writeln!(text, "check={checksum}").expect("writing to a string cannot fail");
-        text
+        text.line("size", self.size);
+        text.line("crc32c", self.crc32c);
+        text.line("system", self.system_identifier);
+        text.line("timeline", self.timeline);
+        text.seal()
     }
 
     /// The record of a text, or `None` if it is not exactly one that
     /// [`to_text`](Self::to_text) made.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (body, check) = text.strip_suffix('\n')?.rsplit_once('\n')?;
-        let body_with_end = &text[..=body.len()];
-        let checksum: u32 = check.strip_prefix("check=")?.parse().ok()?;
-        if checksum != crc32c::crc32c(body_with_end.as_bytes()) {
-            return None;
-        }
-        let mut lines = body.lines();
-        if lines.next()? != MAGIC {
-            return None;
-        }
-        let mut lines = lines.peekable();
-        let mut value = |name: &str| {
-            let value = lines.peek()?.strip_prefix(name)?.strip_prefix('=')?;
-            lines.next();
-            Some(value.to_owned())
-        };
+        let mut lines = Opened::open(MAGIC, text)?;
         let record = Self {
-            source: unescape(&value("source")?)?,
-            name: unescape(&value("name")?)?,
-            key: unescape(&value("key")?)?,
-            version: match value("version") {
-                Some(version) => Some(ObjectVersion(unescape(&version)?)),
-                None => None,
-            },
-            size: value("size")?.parse().ok()?,
-            crc32c: value("crc32c")?.parse().ok()?,
-            system_identifier: value("system")?.parse().ok()?,
-            timeline: value("timeline")?.parse().ok()?,
+            source: lines.take("source")?,
+            name: lines.take("name")?,
+            key: lines.take("key")?,
+            version: lines.take("version").map(ObjectVersion),
+            size: lines.take("size")?.parse().ok()?,
+            crc32c: lines.take("crc32c")?.parse().ok()?,
+            system_identifier: lines.take("system")?.parse().ok()?,
+            timeline: lines.take("timeline")?.parse().ok()?,
         };
-        lines.next().is_none().then_some(record)
+        lines.is_over().then_some(record)
     }
-}
-
-/// Keeps a value on one line; control characters of any kind are written out.
-fn escape(value: &str) -> String {
-    let mut escaped = String::with_capacity(value.len());
-    for character in value.chars() {
-        if character == '%' || character.is_control() {
-            write!(escaped, "%{:x};", u32::from(character))
-                .expect("writing to a string cannot fail");
-        } else {
-            escaped.push(character);
-        }
-    }
-    escaped
-}
-
-fn unescape(value: &str) -> Option<String> {
-    let mut parts = value.split('%');
-    let mut plain = parts.next()?.to_owned();
-    for part in parts {
-        let (code, rest) = part.split_once(';')?;
-        plain.push(char::from_u32(u32::from_str_radix(code, 16).ok()?)?);
-        plain.push_str(rest);
-    }
-    Some(plain)
 }
 
 #[cfg(test)]

@@ -75,6 +75,14 @@ impl Variables {
         })
     }
 
+    /// All of them, in the order of their names.
+    pub(in crate::store) fn sorted(&self) -> Vec<(&OsStr, &OsStr)> {
+        let pairs = self.0.iter();
+        let mut pairs: Vec<_> = pairs.map(|(n, v)| (n.as_os_str(), v.as_os_str())).collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
     fn os(&self, name: &str) -> Option<&OsStr> {
         let value = self.0.get(OsStr::new(name))?;
         (!value.is_empty()).then_some(value)

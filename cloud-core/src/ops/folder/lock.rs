@@ -1,0 +1,145 @@
+//! A lock that ends with its process.
+//!
+//! It is the kernel's lock of an open file (`flock`), so a process that is killed
+//! leaves none behind. The file goes with the lock; whoever waited for one that was
+//! removed meanwhile has locked nothing, and looks again.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat, statat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::Folder;
+
+/// Held until it is dropped.
+#[derive(Debug)]
+pub(in crate::ops) struct Lock {
+    folder: Folder,
+    name: String,
+    /// Closed after the file was removed, never before.
+    _file: OwnedFd,
+}
+
+impl Lock {
+    /// Takes the lock of that name unless another process, or another part of this
+    /// one, holds it: then `None`.
+    pub(in crate::ops) fn try_take(folder: &Folder, name: &str) -> io::Result<Option<Self>> {
+        match Self::acquire(folder, name, FlockOperation::NonBlockingLockExclusive) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the lock, however long its holder keeps it: blocks the thread.
+    pub(in crate::ops) fn take(folder: &Folder, name: &str) -> io::Result<Self> {
+        Ok(Self::acquire(folder, name, FlockOperation::LockExclusive)?)
+    }
+
+    fn acquire(folder: &Folder, name: &str, how: FlockOperation) -> Result<Self, Errno> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        loop {
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = openat(folder.fd(), name, flags | OFlags::CLOEXEC, mode)?;
+            let ours = fstat(&file)?;
+            let regular = FileType::from_raw_mode(ours.st_mode) == FileType::RegularFile;
+            if !regular || ours.st_uid != geteuid().as_raw() {
+                return Err(Errno::PERM);
+            }
+            match flock(&file, how) {
+                Ok(()) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error),
+            }
+            match statat(folder.fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => {
+                    return Ok(Self {
+                        folder: folder.clone(),
+                        name: name.to_owned(),
+                        _file: file,
+                    });
+                }
+                // The holder that was waited for has removed it.
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.folder.unlink(&self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let folder = Folder::open(directory.path(), "source").expect("a folder");
+        (directory, folder)
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_and_leaves_nothing_behind() {
+        let (_directory, folder) = folder();
+        let lock = Lock::try_take(&folder, "a.lock").expect("works");
+        assert!(lock.is_some());
+        let second = Lock::try_take(&folder, "a.lock").expect("works");
+        assert!(second.is_none(), "it is held");
+        assert!(Lock::try_take(&folder, "b.lock").expect("works").is_some());
+        drop(lock);
+        assert_eq!(folder.names(), Vec::<String>::new());
+        assert!(Lock::try_take(&folder, "a.lock").expect("works").is_some());
+    }
+
+    /// What a killed holder leaves is a file, and no lock.
+    #[test]
+    fn a_file_that_nobody_has_locked_is_in_nobodys_way() {
+        let (_directory, folder) = folder();
+        folder.write_text("a.lock", "").expect("a file");
+        assert!(Lock::try_take(&folder, "a.lock").expect("works").is_some());
+        assert_eq!(folder.names(), Vec::<String>::new());
+    }
+
+    /// The file goes with every lock, so waiters keep meeting files that are gone.
+    #[test]
+    fn of_many_that_wait_one_at_a_time_goes_on() {
+        let (_directory, folder) = folder();
+        let inside = AtomicUsize::new(0);
+        let turns = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let lock = Lock::take(&folder, "a.lock").expect("works");
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        turns.fetch_add(1, Ordering::SeqCst);
+                        assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(turns.into_inner(), 400);
+    }
+
+    #[test]
+    fn what_is_no_file_of_ours_is_not_locked() {
+        let (directory, folder) = folder();
+        let outside = directory.path().join("outside");
+        std::fs::write(&outside, "").expect("a file");
+        rustix::fs::symlinkat(&outside, folder.fd(), "link").expect("a link");
+        rustix::fs::mkdirat(folder.fd(), "directory", Mode::RWXU).expect("a directory");
+        for name in ["link", "directory"] {
+            assert!(Lock::try_take(&folder, name).is_err(), "{name}");
+        }
+    }
+}
