@@ -31,3 +31,4 @@ mod relay;
 mod relay_by_hand;
 mod s3;
 mod versions;
+mod wal_ahead;

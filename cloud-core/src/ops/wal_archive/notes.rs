@@ -4,7 +4,8 @@
 //! tells this file, this archive and these options from others. It answers for a
 //! file only if the very same text would be written about it now: whatever is
 //! different, damaged or cannot be read makes it none, and it is removed. A note is
-//! good for an hour, and not beyond a restart of the machine.
+//! good for an hour, and not beyond a restart of the machine. So none ever answers for
+//! a file that is not in the archive (W4).
 //!
 //! The folder holds notes and locks, never WAL. Who waits for a file that another
 //! call is sending finds it locked; a lock ends with its process.
