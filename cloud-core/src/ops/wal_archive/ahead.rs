@@ -162,7 +162,7 @@ impl Asked {
         Self {
             path: request.wal_path.clone(),
             name: name.clone(),
-            key: order.key(name),
+            key: order.object(name),
             spool_dir: ahead.spool_dir.clone(),
             source: source_of(&[&ahead.url, kind, location, path, server]),
             place: source_of(&[&ahead.store, kind, location, path, server, &options]),
@@ -355,7 +355,7 @@ impl Others<'_> {
             let why = format!("it may need more memory than {} MiB", MEMORY >> 20);
             return Err(OpError::new(OpErrorKind::General, why));
         };
-        let key = self.order.key(&name);
+        let key = self.order.object(&name);
         let (notes, directory, of) = (self.notes.clone(), self.directory.clone(), name.clone());
         let prepared = spawn_blocking(move || prepare(notes, &directory, of, key, size));
         let (subject, lock) = match join(prepared).await? {

@@ -276,4 +276,25 @@ mod tests {
             assert_eq!(refused, what != "untouched", "{what}: {result:?}");
         }
     }
+
+    /// PostgreSQL may use the file again as soon as the mark is gone.
+    #[test]
+    fn a_file_that_nobody_asked_for_counts_only_while_its_mark_is_there() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (path, marker) = (directory.path().join("x"), directory.path().join("x.ready"));
+        std::fs::write(&path, vec![7; 3 * BUFFER]).expect("writes");
+        let name = "00000002.history".parse().expect("a name");
+        let open = |path: &Path| LocalFile::open_unasked(path, &name, marker.clone());
+        let read = || {
+            open(&path)
+                .expect("opens")
+                .expect("is there")
+                .read(|_| Ok(()))
+        };
+        assert!(matches!(read(), Err(LocalError::Changed { .. })));
+        std::fs::write(&marker, "").expect("writes");
+        assert!(read().is_ok());
+        let gone = open(&directory.path().join("y"));
+        assert!(matches!(gone, Ok(None)), "{gone:?}");
+    }
 }

@@ -139,7 +139,7 @@ struct Order {
 }
 
 impl Order {
-    fn key(&self, name: &WalName) -> Key {
+    fn object(&self, name: &WalName) -> Key {
         self.layout.wal(name, self.request.codec.info().suffix)
     }
 
@@ -157,7 +157,7 @@ impl Order {
         };
         Archiving {
             ctx,
-            key: self.key(&name),
+            key: self.object(&name),
             store: Arc::clone(&self.store),
             name,
             local,
