@@ -193,9 +193,6 @@ impl Asked {
             }
         };
         let note = notes.note(&local, &self.name, &self.key);
-        if note.as_ref().is_some_and(|note| notes.vouch_for(note)) {
-            return Ok(Begun::Noted);
-        }
         let locked = notes.try_lock(&self.name);
         let subject = Subject {
             notes,
@@ -205,7 +202,7 @@ impl Asked {
             note,
         };
         match locked {
-            // Whoever had it a moment ago may have left a note.
+            // Not before: whoever had the lock a moment ago may have left a note.
             Ok(Some(_)) if subject.is_noted() => Ok(Begun::Noted),
             Ok(Some(lock)) => Ok(Begun::Locked(subject, lock)),
             Ok(None) => Ok(Begun::Busy(subject)),

@@ -498,6 +498,23 @@ async fn a_failure_of_the_requested_file_is_the_calls() {
     assert_eq!(bench.stored(), names(1..=4));
 }
 
+/// PostgreSQL will ask for the same file again, and should soon know. The store would
+/// keep the others for ever.
+#[tokio::test]
+async fn the_others_are_given_up_when_the_requested_file_fails() {
+    let bench = Bench::new(1..=4);
+    let denied = Fault::Before(StoreErrorKind::PermissionDenied);
+    let faulty = &bench.store.faulty;
+    faulty.fail_for(&name(1), StoreOp::Put, denied, 1);
+    faulty.fail(StoreOp::Put, Fault::Late(u32::MAX), u32::MAX);
+    let error = bench.archive(&name(1), 4).await;
+    assert_eq!(
+        error.expect_err("it cannot be stored").kind,
+        OpErrorKind::General
+    );
+    assert!(bench.stored().is_empty() && bench.in_folder().is_empty());
+}
+
 #[tokio::test]
 async fn a_file_of_another_cluster_is_refused_also_with_others() {
     let bench = Bench::new(1..=2);
