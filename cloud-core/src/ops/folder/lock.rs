@@ -131,6 +131,43 @@ mod tests {
         assert_eq!(turns.into_inner(), 400);
     }
 
+    /// Whoever waited for a file that is gone by then has locked nothing.
+    #[test]
+    fn a_lock_on_a_file_that_was_removed_meanwhile_is_none() {
+        let (_directory, folder) = folder();
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let first = openat(folder.fd(), "a.lock", flags, Mode::RWXU).expect("a file");
+        flock(&first, FlockOperation::LockExclusive).expect("locks");
+        // The kernel lists what is locked, and who waits for that.
+        let file = format!(":{} ", fstat(&first).expect("a file").st_ino);
+        let listed = |what: &str| {
+            let locks = std::fs::read_to_string("/proc/locks").expect("Linux has it");
+            let mut lines = locks.lines();
+            lines.any(|line| line.contains(what) && line.contains(&file))
+        };
+        let second_ended = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let lock = Lock::take(&folder, "a.lock").expect("works");
+                (lock, second_ended.load(Ordering::SeqCst))
+            });
+            while !listed("-> FLOCK") {
+                std::thread::yield_now();
+            }
+            folder.unlink("a.lock");
+            let second = Lock::try_take(&folder, "a.lock").expect("works");
+            let second = second.expect("the new file is free");
+            drop(first);
+            while listed("FLOCK") && !waiter.is_finished() {
+                std::thread::yield_now();
+            }
+            second_ended.store(1, Ordering::SeqCst);
+            drop(second);
+            let (_lock, ended) = waiter.join().expect("no panic");
+            assert_eq!(ended, 1, "it did not wait for the second");
+        });
+    }
+
     #[test]
     fn what_is_no_file_of_ours_is_not_locked() {
         let (directory, folder) = folder();

@@ -394,7 +394,7 @@ fn prepare(
     let Some(local) = opened.map_err(|error| local_error(&error))? else {
         return Ok(Err("it is gone, or not what its name says"));
     };
-    // Looked at after the file was opened: so the file is the one that waits.
+    // Spares the work; what counts is that it is still there when the file was read.
     if !marker.exists() {
         return Ok(Err("PostgreSQL does not wait for it any more"));
     }
