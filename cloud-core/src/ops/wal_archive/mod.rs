@@ -35,8 +35,11 @@ use crate::key::Key;
 use crate::store::{ObjectMeta, ObjectStore, PutMode, PutOptions, StoreErrorKind, Tag};
 use crate::wal::{WalKind, WalName};
 
-/// How often an object that others change at the same time is looked at.
-const ROUNDS: u32 = 5;
+/// How often an object that others change at the same time is looked at. Whoever
+/// comes too late with a longer `.partial` was overtaken by one more archiver, so this
+/// is more than ever race; a store whose conditions never hold must end it all the
+/// same.
+const ROUNDS: u32 = 50;
 
 /// A WAL file to archive.
 #[derive(Debug, Clone)]
