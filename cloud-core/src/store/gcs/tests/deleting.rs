@@ -1,5 +1,8 @@
 //! Deleting.
 
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
 use super::*;
 
 fn keys(names: &[&str]) -> Vec<Key> {
@@ -35,4 +38,31 @@ async fn a_store_in_trouble_fails_the_batch_as_a_whole() {
     let report = store(&server).delete_batch(&keys(&["a", "b", "c"])).await;
     assert_eq!(report.unwrap_err().kind, StoreErrorKind::ServerFault);
     assert_eq!(server.requests().len(), 3);
+}
+
+/// The service answers none of them before the last one has come.
+#[tokio::test]
+async fn sixteen_are_under_way_at_the_same_time() {
+    let arrived = Arc::new((Mutex::new(0), Condvar::new()));
+    let seen = Arc::clone(&arrived);
+    let server = Server::start(move |_| {
+        let (count, more) = &*seen;
+        let mut count = count.lock().unwrap();
+        *count += 1;
+        more.notify_all();
+        let patience = Duration::from_secs(20);
+        let waited = more.wait_timeout_while(count, patience, |count| *count < 16);
+        if waited.unwrap().1.timed_out() {
+            return refusal(400, "invalid", "the others did not come");
+        }
+        Answer::new(204)
+    });
+    let names: Vec<String> = (0..16).map(|number| format!("k{number:02}")).collect();
+    let all: Vec<Key> = names
+        .iter()
+        .map(|name| Key::new(name.as_str()).unwrap())
+        .collect();
+    let report = store(&server).delete_batch(&all).await.unwrap();
+    assert_eq!(report.failed.len(), 0, "{report:?}");
+    assert_eq!(report.deleted.len(), 16);
 }
