@@ -1,7 +1,7 @@
 //! A proxy on 127.0.0.1 that puts a distance between a client and its server, and
 //! counts the requests that go over it.
 //!
-//! usage: `delay_proxy PORT ROUND_TRIP_MS`
+//! usage: `delay_proxy PORT ROUND_TRIP_MS [encrypted]`
 //!
 //! It stands in front of the server on PORT of 127.0.0.1, writes the port it took
 //! as its first line of output, and ends when its standard input does. Its second
@@ -17,7 +17,8 @@
 //! passed, which is what TCP's handshake costs.
 //!
 //! Requests are counted by reading HTTP/1.1 as the client sends it; nothing is
-//! changed in it. Threads, and not tasks of a runtime, because a thread's sleep
+//! changed in it. With `encrypted` the bytes are TLS, which is not looked into, and
+//! there is no number of requests. Threads, and not tasks of a runtime, because a thread's sleep
 //! is exact to some dozen microseconds and a timer of tokio's to a millisecond.
 
 use std::collections::BTreeMap;
@@ -52,16 +53,19 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (port, round_trip) = match arguments.as_slice() {
-        [port, round_trip] => (port.parse::<u16>().ok(), round_trip.parse::<u64>().ok()),
-        _ => (None, None),
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (port, round_trip, look) = match words.as_slice() {
+        [port, round_trip] => (port.parse().ok(), round_trip.parse().ok(), Look::Count),
+        [port, round_trip, "encrypted"] => (port.parse().ok(), round_trip.parse().ok(), Look::Pass),
+        _ => (None, None, Look::Pass),
     };
     let (Some(port), Some(round_trip)) = (port, round_trip) else {
-        return Err("usage: delay_proxy PORT ROUND_TRIP_MS".to_owned());
+        return Err("usage: delay_proxy PORT ROUND_TRIP_MS [encrypted]".to_owned());
     };
     let proxy = Proxy::start(
         SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         Duration::from_millis(round_trip),
+        look,
     );
     let proxy = proxy.map_err(|error| format!("cannot listen on 127.0.0.1: {error}"))?;
     say(&proxy.port)?;
@@ -78,6 +82,15 @@ fn say(line: &dyn fmt::Display) -> Result<(), String> {
     said.map_err(|error| format!("cannot write to standard output: {error}"))
 }
 
+/// What is done with the bytes of clients beside delaying them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// They are requests, and counted.
+    Count,
+    /// Nothing: nobody between the two ends can read them.
+    Pass,
+}
+
 /// A proxy that runs, to the end of the process.
 struct Proxy {
     port: u16,
@@ -85,16 +98,19 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(server: SocketAddr, round_trip: Duration) -> io::Result<Self> {
+    fn start(server: SocketAddr, round_trip: Duration, look: Look) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
-        let traffic = Arc::new(Mutex::new(Traffic::default()));
+        let traffic = Arc::new(Mutex::new(Traffic {
+            unread: look == Look::Pass,
+            ..Traffic::default()
+        }));
         let of_thread = Arc::clone(&traffic);
         thread::spawn(move || {
             for client in listener.incoming() {
                 let connected = client.and_then(|client| {
                     of_thread.change(|traffic| traffic.connections += 1);
-                    connect(&client, server, round_trip, &of_thread)
+                    connect(&client, server, round_trip, look, &of_thread)
                 });
                 if let Err(error) = connected {
                     let text = format!("a connection was lost: {error}");
@@ -111,6 +127,7 @@ fn connect(
     client: &TcpStream,
     server: SocketAddr,
     round_trip: Duration,
+    look: Look,
     traffic: &Arc<Mutex<Traffic>>,
 ) -> io::Result<()> {
     let accepted = Instant::now();
@@ -121,7 +138,9 @@ fn connect(
     let way = round_trip / 2;
     let mut counter = Counter::new(Arc::clone(traffic));
     delay(client, &server, way, accepted + round_trip, move |bytes| {
-        counter.read(bytes);
+        if look == Look::Count {
+            counter.read(bytes);
+        }
     })?;
     delay(&server, client, way, accepted, |_| {})
 }
@@ -177,6 +196,8 @@ fn deliver(receiver: &Receiver<Piece>, mut to: TcpStream) {
 struct Traffic {
     connections: u64,
     requests: BTreeMap<&'static str, u64>,
+    /// Requests were not counted.
+    unread: bool,
     /// Why the numbers cannot be trusted; the first reason.
     trouble: Option<String>,
 }
@@ -189,8 +210,12 @@ impl Traffic {
 
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connections {}", self.connections)?;
+        if self.unread {
+            return Ok(());
+        }
         let requests: u64 = self.requests.values().sum();
-        write!(f, "connections {} requests {requests}", self.connections)?;
+        write!(f, " requests {requests}")?;
         for (kind, count) in &self.requests {
             write!(f, " {kind} {count}")?;
         }
@@ -371,7 +396,7 @@ mod tests {
     #[test]
     fn an_answer_takes_a_round_trip_and_the_first_one_two() {
         let round_trip = Duration::from_millis(40);
-        let proxy = Proxy::start(echo(), round_trip).unwrap();
+        let proxy = Proxy::start(echo(), round_trip, Look::Count).unwrap();
         let start = Instant::now();
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port)).unwrap();
         let mut answer = [0; 7];
@@ -385,7 +410,7 @@ mod tests {
 
     #[test]
     fn many_bytes_arrive_whole_and_the_end_after_them() {
-        let proxy = Proxy::start(echo(), Duration::from_millis(2)).unwrap();
+        let proxy = Proxy::start(echo(), Duration::from_millis(2), Look::Pass).unwrap();
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port)).unwrap();
         let sent: Vec<u8> = (0..=u8::MAX).cycle().take(3 * PIECE + 17).collect();
         let mut writer = client.try_clone().unwrap();
@@ -402,5 +427,9 @@ mod tests {
             got.len(),
             sent.len()
         );
+        // No requests, and nobody was asked to count any.
+        let traffic = proxy.traffic.lock().unwrap();
+        assert_eq!(traffic.to_string(), "connections 1");
+        assert_eq!(traffic.trouble, None);
     }
 }
