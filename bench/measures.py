@@ -36,6 +36,13 @@ class Bench:
         self.serial = self.segments[: options.serial]
         self.buckets = 0
 
+    def rounds(self):
+        """Where and how often a backlog is worked on: where it is judged, and once over
+        each of the other networks."""
+        for network, count in [(FAR, self.options.rounds), *((network, 1) for network in self.options.shown)]:
+            for number in range(1, count + 1):
+                yield self.world.place(network), number
+
     def bucket(self):
         self.buckets += 1
         return f"bench-{self.buckets}"
@@ -216,24 +223,23 @@ def floor(bench):
 def backlog(bench):
     """A backlog of segments, compressed; tools that know only one segment at a time work
     on the first of them, since each of their calls is like the other."""
-    for network, rounds in [(FAR, bench.options.rounds), *((network, 1) for network in bench.options.shown)]:
-        place = bench.world.place(network)
-        for number in range(1, rounds + 1):
-            if network == FAR:
-                yield floor(bench) | {"network": network.record(), "round": number}
-            for tool, ahead in itertools.product(bench.tools.values(), (AHEAD, 0)):
-                if ahead and (tool.name == "barman" or (tool.name == "ours" and not tool.archives_ahead)):
-                    continue
-                # Without, it is not meant for a backlog.
-                if not ahead and tool.name == "pgbackrest" or not (tool.plain or network.tls):
-                    continue
-                names = bench.segments if ahead else bench.serial
-                source = bench.cluster(bench.disk / tool.name, names)
-                tool.begin(place, bench.bucket(), source, True, bench.spool(bench.disk / tool.name), ahead)
-                record = bench.calls(place, tool, "archive", source)
-                bench.check_stored(place, tool, names)
-                place.drop(tool.bucket)
-                yield record | {"ahead": ahead, "round": number, "segments": len(names)}
+    for place, number in bench.rounds():
+        network = place.network
+        if network == FAR:
+            yield floor(bench) | {"network": network.record(), "round": number}
+        for tool, ahead in itertools.product(bench.tools.values(), (AHEAD, 0)):
+            if ahead and (tool.name == "barman" or (tool.name == "ours" and not tool.archives_ahead)):
+                continue
+            # Without, it is not meant for a backlog.
+            if not ahead and tool.name == "pgbackrest" or not (tool.plain or network.tls):
+                continue
+            names = bench.segments if ahead else bench.serial
+            source = bench.cluster(bench.disk / tool.name, names)
+            tool.begin(place, bench.bucket(), source, True, bench.spool(bench.disk / tool.name), ahead)
+            record = bench.calls(place, tool, "archive", source)
+            bench.check_stored(place, tool, names)
+            place.drop(tool.bucket)
+            yield record | {"ahead": ahead, "round": number, "segments": len(names)}
 
 
 def filled(bench, tool):
@@ -256,20 +262,26 @@ def restore(bench):
     """Segments asked for one after the other, as fast as they come. Barman's batches are
     alike, so it restores the first of them only, also with --parallel."""
     buckets = archives(bench)
-    for network, rounds in [(FAR, bench.options.rounds), *((network, 1) for network in bench.options.shown)]:
-        place = bench.world.place(network)
-        for number in range(1, rounds + 1):
-            for name, ahead in (("ours", AHEAD), ("barman", AHEAD), ("pgbackrest", AHEAD), ("ours", 0), ("barman", 0)):
-                tool = bench.tools[name]
-                if not (tool.plain or network.tls):
-                    continue
-                names = bench.segments if ahead and name != "barman" else bench.serial
-                target = bench.cluster(bench.memory / name)
-                tool.begin(place, buckets[name], target, True, bench.spool(bench.memory / name), ahead)
-                record = bench.calls(place, tool, "restore", target, names[0], len(names), 0)
-                bench.check(target, names, tool)
-                shutil.rmtree(bench.memory / name)
-                yield record | {"ahead": ahead, "round": number, "segments": len(names)}
+    # Whole ones: it fetches them whole.
+    batches = bench.segments[: -(-len(bench.serial) // AHEAD) * AHEAD]
+    sides = [
+        ("ours", AHEAD, bench.segments),
+        ("barman", AHEAD, batches),
+        ("pgbackrest", AHEAD, bench.segments),
+        ("ours", 0, bench.serial),
+        ("barman", 0, bench.serial),
+    ]
+    for place, number in bench.rounds():
+        for name, ahead, names in sides:
+            tool = bench.tools[name]
+            if not (tool.plain or place.network.tls):
+                continue
+            target = bench.cluster(bench.memory / name)
+            tool.begin(place, buckets[name], target, True, bench.spool(bench.memory / name), ahead)
+            record = bench.calls(place, tool, "restore", target, names[0], len(names), 0)
+            bench.check(target, names, tool)
+            shutil.rmtree(bench.memory / name)
+            yield record | {"ahead": ahead, "round": number, "segments": len(names)}
     for bucket in set(buckets.values()):
         place.drop(bucket)
 

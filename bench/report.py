@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes the tables and plots of docs/performance.md from what bench/wal.sh measured.
+"""Makes docs/performance.md and its plots from what bench/wal.sh measured.
 
 usage: report.py RESULTS.json [PAGE.md]
 
-In the page, what stands between `<!-- bench NAME -->` and `<!-- end -->` is replaced; the
-plots are SVG files in the folder beside it that has the page's name. No figure comes
-from anywhere but RESULTS.json.
+The words are those of page.md beside this file, in which {{NAME}} stands for a table; the
+plots are SVG files in the folder beside the page that has its name. No figure comes from
+anywhere but RESULTS.json, which must be those of a whole run.
 """
 
 import itertools
@@ -189,30 +189,30 @@ def latency(results):
 
 
 BLOCKS = {
-    "setting": (None, setting),
-    "verdict": (None, verdict),
-    "single": ("single", single),
-    "start": ("start", start),
-    "floor": ("backlog", floors),
-    "backlog": ("backlog", lambda results: rates(results["scenarios"]["backlog"], "archive")),
-    "restore": ("restore", lambda results: rates(results["scenarios"]["restore"], "restore")),
-    "latency": ("latency", latency),
+    "setting": setting,
+    "verdict": verdict,
+    "single": single,
+    "start": start,
+    "floor": floors,
+    "backlog": lambda results: rates(results["scenarios"]["backlog"], "archive"),
+    "restore": lambda results: rates(results["scenarios"]["restore"], "restore"),
+    "latency": latency,
 }
+SCENARIOS = {"single", "start", "requests", "backlog", "restore", "latency"}
 
 
 def plots(results):
     """File names and SVG texts."""
     scenarios = results["scenarios"]
-    if "single" in scenarios:
-        for what, value in (("CPU", lambda run: run["cpu"] * 1000), ("wall", lambda run: wall(run) * 1000)):
-            groups = []
-            for job, tls in itertools.product(("archive", "restore"), (False, True)):
-                near = pick(scenarios["single"], job=job, network=network(0, tls))
-                runs = {side: pick(near, tool=side) for side in TITLES}
-                group = [(side, middle(records, value)) for side, records in runs.items() if records]
-                groups.append((f"{job}, {'TLS' if tls else 'plain'}", group))
-            svg = bars(f"One call, uncompressed, no distance: {what}", "ms, less is better", groups)
-            yield f"single-{what.lower()}.svg", svg
+    for what, value in (("CPU", lambda run: run["cpu"] * 1000), ("wall", lambda run: wall(run) * 1000)):
+        groups = []
+        for job, tls in itertools.product(("archive", "restore"), (False, True)):
+            near = pick(scenarios["single"], job=job, network=network(0, tls))
+            runs = {side: pick(near, tool=side) for side in TITLES}
+            group = [(side, middle(records, value)) for side, records in runs.items() if records]
+            groups.append((f"{job}, {'TLS' if tls else 'plain'}", group))
+        svg = bars(f"One call, uncompressed, no distance: {what}", "ms, less is better", groups)
+        yield f"single-{what.lower()}.svg", svg
     for name, job, title in (
         ("backlog", "archive", f"Archiving a backlog, zstd, TLS, {AHEAD} at once"),
         ("restore", "restore", f"Restoring, zstd, TLS, {AHEAD} ahead"),
@@ -221,34 +221,26 @@ def plots(results):
         for trip in (0, 5, 20):
             group = []
             for side in TITLES:
-                runs = pick(scenarios.get(name, []), job=job, tool=side, network=network(trip, True))
+                runs = pick(scenarios[name], job=job, tool=side, network=network(trip, True))
                 # The best way a tool has.
                 best = pick(runs, ahead=AHEAD) or runs
                 if best:
                     group.append((side, middle(best, rate)))
             if group:
                 groups.append((f"{trip} ms", group))
-        if groups:
-            yield f"{name}.svg", bars(title, "segments a second, more is better", groups)
+        yield f"{name}.svg", bars(title, "segments a second, more is better", groups)
 
 
 def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     results = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    default = pathlib.Path(__file__).resolve().parent.parent / "docs/performance.md"
-    page = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else default
-    content = page.read_text()
-    for name, (scenario, block) in BLOCKS.items():
-        if scenario and not results["scenarios"].get(scenario):
-            print(f"{name} was not measured: the page keeps what it has")
-            continue
-        between = re.compile(rf"(<!-- bench {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not between.search(content):
-            sys.exit(f"{page} has no place for {name}")
-        new = block(results)
-        content = between.sub(lambda found: f"{found[1]}{new}\n{found[2]}", content)
-    page.write_text(content)
+    here = pathlib.Path(__file__).resolve().parent
+    page = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else here.parent / "docs/performance.md"
+    if missing := SCENARIOS - results["scenarios"].keys():
+        sys.exit(f"{sys.argv[1]} has nothing on {', '.join(sorted(missing))}")
+    words = (here / "page.md").read_text()
+    page.write_text(re.sub(r"{{(\w+)}}", lambda found: BLOCKS[found[1]](results), words))
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
     for name, svg in plots(results):

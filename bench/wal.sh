@@ -20,9 +20,9 @@ for ((i = 0; i < ${#words[@]}; i++)); do
   case ${words[i]} in
     --segments) segments=${words[i + 1]:-} ;;
     --segments=*) segments=${words[i]#*=} ;;
-    --quick) segments=8 ;;
   esac
 done
+[[ " $* " != *' --quick '* ]] || segments=8
 [[ $segments =~ ^[1-9][0-9]*$ ]] || die "--segments wants a number"
 
 apt_need python3 python3
