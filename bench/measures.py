@@ -14,6 +14,7 @@ import sys
 import time
 
 from places import Network
+from tools import Nothing
 
 # How many segments are handled at once or ahead, wherever a tool can.
 AHEAD = 8
@@ -301,6 +302,9 @@ def latency(bench):
             bench.check(target, names, tool)
             shutil.rmtree(bench.memory / tool.name)
             yield record | {"way": way}
+    nothing = Nothing(bench.disk / "homes/nothing", bench.world.certificates)
+    target = bench.cluster(bench.memory / nothing.name)
+    yield bench.calls(place, nothing, "restore", target, names[0], len(names), 0) | {"way": "nothing"}
     for bucket in set(buckets.values()):
         place.drop(bucket)
 

@@ -179,12 +179,11 @@ def floors(results):
 
 def latency(results):
     rows = []
-    for way in ("rename", "copy"):
-        for side, title in TITLES.items():
-            runs = pick(results["scenarios"]["latency"], tool=side, way=way)
-            calls = sorted(call for run in runs for call in run["calls"][1:])
-            values = (calls[0], middle(runs, prefetched), calls[-1])
-            rows.append((way, title, *(number(value * 1000) for value in values)))
+    for record in results["scenarios"]["latency"]:
+        calls = record["calls"][1:]
+        values = (min(calls), prefetched(record), max(calls))
+        who = (record["way"], TITLES[record["tool"]]) if record["tool"] in TITLES else ("", "a program that does nothing")
+        rows.append((*who, *(number(value * 1000) for value in values)))
     return table(["by", "", "least, ms", "median, ms", "most, ms"], rows)
 
 
