@@ -182,7 +182,8 @@ def latency(results):
     for record in results["scenarios"]["latency"]:
         calls = record["calls"][1:]
         values = (min(calls), prefetched(record), max(calls))
-        who = (record["way"], TITLES[record["tool"]]) if record["tool"] in TITLES else ("", "a program that does nothing")
+        side = record["tool"]
+        who = (record["way"], TITLES[side]) if side in TITLES else ("", "a program that does nothing")
         rows.append((*who, *(number(value * 1000) for value in values)))
     return table(["by", "", "least, ms", "median, ms", "most, ms"], rows)
 
