@@ -113,7 +113,7 @@ async fn write(
     }
     for (number, key) in keys.iter().enumerate() {
         let body = Bytes::from(target.to_string());
-        match store.put(key, body, &PutOptions::default()).await {
+        match store.put(key, body.into(), &PutOptions::default()).await {
             // Names with empty components are no names in a directory, where
             // nobody else looks for them either.
             Err(error) if number > 0 && error.kind == StoreErrorKind::Invalid => {}

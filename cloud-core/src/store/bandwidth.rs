@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::{
     BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
-    ObjectStore, PartNumber, PartReceipt, PutOptions, PutReceipt, ReadRange, Result, StoreInfo,
-    UnfinishedUpload,
+    ObjectStore, PartNumber, PartReceipt, Payload, PutOptions, PutReceipt, ReadRange, Result,
+    StoreInfo, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -80,8 +80,8 @@ impl ObjectStore for Bandwidth {
         self.inner.create_bucket().await
     }
 
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
-        self.clock.book(body.len() as u64).await;
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
+        self.clock.book(body.size()).await;
         self.inner.put(key, body, options).await
     }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::key::{Key, Prefix};
 
+mod files;
 mod multipart;
 mod replacing;
 mod uploads;
@@ -68,6 +69,8 @@ pub async fn all_but(store: Arc<dyn ObjectStore>, prefix: &str, gaps: &[Gap]) {
     }
     put_and_get(s, &dir("put")).await;
     create_only(s, &dir("create-only")).await;
+    files::stored(s, &dir("file")).await;
+    files::changing(s, &dir("changing-file")).await;
     if !gaps.contains(&Gap::RacingWriters) {
         racing_writers(&store, &dir("race")).await;
         replacing::racing(&store, &dir("race-replace")).await;
@@ -120,7 +123,7 @@ async fn read(store: &dyn ObjectStore, key: &Key) -> Bytes {
 
 async fn put(store: &dyn ObjectStore, key: &Key, body: Bytes) {
     store
-        .put(key, body, &PutOptions::default())
+        .put(key, body.into(), &PutOptions::default())
         .await
         .expect("the object can be written");
 }
@@ -166,11 +169,11 @@ async fn create_only(store: &dyn ObjectStore, dir: &Prefix) {
     let key = key(dir, "object");
     let first = pattern(1000, 1);
     store
-        .put(&key, first.clone(), &create())
+        .put(&key, first.clone().into(), &create())
         .await
         .expect("the name was free");
     let error = store
-        .put(&key, pattern(1000, 2), &create())
+        .put(&key, pattern(1000, 2).into(), &create())
         .await
         .expect_err("it is taken");
     assert_eq!(error.kind, StoreErrorKind::AlreadyExists);
@@ -190,7 +193,7 @@ async fn fingerprints(store: &dyn ObjectStore, dir: &Prefix) {
     };
     let body = pattern(1000, 1);
     let (single, in_parts) = (key(dir, "single"), key(dir, "in parts"));
-    let stored = store.put(&single, body.clone(), &of("5e1f0")).await;
+    let stored = store.put(&single, body.clone().into(), &of("5e1f0")).await;
     stored.expect("the object can be written");
     assert_eq!(told(&single).await.as_deref(), Some("5e1f0"));
     assert_eq!(read(store, &single).await, body, "it is not in the object");
@@ -228,7 +231,10 @@ async fn one_of_eight(store: &Arc<dyn ObjectStore>, key: &Key, options: &PutOpti
             let (store, key, options) = (Arc::clone(store), key.clone(), options.clone());
             tokio::spawn(async move {
                 let body = pattern(100_000, seed);
-                store.put(&key, body.clone(), &options).await.map(|_| body)
+                store
+                    .put(&key, body.clone().into(), &options)
+                    .await
+                    .map(|_| body)
             })
         })
         .collect();
@@ -313,7 +319,7 @@ async fn ranges_and_versions(store: &dyn ObjectStore, dir: &Prefix) {
         assert_eq!(error.kind, StoreErrorKind::Corrupt);
     }
     let receipt = store
-        .put(&key, pattern(10, 3), &PutOptions::default())
+        .put(&key, pattern(10, 3).into(), &PutOptions::default())
         .await
         .expect("the object can be written");
     let told = store

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::{
     BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
-    ObjectStore, PartNumber, PartReceipt, PutOptions, PutReceipt, ReadRange, Result, StoreError,
-    StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
+    ObjectStore, PartNumber, PartReceipt, Payload, PutOptions, PutReceipt, ReadRange, Result,
+    StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -208,7 +208,7 @@ impl ObjectStore for FaultyStore {
             .await
     }
 
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
         self.call(
             StoreOp::Put,
             key.as_str(),

@@ -12,8 +12,8 @@ use futures_util::stream::{self, BoxStream};
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
     MultipartUpload, ObjectLock, ObjectMeta, ObjectStore, ObjectVersion, PartNumber, PartReceipt,
-    PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, Tag,
-    UnfinishedUpload,
+    Payload, PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind, StoreInfo,
+    StoreOp, Tag, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -288,12 +288,13 @@ impl ObjectStore for MemoryStore {
         Ok(())
     }
 
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
-        if body.len() as u64 > self.info.limits.max_put {
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
+        if body.size() > self.info.limits.max_put {
             let kind = StoreErrorKind::Invalid;
             let why = "it is too large for one request";
             return Err(self.error(StoreOp::Put, key.as_str(), kind, why));
         }
+        let body = self.info.payload(StoreOp::Put, key, &body)?;
         // A copy, as a network would make one: part buffers go back at once.
         self.put_now(StoreOp::Put, key, Bytes::copy_from_slice(&body), options)
     }

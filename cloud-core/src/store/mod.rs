@@ -30,6 +30,7 @@ mod http;
 mod identity;
 mod local;
 mod memory;
+mod payload;
 mod registry;
 mod retry;
 #[cfg(feature = "aws")]
@@ -59,6 +60,7 @@ pub use gcs::GcsStore;
 pub use identity::identity;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
+pub use payload::{Payload, Pieces};
 pub use registry::{OpenError, Opened, open};
 pub use retry::{Retry, RetryPolicy};
 #[cfg(feature = "aws")]
@@ -82,7 +84,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// Creates the bucket. One that exists already is success.
     async fn create_bucket(&self) -> Result<()>;
 
-    /// Stores `body` under `key`, all or nothing.
+    /// Stores `body` under `key`, all or nothing. Of a file that changed since its
+    /// checksum was made nothing is stored, and the error is not transient.
     ///
     /// A reader sees the old object, the new one or `NotFound`, never a
     /// mixture. If what is there is not what the [`PutMode`] wants, the answer is
@@ -90,7 +93,7 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// After a timeout or a lost connection it is *unknown* whether the write
     /// happened; repeating is safe.
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt>;
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt>;
 
     /// Begins an upload in parts; nothing is visible under `key` before
     /// [`MultipartUpload::complete`].
@@ -196,6 +199,12 @@ impl StoreInfo {
             attempts: 1,
             source: source.into(),
         }
+    }
+
+    /// All of a payload in memory, for a store whose requests want that.
+    fn payload(&self, op: StoreOp, key: &Key, payload: &Payload) -> Result<Bytes> {
+        let failed = |error| self.error(op, key, StoreErrorKind::Invalid, error);
+        payload.bytes().map_err(failed)
     }
 }
 

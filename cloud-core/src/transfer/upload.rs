@@ -250,7 +250,7 @@ impl Shared {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
-            receipt = self.store.put(&key, body.into_bytes(), options) => receipt?,
+            receipt = self.store.put(&key, body.into_bytes().into(), options) => receipt?,
         };
         self.reporter.transferred(bytes);
         self.reporter.archive_done(key.base_name());

@@ -292,7 +292,7 @@ impl<'a> Record<'a> {
         };
         let text = Bytes::from(self.info.to_text());
         self.store
-            .put(&self.layout.backup_info(self.id), text, &options)
+            .put(&self.layout.backup_info(self.id), text.into(), &options)
             .await
             .map(|_| ())
     }

@@ -235,7 +235,7 @@ impl Deletion<'_> {
     async fn try_put(&self, id: &BackupId, body: Bytes) -> Result<(), StoreError> {
         let key = self.work.layout.backup_info(id);
         let options = PutOptions::default();
-        let put = self.work.store.put(&key, body, &options).await;
+        let put = self.work.store.put(&key, body.into(), &options).await;
         put.map(|_| ())
     }
 

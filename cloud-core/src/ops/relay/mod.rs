@@ -106,7 +106,7 @@ impl Relay<'_> {
             // upholds B1
             let key = layout.backup_info(&source.id);
             let options = self.request.archives.put_options();
-            let put = store.put(&key, source.record.clone(), &options);
+            let put = store.put(&key, source.record.clone().into(), &options);
             put.await.map(drop)
         };
         tokio::select! {

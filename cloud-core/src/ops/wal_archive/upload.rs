@@ -110,7 +110,7 @@ impl Upload<'_> {
             share.encoded(body.len());
         }
         if ended && body.len() as u64 <= self.store.info().limits.max_put {
-            let put = self.store.put(self.key, body.freeze(), options);
+            let put = self.store.put(self.key, body.freeze().into(), options);
             return self.unless_cancelled(put).await.map(drop);
         }
         let begun = self.store.begin_multipart(self.key, options);

@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use azure_core::http::{Method, Request, Url};
-use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use self::connect::{Connect, Connection};
@@ -32,7 +31,7 @@ use self::error::Failure;
 use super::wire::{Flag, Md5Judge};
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
-    MultipartUpload, ObjectMeta, ObjectStore, PutOptions, PutReceipt, ReadRange, Result,
+    MultipartUpload, ObjectMeta, ObjectStore, Payload, PutOptions, PutReceipt, ReadRange, Result,
     StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
@@ -199,8 +198,9 @@ impl ObjectStore for AzureStore {
         inner.create_container().await.map_err(failed)
     }
 
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
         let failed = |failure| self.inner.error(StoreOp::Put, key, failure);
+        let body = self.inner.info.payload(StoreOp::Put, key, &body)?;
         self.inner.put(key, body, options).await.map_err(failed)
     }
 

@@ -29,17 +29,23 @@ pub(super) async fn in_one_request(store: &dyn ObjectStore, dir: &Prefix) {
         return;
     };
     let second = pattern(1500, 2);
-    let replaced = store.put(&key, second.clone(), &replace(&first)).await;
+    let replaced = store
+        .put(&key, second.clone().into(), &replace(&first))
+        .await;
     replaced.expect("it is still this version");
     assert_eq!(read(store, &key).await, second);
-    let refused = store.put(&key, pattern(2000, 3), &replace(&first)).await;
+    let refused = store
+        .put(&key, pattern(2000, 3).into(), &replace(&first))
+        .await;
     let error = refused.expect_err("it is another version by now");
     assert_eq!(error.kind, StoreErrorKind::AlreadyExists);
     assert_eq!(read(store, &key).await, second);
     let gone = version(store, &key).await.expect("it has a version");
     let report = delete_all(store, std::slice::from_ref(&key)).await;
     assert!(report.is_complete(), "{report:?}");
-    let refused = store.put(&key, pattern(2000, 3), &replace(&gone)).await;
+    let refused = store
+        .put(&key, pattern(2000, 3).into(), &replace(&gone))
+        .await;
     let error = refused.expect_err("there is nothing to replace");
     assert_eq!(error.kind, StoreErrorKind::AlreadyExists);
     assert!(!exists(store, &key).await.expect("absence can be told"));

@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use http::Method;
 use serde_json::json;
@@ -40,7 +39,7 @@ use super::wire::Flag;
 use super::wire::url_encoded as encoded;
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
-    MultipartUpload, ObjectMeta, ObjectStore, PutOptions, PutReceipt, ReadRange, Result,
+    MultipartUpload, ObjectMeta, ObjectStore, Payload, PutOptions, PutReceipt, ReadRange, Result,
     StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
@@ -216,7 +215,7 @@ impl ObjectStore for GcsStore {
         inner.create_bucket().await.map_err(failed)
     }
 
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
         self.inner.put(key, body, options).await
     }
 

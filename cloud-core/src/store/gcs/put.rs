@@ -15,7 +15,7 @@ use super::error::Failure;
 use super::request::{BYTES, Call};
 use super::{Inner, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
-use crate::store::{FINGERPRINT, ObjectVersion, PutMode, Tag};
+use crate::store::{FINGERPRINT, ObjectVersion, Payload, PutMode, Tag};
 
 /// What stands between the parts of the request. Bodies may hold it: what is
 /// between two such lines is told by no length, so it is made anew each time.
@@ -62,9 +62,10 @@ impl Inner {
     pub(super) async fn put(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Payload,
         options: &PutOptions,
     ) -> Result<PutReceipt> {
+        let body = self.info.payload(StoreOp::Put, key, &body)?;
         let sent = self.put_object(key, body, options).await;
         sent.map_err(|failure| self.error(StoreOp::Put, key, failure))
     }

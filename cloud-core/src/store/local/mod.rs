@@ -37,8 +37,8 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
-    MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, PutOptions, PutReceipt, ReadRange,
-    Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
+    MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, Payload, PutOptions, PutReceipt,
+    ReadRange, Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -233,7 +233,7 @@ impl ObjectStore for LocalStore {
         .await
     }
 
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
         self.refuse_tags(StoreOp::Put, key, options)?;
         let path = self.path(StoreOp::Put, key)?;
         let PutOptions {
@@ -242,7 +242,9 @@ impl ObjectStore for LocalStore {
         self.blocking(StoreOp::Put, key.as_str(), move |root| {
             let mut temporary = file::Temporary::beside(root, &path)?;
             temporary.note(fingerprint.as_deref());
-            io::Write::write_all(temporary.file_mut(), &body)?;
+            for piece in body.pieces() {
+                io::Write::write_all(temporary.file_mut(), &piece?)?;
+            }
             let meta = temporary.publish(root, &path, &mode)?;
             Ok(PutReceipt {
                 version: Some(version(&meta)),

@@ -71,7 +71,7 @@ async fn a_missing_root_is_a_missing_bucket_until_it_is_created() {
     assert_eq!(store.probe().await.unwrap(), BucketState::Missing);
     assert_eq!(
         store
-            .put(&key, Bytes::new(), &options)
+            .put(&key, Bytes::new().into(), &options)
             .await
             .unwrap_err()
             .kind,
@@ -109,7 +109,10 @@ async fn a_missing_root_is_a_missing_bucket_until_it_is_created() {
     );
     store.create_bucket().await.unwrap();
     assert_eq!(store.probe().await.unwrap(), BucketState::Exists);
-    store.put(&key, Bytes::new(), &options).await.unwrap();
+    store
+        .put(&key, Bytes::new().into(), &options)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -126,7 +129,9 @@ async fn names_that_would_leave_the_root_are_refused() {
         ".barman-cloud-1.tmp",
     ] {
         let key = Key::new(name).unwrap();
-        let put = store.put(&key, Bytes::new(), &PutOptions::default()).await;
+        let put = store
+            .put(&key, Bytes::new().into(), &PutOptions::default())
+            .await;
         assert_eq!(put.unwrap_err().kind, StoreErrorKind::Invalid, "{name}");
         let got = get_all(&store, &key, 10).await;
         assert_eq!(got.unwrap_err().kind, StoreErrorKind::Invalid, "{name}");
@@ -144,7 +149,7 @@ async fn objects_are_for_their_owner_alone() {
     let (_directory, store) = store();
     let key = Key::new("a/b").unwrap();
     store
-        .put(&key, Bytes::new(), &PutOptions::default())
+        .put(&key, Bytes::new().into(), &PutOptions::default())
         .await
         .unwrap();
     let mode = |name: &str| {
@@ -172,14 +177,17 @@ async fn tags_are_refused_and_not_ignored() {
         tags: Some(vec![tag]),
         ..PutOptions::default()
     };
-    let error = store.put(&key, Bytes::new(), &options).await.unwrap_err();
+    let error = store
+        .put(&key, Bytes::new().into(), &options)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Unsupported);
     assert!(store.begin_multipart(&key, &options).await.is_err());
     let none = PutOptions {
         tags: Some(vec![]),
         ..PutOptions::default()
     };
-    store.put(&key, Bytes::new(), &none).await.unwrap();
+    store.put(&key, Bytes::new().into(), &none).await.unwrap();
 }
 
 #[tokio::test]
@@ -244,7 +252,11 @@ async fn an_object_that_shrinks_while_it_is_read_is_an_error() {
     let (_directory, store) = store();
     let key = Key::new("a").unwrap();
     store
-        .put(&key, Bytes::from(vec![1; 5 << 20]), &PutOptions::default())
+        .put(
+            &key,
+            Bytes::from(vec![1; 5 << 20]).into(),
+            &PutOptions::default(),
+        )
         .await
         .unwrap();
     let mut download = store.get(&key, &ReadRange::all()).await.unwrap();
@@ -360,7 +372,7 @@ async fn a_completion_that_failed_can_be_repeated() {
         .await
         .unwrap();
     store
-        .put(&key("a"), Bytes::from_static(b"old"), &create)
+        .put(&key("a"), Bytes::from_static(b"old").into(), &create)
         .await
         .unwrap();
     let taken = upload.complete(std::slice::from_ref(&part)).await;
@@ -381,7 +393,7 @@ async fn a_name_is_not_both_an_object_and_a_directory() {
             mode,
             ..PutOptions::default()
         };
-        let put = store.put(&key(name), Bytes::new(), &options).await;
+        let put = store.put(&key(name), Bytes::new().into(), &options).await;
         put.map_err(|error| error.kind)
     };
     put("a/b", PutMode::Overwrite).await.unwrap();
@@ -401,7 +413,10 @@ async fn links_that_lead_in_a_circle_end_no_listing_and_hide_nothing() {
     let (directory, store) = store();
     let put = async |name: &str| {
         let options = PutOptions::default();
-        store.put(&key(name), Bytes::new(), &options).await.unwrap();
+        store
+            .put(&key(name), Bytes::new().into(), &options)
+            .await
+            .unwrap();
     };
     put("a/b/c").await;
     std::fs::create_dir(directory.path().join("elsewhere")).unwrap();
@@ -437,11 +452,11 @@ async fn abandoned_temporary_files_go_when_something_is_deleted_beside_them() {
     let (_directory, store) = store();
     let options = PutOptions::default();
     store
-        .put(&key("a/b/c"), Bytes::new(), &options)
+        .put(&key("a/b/c"), Bytes::new().into(), &options)
         .await
         .unwrap();
     store
-        .put(&key("a/d"), Bytes::new(), &options)
+        .put(&key("a/d"), Bytes::new().into(), &options)
         .await
         .unwrap();
     let old = File::create(store.root.join("a/b/.barman-cloud-1-2.tmp")).unwrap();
@@ -495,7 +510,9 @@ async fn a_version_is_not_replaced_while_another_process_replaces_one_there() {
             mode,
             ..PutOptions::default()
         };
-        store.put(&key, Bytes::from_static(body), &options).await
+        store
+            .put(&key, Bytes::from_static(body).into(), &options)
+            .await
     };
     let first = put(b"first", PutMode::Overwrite).await.unwrap();
     let mode = PutMode::Replace(first.version.unwrap());

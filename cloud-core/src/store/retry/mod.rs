@@ -20,14 +20,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use tokio::time::Instant;
 
 use super::{
     BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreError, StoreErrorKind,
-    StoreInfo, UnfinishedUpload, get_all,
+    ObjectStore, Payload, PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreError,
+    StoreErrorKind, StoreInfo, UnfinishedUpload, get_all,
 };
 use crate::key::{Key, Prefix};
 
@@ -272,7 +271,7 @@ impl ObjectStore for Retry {
         self.run(|| self.inner.create_bucket()).await
     }
 
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
         let mut patience = self.patience();
         let mut unknown = false;
         loop {
@@ -284,12 +283,14 @@ impl ObjectStore for Retry {
                 Err(error) if error.kind == StoreErrorKind::AlreadyExists && unknown => {
                     // Perhaps our own first attempt, whose answer was lost.
                     let stored = self
-                        .run(|| get_all(self.inner.as_ref(), key, body.len() as u64))
+                        .run(|| get_all(self.inner.as_ref(), key, body.size()))
                         .await;
                     return match stored {
-                        Ok((meta, stored)) if stored == body => Ok(PutReceipt {
-                            version: meta.version,
-                        }),
+                        Ok((meta, stored)) if matches!(body.is(&stored), Ok(true)) => {
+                            Ok(PutReceipt {
+                                version: meta.version,
+                            })
+                        }
                         _ => Err(error),
                     };
                 }

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 
 use super::*;
@@ -37,7 +38,7 @@ async fn a_passing_failure_is_not_seen() {
         let (memory, faulty, retry) = faulty();
         faulty.fail(StoreOp::Put, Fault::Before(kind), 3);
         retry
-            .put(&key(), BODY, &PutOptions::default())
+            .put(&key(), BODY.into(), &PutOptions::default())
             .await
             .unwrap();
         assert_eq!(memory.contents()["object"], BODY);
@@ -56,7 +57,7 @@ async fn a_lasting_failure_ends_in_time_and_the_first_one_is_reported() {
     );
     let began = Instant::now();
     let error = retry
-        .put(&key(), BODY, &PutOptions::default())
+        .put(&key(), BODY.into(), &PutOptions::default())
         .await
         .unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Connect);
@@ -72,7 +73,7 @@ async fn a_refusal_is_final() {
         1,
     );
     let error = retry
-        .put(&key(), BODY, &PutOptions::default())
+        .put(&key(), BODY.into(), &PutOptions::default())
         .await
         .unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::PermissionDenied);
@@ -87,12 +88,12 @@ async fn a_create_only_write_recognises_its_own_first_attempt() {
     };
     let (_, faulty, retry) = faulty();
     faulty.fail(StoreOp::Put, Fault::After(StoreErrorKind::Timeout), 1);
-    retry.put(&key(), BODY, &create).await.unwrap();
+    retry.put(&key(), BODY.into(), &create).await.unwrap();
 
     let (memory, faulty, retry) = self::faulty();
     memory.insert("object", "different!");
     faulty.fail(StoreOp::Put, Fault::Before(StoreErrorKind::Timeout), 1);
-    let error = retry.put(&key(), BODY, &create).await.unwrap_err();
+    let error = retry.put(&key(), BODY.into(), &create).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::AlreadyExists);
     assert_eq!(memory.contents()["object"], "different!");
 }
@@ -307,7 +308,7 @@ async fn a_store_that_never_answered_is_given_up_sooner() {
         let refused = Fault::Before(StoreErrorKind::Connect);
         faulty.fail(StoreOp::Put, refused, u32::MAX);
         let began = Instant::now();
-        let put = retry.put(&key(), BODY, &PutOptions::default()).await;
+        let put = retry.put(&key(), BODY.into(), &PutOptions::default()).await;
         assert_eq!(put.unwrap_err().kind, StoreErrorKind::Connect);
         let seconds = began.elapsed().as_secs();
         assert!((least..=most).contains(&seconds), "{met}: {seconds} s");
@@ -360,7 +361,7 @@ async fn the_requests_of_a_run_can_have_one_bound_together() {
         faulty.fail(StoreOp::Put, Fault::Before(StoreErrorKind::ServerFault), 8);
         let began = Instant::now();
         let options = PutOptions::default();
-        retry.put(&key(), BODY, &options).await.unwrap();
+        retry.put(&key(), BODY.into(), &options).await.unwrap();
         let first = began.elapsed();
         assert!(first > total / 6, "{first:?}");
         let fault = Fault::Before(StoreErrorKind::ServerFault);
@@ -386,7 +387,7 @@ async fn what_requests_lose_side_by_side_is_lost_once() {
     let began = Instant::now();
     let options = PutOptions::default();
     let (key, put) = (key(), async |key: &Key| {
-        retry.put(key, BODY, &options).await
+        retry.put(key, BODY.into(), &options).await
     });
     let all = futures_util::future::join_all((0..8).map(|_| put(&key))).await;
     assert!(all.iter().all(std::result::Result::is_err));

@@ -1,11 +1,14 @@
 //! Checksums of bodies: made from the buffer that is sent, compared with what
 //! the store says it has (docs/decisions.md 25).
 
+use std::io;
+
 use aws_smithy_types::base64;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::Flag;
+use crate::store::Payload;
 use crate::store::wire::unquoted;
 
 /// The checksum that travels with a body, in base64.
@@ -18,18 +21,31 @@ pub(super) enum Checksum {
 }
 
 impl Checksum {
-    fn crc32c(body: &Bytes) -> Self {
-        Self::Crc32c(base64::encode(crc32c::crc32c(body).to_be_bytes()))
+    fn crc32c(value: u32) -> Self {
+        Self::Crc32c(base64::encode(value.to_be_bytes()))
     }
 
     fn md5(body: &Bytes) -> Self {
         Self::Md5(base64::encode(Md5::digest(body)))
     }
 
-    /// The header where the store takes it, `Content-MD5` elsewhere.
-    pub(super) fn of(body: &Bytes, header: bool) -> Self {
+    /// The header where the store takes it, `Content-MD5` elsewhere, for which a file
+    /// is read.
+    pub(super) fn of(body: &Payload, header: bool) -> io::Result<Self> {
         if header {
-            Self::crc32c(body)
+            return Ok(Self::crc32c(body.crc32c()));
+        }
+        let mut digest = Md5::new();
+        for piece in body.pieces() {
+            digest.update(piece?);
+        }
+        Ok(Self::Md5(base64::encode(digest.finalize())))
+    }
+
+    /// As [`of`](Self::of).
+    pub(super) fn of_bytes(body: &Bytes, header: bool) -> Self {
+        if header {
+            Self::crc32c(crc32c::crc32c(body))
         } else {
             Self::md5(body)
         }
@@ -99,9 +115,15 @@ mod tests {
     fn checksums_are_those_of_the_standards() {
         let body = Bytes::from_static(b"123456789");
         // The check value of CRC-32C is e3069283.
-        assert_eq!(Checksum::crc32c(&body).as_crc32c(), Some("4waSgw=="));
-        let md5 = Checksum::md5(&body);
-        assert_eq!(md5.as_md5(), Some("JfnnlDI7RTiF9RgfG2JNCw=="));
+        let payload = Payload::from(body.clone());
+        for (header, crc32c, md5) in [
+            (true, Some("4waSgw=="), None),
+            (false, None, Some("JfnnlDI7RTiF9RgfG2JNCw==")),
+        ] {
+            let checksum = Checksum::of(&payload, header).expect("in memory");
+            assert_eq!((checksum.as_crc32c(), checksum.as_md5()), (crc32c, md5));
+            assert_eq!(Checksum::of_bytes(&body, header), checksum);
+        }
     }
 
     #[test]
@@ -112,12 +134,15 @@ mod tests {
             crc32c: text,
             etag: None,
         };
-        let crc = Checksum::crc32c(&body);
+        let crc = Checksum::of_bytes(&body, true);
         assert_eq!(crc.contradicted(&crc32c(None), &known), None);
         assert_eq!(crc.contradicted(&crc32c(Some("4waSgw==")), &known), None);
         let other = crc32c(Some("AAAAAA=="));
         assert!(crc.contradicted(&other, &known).is_some());
-        assert_eq!(Checksum::md5(&body).contradicted(&other, &known), None);
+        assert_eq!(
+            Checksum::of_bytes(&body, false).contradicted(&other, &known),
+            None
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! is remembered for the run and done without (docs/decisions.md 13, 25).
 
 mod adapt;
+mod body;
 mod checksum;
 mod connect;
 mod delete;
@@ -30,7 +31,6 @@ use async_trait::async_trait;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use self::connect::{Connect, Connection};
@@ -40,8 +40,9 @@ use self::look::Looked;
 use super::wire::{Flag, Md5Judge};
 use super::{
     Abilities, BucketState, CustomerKey, DeleteReport, Depth, Download, Limits, ListPage,
-    LockCheck, MultipartUpload, ObjectMeta, ObjectStore, PutOptions, PutReceipt, ReadRange, Result,
-    StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
+    LockCheck, MultipartUpload, ObjectMeta, ObjectStore, Payload, PutOptions, PutReceipt,
+    ReadRange, Result, StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp,
+    UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -278,7 +279,7 @@ impl ObjectStore for S3Store {
         self.inner.create_bucket().await.map_err(failed)
     }
 
-    async fn put(&self, key: &Key, body: Bytes, options: &PutOptions) -> Result<PutReceipt> {
+    async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
         self.inner.put(key, body, options).await
     }
 

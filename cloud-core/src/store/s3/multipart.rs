@@ -220,7 +220,7 @@ impl MultipartUpload for Upload {
             },
         );
         let (checksum, output) = loop {
-            let checksum = Checksum::of(&body, adapting.with().checksums);
+            let checksum = Checksum::of_bytes(&body, adapting.with().checksums);
             let sent = self
                 .inner
                 .call(|connection| self.request(connection, place, &body, &checksum))

@@ -1,26 +1,27 @@
 //! Writing small objects: one request, all or nothing.
 
+use std::io;
+
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::types::ServerSideEncryption;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_types::byte_stream::ByteStream;
-use bytes::Bytes;
 
 use super::adapt::{Adapting, Extras};
+use super::body::{SignedAs, stream};
 use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
 use super::look::{Conditions, judged};
 use super::{Inner, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
 use crate::store::wire::{tagging, unquoted, user_metadata};
-use crate::store::{ObjectVersion, PutMode};
+use crate::store::{ObjectVersion, Payload, PutMode};
 
 impl Inner {
     pub(super) async fn put(
         &self,
         key: &Key,
-        body: Bytes,
+        body: Payload,
         options: &PutOptions,
     ) -> Result<PutReceipt> {
         let conditional = options.mode != PutMode::Overwrite;
@@ -44,16 +45,25 @@ impl Inner {
             }
             let sent = self
                 .call(|connection| {
-                    let checksum = Checksum::of(&body, checksums && !connection.when_required);
-                    let sent = {
+                    let header = checksums && !connection.when_required;
+                    let sent = Checksum::of(&body, header).and_then(|checksum| {
                         let conditions = Conditions::of(&options.mode, condition);
-                        self.request(connection, key, &body, &checksum, options, conditions)
-                    };
-                    async move { Ok((checksum, sent.await?)) }
+                        let sent =
+                            self.request(connection, key, &body, &checksum, options, conditions)?;
+                        Ok((checksum, sent))
+                    });
+                    async move {
+                        let (checksum, sent) = sent.map_err(SdkError::construction_failure)?;
+                        Ok((checksum, sent.await?))
+                    }
                 })
                 .await;
             let (checksum, output) = match sent {
                 Ok(sent) => sent,
+                Err(failure) if body.has_changed() => {
+                    let kind = StoreErrorKind::Invalid;
+                    return Err(self.refuse(StoreOp::Put, key, kind, failure.text));
+                }
                 Err(failure) => {
                     let failure = judged(failure, &options.mode);
                     self.looked.put_off(key, looked, &failure);
@@ -83,18 +93,19 @@ impl Inner {
         &self,
         connection: &Connection,
         key: &Key,
-        body: &Bytes,
+        body: &Payload,
         checksum: &Checksum,
         options: &PutOptions,
         conditions: Conditions,
-    ) -> impl Future<Output = Result<PutObjectOutput, SdkError<PutObjectError>>> + Send + use<>
-    {
+    ) -> io::Result<
+        impl Future<Output = Result<PutObjectOutput, SdkError<PutObjectError>>> + Send + use<>,
+    > {
         let request = connection
             .client
             .put_object()
             .bucket(&self.bucket)
             .key(key.as_str())
-            .body(ByteStream::from(body.clone()))
+            .body(stream(body))
             .set_tagging(options.tags.as_deref().map(tagging))
             .set_if_none_match(conditions.none)
             .set_if_match(conditions.same)
@@ -106,10 +117,12 @@ impl Inner {
         // TLS protects the body; a signature over it would only cost a pass.
         let request = if connection.secure {
             request.disable_payload_signing()
+        } else if let Some(signed) = SignedAs::of(body)? {
+            request.interceptor(signed)
         } else {
             request
         };
-        request.send()
+        Ok(request.send())
     }
 }
 

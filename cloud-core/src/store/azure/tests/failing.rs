@@ -50,7 +50,7 @@ async fn each_refusal_has_its_class_and_one_line() {
     ] {
         let server = Server::start(move |_| answer.clone());
         let store = store(&server);
-        let put = store.put(&key(), BODY, &PutOptions::default()).await;
+        let put = store.put(&key(), BODY.into(), &PutOptions::default()).await;
         let get = store.get(&key(), &ReadRange::all()).await;
         for error in [put.unwrap_err(), get.unwrap_err()] {
             let text = words(&error);
@@ -84,7 +84,7 @@ async fn a_lost_answer_is_a_lost_connection() {
     ] {
         let server = Server::start(move |_| answer.clone());
         let put = store(&server)
-            .put(&key(), BODY, &PutOptions::default())
+            .put(&key(), BODY.into(), &PutOptions::default())
             .await;
         let error = put.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Connect, "{}", words(&error));
@@ -99,7 +99,7 @@ async fn silence_ends_after_the_read_timeout() {
         ..StoreConfig::default()
     };
     let store = store_with(&server, &config);
-    let put = store.put(&key(), BODY, &PutOptions::default()).await;
+    let put = store.put(&key(), BODY.into(), &PutOptions::default()).await;
     let error = put.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Timeout);
     assert!(
@@ -189,7 +189,7 @@ async fn a_stall_in_either_direction_ends_too() {
     let deaf = Server::deaf();
     let body = Bytes::from(vec![0; 64 << 20]);
     let store = store_with(&deaf, &config);
-    let put = store.put(&key(), body, &PutOptions::default()).await;
+    let put = store.put(&key(), body.into(), &PutOptions::default()).await;
     assert_eq!(put.unwrap_err().kind, StoreErrorKind::Timeout);
 
     let half = Server::start(|_| Answer::new(200).body("123456789").stalled(4));
@@ -205,7 +205,7 @@ async fn connections_are_kept_while_they_are_good() {
     let server = Server::playing([written(), written(), written().cut(0).body("x"), written()]);
     let store = store(&server);
     for lost in [false, false, true, false] {
-        let put = store.put(&key(), BODY, &PutOptions::default()).await;
+        let put = store.put(&key(), BODY.into(), &PutOptions::default()).await;
         assert_eq!(put.is_err(), lost);
     }
     let connections: Vec<usize> = server.requests().iter().map(|one| one.connection).collect();

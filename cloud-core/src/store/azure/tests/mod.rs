@@ -6,6 +6,8 @@ mod multipart;
 mod reading;
 mod writing;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::store::http::Variables;
 use crate::store::scripted::{Answer, Request as Sent, Server};

@@ -6,7 +6,7 @@ use super::*;
 async fn a_write_is_one_signed_request_with_a_checksum() {
     let server = Server::start(|_| written());
     let put = store(&server)
-        .put(&key(), BODY, &PutOptions::default())
+        .put(&key(), BODY.into(), &PutOptions::default())
         .await;
     assert_eq!(put.unwrap().version, Some(ObjectVersion("0x1".into())));
     let request = server.request();
@@ -37,7 +37,7 @@ async fn a_write_is_one_signed_request_with_a_checksum() {
 async fn an_empty_object_has_a_length_too() {
     let server = Server::start(|_| Answer::new(201));
     let put = store(&server)
-        .put(&key(), Bytes::new(), &PutOptions::default())
+        .put(&key(), Bytes::new().into(), &PutOptions::default())
         .await;
     put.unwrap();
     assert_eq!(server.request().header("content-length"), Some("0"));
@@ -60,7 +60,7 @@ async fn tags_scope_and_condition_go_with_the_write() {
         fingerprint: Some("5e1f".into()),
     };
     let store = store_with(&server, &config);
-    store.put(&key(), BODY, &options).await.unwrap();
+    store.put(&key(), BODY.into(), &options).await.unwrap();
     let request = server.request();
     assert_eq!(request.header("if-none-match"), Some("*"));
     assert_eq!(request.header("x-ms-tags"), Some("a%20b=1%2B1%3D2%26&c="));
@@ -71,7 +71,7 @@ async fn tags_scope_and_condition_go_with_the_write() {
         tags: Some(Vec::new()),
         ..PutOptions::default()
     };
-    store.put(&key(), BODY, &none).await.unwrap();
+    store.put(&key(), BODY.into(), &none).await.unwrap();
     assert_eq!(server.requests()[1].header("x-ms-tags"), None);
 }
 
@@ -80,7 +80,7 @@ async fn a_body_of_any_size_is_one_request() {
     let server = Server::start(|_| Answer::new(201));
     let body = Bytes::from(vec![7; 9 << 20]);
     let put = store(&server)
-        .put(&key(), body, &PutOptions::default())
+        .put(&key(), body.into(), &PutOptions::default())
         .await;
     put.unwrap();
     assert_eq!(server.request().body.len(), 9 << 20);
@@ -90,7 +90,7 @@ async fn a_body_of_any_size_is_one_request() {
 async fn bytes_that_are_stored_otherwise_are_corrupt() {
     let server = Server::start(|_| Answer::new(201).header("x-ms-content-crc64", "AAAAAAAAAAA="));
     let put = store(&server)
-        .put(&key(), BODY, &PutOptions::default())
+        .put(&key(), BODY.into(), &PutOptions::default())
         .await;
     let error = put.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
@@ -110,7 +110,7 @@ async fn a_name_that_is_taken_is_told_by_either_status() {
     ] {
         let server = Server::start(move |_| refused(status, code));
         let error = store(&server)
-            .put(&key(), BODY, &create())
+            .put(&key(), BODY.into(), &create())
             .await
             .unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::AlreadyExists, "{status} {code}");
@@ -118,7 +118,7 @@ async fn a_name_that_is_taken_is_told_by_either_status() {
     // Who wants to replace it may not.
     let server = Server::start(|_| refused(403, "UnauthorizedBlobOverwrite"));
     let put = store(&server)
-        .put(&key(), BODY, &PutOptions::default())
+        .put(&key(), BODY.into(), &PutOptions::default())
         .await;
     assert_eq!(put.unwrap_err().kind, StoreErrorKind::PermissionDenied);
 }

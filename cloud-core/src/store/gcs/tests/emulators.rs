@@ -20,7 +20,7 @@ async fn bucket(address: &str, name: &str) -> Option<Arc<dyn ObjectStore>> {
     let store = at(&url, &StoreConfig::default(), &bucket);
     let missing = store.probe().await.unwrap();
     assert_eq!(missing, BucketState::Missing);
-    let put = store.put(&key(), BODY, &PutOptions::default()).await;
+    let put = store.put(&key(), BODY.into(), &PutOptions::default()).await;
     assert_eq!(put.unwrap_err().kind, StoreErrorKind::BucketMissing);
     store.create_bucket().await.unwrap();
     Some(store)

@@ -10,6 +10,8 @@ mod resumable;
 mod uploads;
 mod writing;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::store::http::Variables;
 use crate::store::scripted::{Answer, Request, Server};

@@ -3,7 +3,7 @@
 use super::*;
 
 async fn put(server: &Server, options: &PutOptions) -> Result<PutReceipt> {
-    store(server).put(&key(), BODY, options).await
+    store(server).put(&key(), BODY.into(), options).await
 }
 
 /// The two parts of a request that writes.
@@ -58,7 +58,7 @@ async fn condition_key_and_tags_go_with_the_write() {
         ..tagged(&[("Key", "v w"), ("ü", "")])
     };
     let store = at(&server.url, &config, "bucket");
-    store.put(&key(), BODY, &options).await.unwrap();
+    store.put(&key(), BODY.into(), &options).await.unwrap();
     let request = server.request();
     assert!(request.asks("ifGenerationMatch=0"));
     assert!(request.asks("kmsKeyName=projects%2Fp%2Fkey%20ring%2Fk"));
@@ -136,10 +136,12 @@ async fn a_service_that_does_not_answer_is_given_up() {
         ..StoreConfig::default()
     };
     let put = at(&server.url, &config, "bucket");
-    let put = put.put(&key(), BODY, &PutOptions::default()).await;
+    let put = put.put(&key(), BODY.into(), &PutOptions::default()).await;
     assert_eq!(put.unwrap_err().kind, StoreErrorKind::Timeout);
     let nobody = at("http://127.0.0.1:1", &config, "bucket");
-    let put = nobody.put(&key(), BODY, &PutOptions::default()).await;
+    let put = nobody
+        .put(&key(), BODY.into(), &PutOptions::default())
+        .await;
     assert_eq!(put.unwrap_err().kind, StoreErrorKind::Connect);
 }
 

@@ -312,7 +312,7 @@ fn a_peer_that_does_not_read_is_not_waited_for() {
         let server = Server::deaf();
         let body = Bytes::from(vec![0; 64 << 20]);
         let sent = impatient(&server)
-            .put(&key(), body, &PutOptions::default())
+            .put(&key(), body.into(), &PutOptions::default())
             .await;
         assert_eq!(sent.unwrap_err().kind, StoreErrorKind::Timeout);
     });

@@ -15,6 +15,8 @@ mod writing;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::store::http::Variables;
 use crate::store::scripted::{Answer, Request, Server};
@@ -119,7 +121,7 @@ fn create() -> PutOptions {
 }
 
 async fn put(store: &dyn ObjectStore, options: &PutOptions) -> Result<PutReceipt> {
-    store.put(&key(), BODY, options).await
+    store.put(&key(), BODY.into(), options).await
 }
 
 /// A write that was done.

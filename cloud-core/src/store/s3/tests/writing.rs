@@ -8,35 +8,52 @@ use super::*;
 
 #[test]
 fn a_write_is_one_plain_request_with_a_checksum_header() {
-    alone(|| async {
-        let server = Server::start(|_| written());
-        let receipt = put(&*store(&server), &PutOptions::default()).await.unwrap();
-        assert_eq!(receipt.version, Some(ObjectVersion("version".into())));
-        let request = server.request();
-        assert_plain(&request);
-        assert_eq!(
-            (request.method.as_str(), request.path(), &request.body[..]),
-            ("PUT", PATH, &BODY[..])
-        );
-        assert_eq!(request.header("x-amz-checksum-crc32c"), Some(CRC32C));
-        // Over plain HTTP the signature covers the body.
-        let mut digest = String::new();
-        for byte in Sha256::digest(&BODY) {
-            write!(digest, "{byte:02x}").unwrap();
-        }
-        assert_eq!(request.header("x-amz-content-sha256"), Some(&*digest));
-        for absent in [
-            "content-md5",
-            "content-type",
-            "if-none-match",
-            "x-amz-tagging",
-            "x-amz-server-side-encryption",
-            "x-amz-acl",
-            "x-amz-storage-class",
-        ] {
-            assert!(request.named(absent).is_empty(), "{absent}: {request:#?}");
-        }
-    });
+    alone(|| async { is_one_plain_request_with_a_checksum_header(BODY.into()).await });
+}
+
+#[test]
+fn so_is_the_write_of_a_file() {
+    alone(|| async { is_one_plain_request_with_a_checksum_header(file()).await });
+}
+
+/// [`BODY`] in a file.
+fn file() -> Payload {
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, &BODY).unwrap();
+    Payload::of_file(file, BODY.len() as u64, crc32c::crc32c(&BODY))
+}
+
+async fn is_one_plain_request_with_a_checksum_header(body: Payload) {
+    let server = Server::start(|_| written());
+    let put = store(&server)
+        .put(&key(), body, &PutOptions::default())
+        .await;
+    let receipt = put.unwrap();
+    assert_eq!(receipt.version, Some(ObjectVersion("version".into())));
+    let request = server.request();
+    assert_plain(&request);
+    assert_eq!(
+        (request.method.as_str(), request.path(), &request.body[..]),
+        ("PUT", PATH, &BODY[..])
+    );
+    assert_eq!(request.header("x-amz-checksum-crc32c"), Some(CRC32C));
+    // Over plain HTTP the signature covers the body.
+    let mut digest = String::new();
+    for byte in Sha256::digest(&BODY) {
+        write!(digest, "{byte:02x}").unwrap();
+    }
+    assert_eq!(request.header("x-amz-content-sha256"), Some(&*digest));
+    for absent in [
+        "content-md5",
+        "content-type",
+        "if-none-match",
+        "x-amz-tagging",
+        "x-amz-server-side-encryption",
+        "x-amz-acl",
+        "x-amz-storage-class",
+    ] {
+        assert!(request.named(absent).is_empty(), "{absent}: {request:#?}");
+    }
 }
 
 #[test]
@@ -44,7 +61,9 @@ fn an_empty_object_has_a_length_too() {
     alone(|| async {
         let server = Server::start(|_| written());
         let options = PutOptions::default();
-        let put = store(&server).put(&key(), Bytes::new(), &options).await;
+        let put = store(&server)
+            .put(&key(), Bytes::new().into(), &options)
+            .await;
         put.unwrap();
         assert_plain(&server.request());
         assert_eq!(server.request().header("content-length"), Some("0"));
@@ -75,8 +94,11 @@ fn over_tls_the_body_is_not_signed() {
         let begun = store.begin_multipart(&key(), &PutOptions::default()).await;
         let part = begun.unwrap().put_part(PartNumber::FIRST, BODY).await;
         part.unwrap();
+        let options = PutOptions::default();
+        store.put(&key(), file(), &options).await.unwrap();
         let requests = server.requests();
-        for request in [&requests[0], &requests[2]] {
+        for request in [&requests[0], &requests[2], &requests[3]] {
+            assert_eq!(request.body, BODY);
             assert_plain(request);
             let signed = request.header("x-amz-content-sha256");
             assert_eq!(signed, Some("UNSIGNED-PAYLOAD"));
@@ -89,11 +111,14 @@ fn over_tls_the_body_is_not_signed() {
 fn who_wants_no_checksum_headers_gets_content_md5() {
     alone_with(&[WHEN_REQUIRED], || async {
         let server = Server::start(|_| written());
-        put(&*amazon(&server), &create()).await.unwrap();
-        let request = server.request();
-        assert_plain(&request);
-        assert_eq!(request.header("content-md5"), Some(MD5));
-        assert!(request.named("x-amz-checksum").is_empty(), "{request:#?}");
+        let store = amazon(&server);
+        put(&*store, &create()).await.unwrap();
+        store.put(&key(), file(), &create()).await.unwrap();
+        for request in server.requests() {
+            assert_plain(&request);
+            assert_eq!(request.header("content-md5"), Some(MD5));
+            assert!(request.named("x-amz-checksum").is_empty(), "{request:#?}");
+        }
     });
 }
 
