@@ -89,6 +89,13 @@ pub trait Codec: fmt::Debug + Send + Sync {
     /// An encoder that writes what it makes to `out`.
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>>;
 
+    /// What compresses bytes that are in memory as a whole; `None` where an
+    /// [`encoder`](Self::encoder) is just as fast. What comes out may be other bytes than
+    /// an encoder's.
+    fn whole(&self) -> Option<Whole> {
+        Option::None
+    }
+
     /// A decoder of what `input` delivers.
     ///
     /// Concatenated members are read through; `UnexpectedEof` if the last one
@@ -96,6 +103,15 @@ pub trait Codec: fmt::Debug + Send + Sync {
     /// Empty input is an error for every codec but "none". Failures of `input`
     /// pass through with their kind; after any error there is no success.
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>>;
+}
+
+/// Compresses bytes that are in memory as a whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole {
+    /// Most bytes that can come out of so many.
+    pub bound: fn(usize) -> usize,
+    /// Writes a whole stream of the first slice to the second, and tells its length.
+    pub compress: fn(&[u8], Level, &mut [u8]) -> io::Result<usize>,
 }
 
 /// Takes plain bytes; the compressed ones go to the writer it was made with.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
-use super::{CODECS, Codec, Level, backup_suffixes, by_name, by_suffix, suffixes};
+use super::{CODECS, Codec, Level, Whole, backup_suffixes, by_name, by_suffix, suffixes};
 
 /// A vector that outlives the encoder that fills it.
 #[derive(Clone, Default)]
@@ -149,6 +149,40 @@ fn what_is_encoded_is_decoded_to_the_same_bytes() {
             assert!(plain == data[..length], "{codec:?} {length}");
         }
     }
+}
+
+fn compress(whole: Whole, plain: &[u8], level: Level) -> io::Result<Vec<u8>> {
+    let mut packed = vec![0; (whole.bound)(plain.len())];
+    let length = (whole.compress)(plain, level, &mut packed)?;
+    packed.truncate(length);
+    Ok(packed)
+}
+
+/// What goes for an encoder goes for what compresses at once: one stream, with a
+/// checksum, without a size.
+#[test]
+fn what_is_compressed_whole_is_decoded_to_the_same_bytes() {
+    let data = sample(3_000_000);
+    let fast = CODECS
+        .iter()
+        .filter_map(|codec| Some((codec, codec.whole()?)));
+    let mut seen = 0;
+    for (codec, whole) in fast {
+        for length in [0, 1, 65_536, 262_145, data.len()] {
+            let plain = &data[..length];
+            for level in LEVELS {
+                let mut packed = compress(whole, plain, level).expect("compressed");
+                let head = encode_all(*codec, level, plain).expect("encoded");
+                // Magic number and descriptor: flags, and no more.
+                assert_eq!(packed[..5], head[..5], "{codec:?} {length} {level:?}");
+                assert!(decode(*codec, &packed).expect("decoded") == plain);
+                packed.pop();
+                assert!(decode(*codec, &packed).is_err(), "cut: {codec:?} {length}");
+            }
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 5, "zstd");
 }
 
 #[test]
@@ -567,9 +601,12 @@ fn standard_programs_decode_what_is_written() {
         let codec = by_name(name).expect("listed");
         for level in LEVELS.into_iter().chain([backup_level(codec)]) {
             let packed = encode_all(codec, level, &data).expect("encoded");
-            match decoded_by(name, &packed) {
-                Some(plain) => assert!(plain == data, "{name} {level:?}"),
-                None => eprintln!("not tested with the program {name}: it is not installed"),
+            let whole = codec.whole().map(|whole| compress(whole, &data, level));
+            for packed in [Some(Ok(packed)), whole].into_iter().flatten() {
+                match decoded_by(name, &packed.expect("compressed")) {
+                    Some(plain) => assert!(plain == data, "{name} {level:?}"),
+                    None => eprintln!("not tested with the program {name}: it is not installed"),
+                }
             }
         }
     }

@@ -8,10 +8,11 @@
 
 use std::io::{self, Read, Write};
 
+use ::zstd::bulk::Compressor;
 use ::zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder as Raw, Operation, OutBuffer};
 
 use super::stream::{Pack, Packer, Step, Unpack, Unpacker};
-use super::{Codec, CodecInfo, Encoder, Level, Levels, guard};
+use super::{Codec, CodecInfo, Encoder, Level, Levels, Whole, guard};
 
 static INFO: CodecInfo = CodecInfo {
     name: "zstd",
@@ -58,6 +59,20 @@ impl Codec for Zstd {
         raw.set_parameter(CParameter::ChecksumFlag(true))?;
         raw.set_parameter(CParameter::ContentSizeFlag(false))?;
         Ok(guard::encoding(Packer::new(Frame(raw), out)))
+    }
+
+    /// An encoder that gets its input in pieces keeps the last of it in a ring, and
+    /// looks for repetitions on both sides of its seam: half as much work again.
+    fn whole(&self) -> Option<Whole> {
+        Some(Whole {
+            bound: ::zstd::zstd_safe::compress_bound,
+            compress: |plain, level, out| {
+                let mut raw = Compressor::new(INFO.number(level))?;
+                raw.set_parameter(CParameter::ChecksumFlag(true))?;
+                raw.set_parameter(CParameter::ContentSizeFlag(false))?;
+                raw.compress_to_buffer(plain, out)
+            },
+        })
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {

@@ -35,6 +35,7 @@ use super::local::{LocalError, LocalFile};
 use super::notes::{MOST, Note, Notes};
 use super::ready::{READY, STATUS, next_ready};
 use super::share::{MEMORY, Shares};
+use super::upload::WHOLE;
 use super::{AheadRequest, Order, interrupted, local_error};
 use crate::key::Key;
 use crate::wal::WalName;
@@ -342,7 +343,12 @@ impl Others<'_> {
             return Ok(Outcome::PassedOver("it is gone"));
         };
         let request = &self.order.request;
-        let memory = request.codec.encoder_memory(request.level);
+        let held = if request.codec.whole().is_some() && size <= WHOLE {
+            size
+        } else {
+            0
+        };
+        let memory = request.codec.encoder_memory(request.level) + held;
         let share = tokio::select! {
             biased;
             () = self.ctx.cancel.cancelled() => return Err(interrupted()),

@@ -7,14 +7,17 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use rustix::fs::OFlags;
 use tracing::{debug, warn};
 
 use super::super::wal_object::data_directory_of;
+use super::pages::Pages;
 use tokio_util::sync::CancellationToken;
 
-use crate::codec::{Codec, Encoder, Level};
+use crate::codec::{Codec, Encoder, Level, Whole};
 use crate::pgdata::{CONTROL_NAME, read_control};
+use crate::store::Payload;
 use crate::wal::fit::{Fit, Misfit, judge};
 use crate::wal::page::{LONG_HEADER_LEN, SegmentIdentity};
 use crate::wal::{WalKind, WalName};
@@ -196,11 +199,71 @@ impl LocalFile {
         // would be noticed too late.
         self.read(|bytes| {
             if cancel.is_cancelled() {
-                return Err(failed(io::Error::other("interrupted")));
+                return Err(failed(interrupted()));
             }
             encoder.write_all(bytes).map_err(failed)
         })?;
         encoder.finish().map_err(failed)
+    }
+
+    /// The whole file, compressed at once.
+    ///
+    /// To be thrown away unless this returns `Ok`, like all that is read of the file.
+    pub(super) fn compress(
+        &self,
+        whole: Whole,
+        level: Level,
+        cancel: &CancellationToken,
+    ) -> Result<Bytes, LocalError> {
+        let failed = |source| LocalError::Encode {
+            path: self.path.clone(),
+            source,
+        };
+        let plain = self.read_whole(cancel)?;
+        let mut out = Pages::new((whole.bound)(plain.len())).map_err(failed)?;
+        let length = (whole.compress)(&plain, level, &mut out).map_err(failed)?;
+        Ok(Bytes::from_owner(out).slice(..length))
+    }
+
+    /// What a store gets that takes the file as it is. Reads it once.
+    pub(super) fn payload(&self, cancel: &CancellationToken) -> Result<Payload, LocalError> {
+        let mut crc32c = 0;
+        self.read(|bytes| {
+            if cancel.is_cancelled() {
+                return Err(self.failed(interrupted()));
+            }
+            crc32c = crc32c::crc32c_append(crc32c, bytes);
+            Ok(())
+        })?;
+        let file = self.file.try_clone().map_err(|error| self.failed(error))?;
+        Ok(Payload::of_file(file, self.size, crc32c))
+    }
+
+    /// The content. Reading into where it stays spares a copy.
+    fn read_whole(&self, cancel: &CancellationToken) -> Result<Pages, LocalError> {
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let mut whole = Pages::new(size).map_err(|error| self.failed(error))?;
+        let mut read = 0;
+        while read < size {
+            if cancel.is_cancelled() {
+                return Err(self.failed(interrupted()));
+            }
+            match self.file.read_at(&mut whole[read..], read as u64) {
+                Ok(0) => return Err(self.changed()),
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        self.check_unchanged(read as u64)?;
+        Ok(whole)
+    }
+
+    /// The error that says that the file is not what it was.
+    pub(super) fn changed(&self) -> LocalError {
+        LocalError::Changed {
+            path: self.path.clone(),
+        }
     }
 
     /// Hands over the content piece by piece, and fails if the file changed
@@ -209,9 +272,6 @@ impl LocalFile {
         &self,
         mut take: impl FnMut(&[u8]) -> Result<(), LocalError>,
     ) -> Result<(), LocalError> {
-        let changed = || LocalError::Changed {
-            path: self.path.clone(),
-        };
         let mut buffer = vec![0; BUFFER];
         let mut offset = 0;
         loop {
@@ -223,16 +283,29 @@ impl LocalFile {
             };
             offset += count as u64;
             if offset > self.size {
-                return Err(changed());
+                return Err(self.changed());
             }
             take(&buffer[..count])?;
         }
+        self.check_unchanged(offset)
+    }
+
+    /// Whether the file, of which `read` bytes were read, is still what was opened.
+    fn check_unchanged(&self, read: u64) -> Result<(), LocalError> {
         let now: Metadata = self.file.metadata().map_err(|error| self.failed(error))?;
         let kept = self.marker.as_ref().is_none_or(|marker| marker.exists());
         let same =
-            offset == self.size && now.len() == self.size && now.modified().ok() == self.modified;
-        if same && kept { Ok(()) } else { Err(changed()) }
+            read == self.size && now.len() == self.size && now.modified().ok() == self.modified;
+        if same && kept {
+            Ok(())
+        } else {
+            Err(self.changed())
+        }
     }
+}
+
+fn interrupted() -> io::Error {
+    io::Error::other("interrupted")
 }
 
 #[cfg(test)]

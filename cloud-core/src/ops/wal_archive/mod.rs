@@ -11,6 +11,7 @@
 mod ahead;
 mod local;
 mod notes;
+mod pages;
 mod ready;
 mod share;
 mod stored;

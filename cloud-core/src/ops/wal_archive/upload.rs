@@ -20,10 +20,10 @@ use super::super::chain;
 use super::super::wal_object::join;
 use super::local::{LocalError, LocalFile};
 use super::share::Share;
-use crate::codec::{Codec, Level};
+use crate::codec::{Codec, Level, Whole};
 use crate::key::Key;
 use crate::store::{
-    Limits, MultipartUpload, ObjectStore, PartNumber, PartReceipt, PutOptions, StoreError,
+    Limits, MultipartUpload, ObjectStore, PartNumber, PartReceipt, Payload, PutOptions, StoreError,
 };
 use crate::transfer::DEFAULT_PART;
 
@@ -31,6 +31,10 @@ use crate::transfer::DEFAULT_PART;
 ///
 /// Bounds the memory; the reference sends up to 100 MB at once.
 const MAX_SINGLE: u64 = 96 << 20;
+
+/// Largest file held in memory as a whole, in bytes, to be compressed faster. Enough for
+/// segments of the usual size; a memory of twice as much takes larger ones as well.
+pub(super) const WHOLE: u64 = 32 << 20;
 
 /// Half of what a signal leaves for cleaning up (docs/decisions.md 11).
 const ABORT_DEADLINE: Duration = Duration::from_secs(5);
@@ -62,6 +66,9 @@ impl Upload<'_> {
     /// Sends the file; `Ok` only after the store acknowledged it (W1).
     pub(super) async fn run(self, options: &PutOptions) -> Result<(), UploadError> {
         let sizes = Sizes::of(self.store.info().limits);
+        if let Some(whole) = self.as_a_whole(sizes.single) {
+            return self.send_whole(whole, options).await;
+        }
         let (sender, mut messages) = mpsc::channel(1);
         let (local, codec, level) = (Arc::clone(self.local), self.codec, self.level);
         let cancel = self.cancel.clone();
@@ -88,6 +95,44 @@ impl Upload<'_> {
             Err(Failure::Store(error)) => Err(UploadError::Store(error)),
             Err(Failure::Interrupted) => Err(UploadError::Interrupted),
             Ok(()) => Ok(()),
+        }
+    }
+
+    /// How the file goes, where it need not go through an encoder piece by piece.
+    fn as_a_whole(&self, single: u64) -> Option<AsAWhole> {
+        let size = self.local.size();
+        if self.codec.info().suffix.is_empty() {
+            return (size <= single).then_some(AsAWhole::FromTheFile);
+        }
+        let whole = self.codec.whole().filter(|_| size <= WHOLE)?;
+        let most = (whole.bound)(usize::try_from(size).ok()?);
+        (most as u64 <= single).then_some(AsAWhole::Compressed(whole))
+    }
+
+    async fn send_whole(&self, how: AsAWhole, options: &PutOptions) -> Result<(), UploadError> {
+        let (local, cancel, level) = (Arc::clone(self.local), self.cancel.clone(), self.level);
+        let made = spawn_blocking(move || match how {
+            AsAWhole::FromTheFile => local.payload(&cancel),
+            AsAWhole::Compressed(whole) => local.compress(whole, level, &cancel).map(Payload::from),
+        });
+        let payload = join(made).await.map_err(|error| {
+            if self.cancel.is_cancelled() {
+                UploadError::Interrupted
+            } else {
+                UploadError::Local(error)
+            }
+        })?;
+        if let Some(share) = self.share {
+            share.encoded(payload.in_memory().map_or(0, Bytes::len));
+        }
+        let put = self.store.put(self.key, payload.clone(), options);
+        match self.unless_cancelled(put).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Store(_)) if payload.has_changed() => {
+                Err(UploadError::Local(self.local.changed()))
+            }
+            Err(Failure::Store(error)) => Err(UploadError::Store(error)),
+            Err(Failure::Interrupted | Failure::NoEnd) => Err(UploadError::Interrupted),
         }
     }
 
@@ -191,6 +236,14 @@ impl Upload<'_> {
     }
 }
 
+/// How a file goes that is not cut into pieces.
+#[derive(Clone, Copy)]
+enum AsAWhole {
+    /// As it is, read while it is sent: never held in memory.
+    FromTheFile,
+    Compressed(Whole),
+}
+
 /// Why sending ended early.
 enum Failure {
     Store(StoreError),
@@ -202,6 +255,8 @@ enum Failure {
 /// Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sizes {
+    /// Of what goes in one request.
+    single: u64,
     /// Of the first piece of the encoder's output. What is not larger goes in
     /// one request if the store takes it.
     first: usize,
@@ -216,6 +271,7 @@ impl Sizes {
         let first = single.max(part);
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Self {
+            single,
             first: size(first),
             part: size(part),
         }
