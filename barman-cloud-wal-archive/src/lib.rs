@@ -12,7 +12,7 @@ use cloud_core::cli::args::{
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::codec::Level;
-use cloud_core::ops::wal_archive::{self, AheadRequest, WalArchiveRequest};
+use cloud_core::ops::wal_archive::{self, AheadRequest, QueueRequest, WalArchiveRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind, hook};
 use cloud_core::store::{Opened, Provider, RetryPolicy, StoreConfig, identity, printable};
 
@@ -91,8 +91,14 @@ pub struct Args {
     #[arg(long, default_value = "1", value_parser = values::parallel, help_heading = argparse::OURS)]
     parallel: u32,
 
-    /// Where calls with --parallel leave notes of what is archived for one another;
-    /// no WAL is kept there
+    /// Let a segment go, unarchived and with a loud error, when more WAL than this
+    /// waits and the store does not take it; off by default (KB is 1024 bytes, KiB is
+    /// 1000)
+    #[arg(long, value_name = "SIZE", value_parser = values::size, help_heading = argparse::OURS)]
+    queue_max: Option<u64>,
+
+    /// Where calls leave notes for one another: with --parallel of what is archived,
+    /// with --queue-max of what was let go; no WAL is kept there
     #[arg(long, default_value = "/var/tmp/walarchive", help_heading = argparse::OURS)]
     spool_dir: PathBuf,
 
@@ -107,13 +113,25 @@ impl Args {
         (self.parallel > 1 && !hook::is_hook(env)).then(|| AheadRequest {
             parallel: self.parallel,
             spool_dir: self.spool_dir.clone(),
-            url: format!(
-                "{} {}",
-                printable(&self.destination.destination_url),
-                self.common.endpoint()
-            ),
+            url: self.url(),
             store: identity(&self.store()),
         })
+    }
+
+    /// What becomes of WAL when too much of it waits, which it does not do on a Barman
+    /// server.
+    fn queue(&self, env: &Env) -> Option<QueueRequest> {
+        (!hook::is_hook(env)).then(|| QueueRequest {
+            max: self.queue_max,
+            spool_dir: self.spool_dir.clone(),
+            url: self.url(),
+        })
+    }
+
+    /// What a user would say names the store, without secrets.
+    fn url(&self) -> String {
+        let url = printable(&self.destination.destination_url);
+        format!("{url} {}", self.common.endpoint())
     }
 
     /// The WAL file: from the environment in a hook script of a Barman server, which
@@ -164,6 +182,11 @@ impl Tool for Args {
     }
 
     fn check(&self, env: &Env) -> Result<(), OpError> {
+        if self.queue_max.is_some() && hook::is_hook(env) {
+            let text = "--queue-max has no meaning in a hook script of a Barman server";
+            return Err(OpError::new(OpErrorKind::Usage, text)
+                .with_hint("there no WAL waits in archive_status; leave the option away"));
+        }
         match self.wal_file(env) {
             Ok(path) => match wal_name(&path.to_string_lossy()) {
                 Ok(_) => Ok(()),
@@ -183,6 +206,7 @@ impl Tool for Args {
             Provider::AwsS3 | Provider::GoogleCloudStorage => NonZeroU32::MIN,
         };
         let ahead = self.ahead(&ctx.env);
+        let queue = self.queue(&ctx.env);
         let request = WalArchiveRequest {
             path: at.path,
             server: self.destination.server_name,
@@ -200,6 +224,7 @@ impl Tool for Args {
             },
             at_once,
             ahead,
+            queue,
         };
         wal_archive::run(ctx, at.store, request).await
     }

@@ -16,7 +16,8 @@ type Module = Vec<String>;
 
 /// Rooms that are functions from values to values.
 const PURE: &str = "`wal`, `units`, `key`, `catalogue::{info, layout, select, literal, time, keep, \
-                    retention, wal_cleanup, deletion, snapshots, console, json}`";
+                    retention, wal_cleanup, deletion, gap, snapshots, console, \
+                    json}`";
 
 /// Stores that wrap another one. Every other implementation of `ObjectStore` is
 /// a concrete store, to be named by the registry alone.

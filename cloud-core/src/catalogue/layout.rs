@@ -7,6 +7,7 @@
 //! P/S/base/ID/annotations/keep
 //! P/S/wals/<16 hex digits>/<segment>[.gz…]
 //! P/S/wals/<timeline>.history[.gz…]
+//! P/S/gaps/<first>-<last>-<unique>.gap
 //! ```
 
 use std::fmt;
@@ -239,6 +240,22 @@ impl Layout {
     /// A WAL file; `suffix` is the codec's, with its dot.
     pub fn wal(&self, name: &WalName, suffix: &str) -> Key {
         key(&self.wal_dir(name), &format!("{name}{suffix}"))
+    }
+
+    /// A WAL file under whatever suffix, and what else begins with its name.
+    pub fn wal_in_any_form(&self, name: &WalName) -> Prefix {
+        Prefix::text(key(&self.wal_dir(name), name.as_str()).as_str())
+    }
+
+    /// Directory of what is said of WAL that was let go: beside base backups and WAL,
+    /// where none of the reference's tools looks.
+    pub fn gaps(&self) -> Prefix {
+        self.root.subdir("gaps")
+    }
+
+    /// What is said of WAL that was let go; `name` has no slash.
+    pub fn gap(&self, name: &str) -> Key {
+        key(&self.gaps(), name)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod deletion;
+pub mod gap;
 pub mod info;
 pub mod json;
 pub mod keep;

@@ -106,7 +106,7 @@ pub fn after_deleting(
 }
 
 /// Whether a backup can be restored, now or when its WAL has arrived.
-fn is_live(info: &BackupInfo) -> bool {
+pub fn is_live(info: &BackupInfo) -> bool {
     match &info.status {
         Status::Done => true,
         Status::Other(word) => word == "WAITING_FOR_WALS",
@@ -190,6 +190,14 @@ impl WalRules {
         let kept =
             |(begin, end): &(WalName, WalName)| begin.as_str() <= place && place <= end.as_str();
         !self.ranges.iter().any(kept) && *text < *self.limit.as_str()
+    }
+
+    /// Whether all segments from `first` to `last`, of one timeline, go.
+    pub fn takes_run(&self, first: &WalName, last: &WalName) -> bool {
+        let kept = |(begin, end): &(WalName, WalName)| {
+            begin.as_str() <= last.as_str() && first.as_str() <= end.as_str()
+        };
+        self.takes(first) && self.takes(last) && !self.ranges.iter().any(kept)
     }
 
     /// Whether everything in this directory of the archive goes, whatever it is.

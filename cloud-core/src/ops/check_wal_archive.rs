@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 
-use super::{OpError, OpErrorKind, lookup};
+use super::{OpError, OpErrorKind, gaps, lookup};
+use crate::catalogue::layout::Layout;
 use crate::catalogue::load::wal_of_key;
 use crate::codec;
 use crate::store::{BucketState, Depth, ObjectStore};
@@ -26,6 +27,9 @@ pub struct CheckRequest {
 
 /// Creates the bucket if there is none, and looks for WAL that new WAL could be
 /// mixed up with.
+///
+/// WAL that was let go is told in the log and decides nothing: the question is whether
+/// there is WAL, not whether there is all of it.
 pub async fn run(store: Arc<dyn ObjectStore>, request: CheckRequest) -> Result<(), OpError> {
     let layout = lookup::layout(&request.path, &request.server)?;
     match store.probe().await {
@@ -37,6 +41,25 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: CheckRequest) -> Result<(
         }
         Err(error) => return Err(OpError::unproved(&request.bucket, &error)),
     }
+    let (checked, missing) = tokio::join!(
+        look(store.as_ref(), &layout, &request),
+        gaps::find(store.as_ref(), &layout)
+    );
+    for wal in &missing {
+        tracing::warn!(
+            "{}; a base backup that began before it cannot be recovered past it",
+            wal.what()
+        );
+    }
+    checked
+}
+
+/// Looks for WAL.
+async fn look(
+    store: &dyn ObjectStore,
+    layout: &Layout,
+    request: &CheckRequest,
+) -> Result<(), OpError> {
     let suffixes = codec::suffixes();
     let oldest = request.timeline.map(|number| TimelineId(number.get()));
     let mut counter = Counter::default();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Format, OpError, OpErrorKind, lookup};
+use super::{Answer, Format, OpError, OpErrorKind, gaps, lookup};
 use crate::catalogue::load;
 use crate::catalogue::{console, json};
 use crate::store::ObjectStore;
@@ -22,15 +22,27 @@ pub struct ListRequest {
 ///
 /// Programs delete their own records by what is not in the list. So a backup
 /// whose record cannot be read is named, and the answer says that it is not
-/// whole; a listing that fails gives no answer at all.
+/// whole; a listing that fails gives no answer at all. Of WAL that was let go, and of
+/// the backups that this concerns, the log tells.
 pub async fn run(store: Arc<dyn ObjectStore>, request: ListRequest) -> Result<Answer, OpError> {
     let layout = lookup::layout(&request.path, &request.server)?;
-    let entries = load::load(store.as_ref(), &layout).await;
+    let (entries, missing_wal) = tokio::join!(
+        load::load(store.as_ref(), &layout),
+        gaps::find(store.as_ref(), &layout)
+    );
     let entries = entries.map_err(|error| OpError::of_store(&error))?;
     let missing = lookup::name_unreadable(&entries)?.len();
     let readable = entries
         .iter()
         .filter_map(|entry| Some((entry, entry.info.as_ref().ok()?)));
+    for wal in &missing_wal {
+        let backups = readable.clone().map(|(entry, info)| (&entry.id, info));
+        if let Some(concern) = wal.concern(backups) {
+            tracing::warn!("{}; {concern}", wal.what());
+        } else {
+            tracing::info!("{}; no backup in the list needs it", wal.what());
+        }
+    }
     let text = match request.format {
         Format::Json => json::list(readable.map(|(entry, info)| (&entry.id, info))) + "\n",
         Format::Console => {

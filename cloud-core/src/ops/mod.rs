@@ -14,6 +14,7 @@ pub mod backup;
 pub mod check_wal_archive;
 pub mod delete;
 mod folder;
+mod gaps;
 pub mod hook;
 pub mod keep;
 pub mod list;
@@ -129,6 +130,8 @@ pub struct OpError {
     pub expected: bool,
     /// The message brings its own beginning: it stands alone whatever the kind.
     pub own_words: bool,
+    /// The store did not do what it was asked for.
+    pub of_store: bool,
 }
 
 /// An error with its causes, in one line. Causes that the text before already
@@ -188,7 +191,10 @@ impl OpError {
         } else {
             OpErrorKind::General
         };
-        Self::new(kind, chain(error))
+        Self {
+            of_store: true,
+            ..Self::new(kind, chain(error))
+        }
     }
 
     /// Why a bucket could not be looked at: which step failed, and what to do. The
@@ -226,6 +232,7 @@ impl OpError {
             hint: None,
             expected: false,
             own_words: false,
+            of_store: false,
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod backup;
 mod dry_run;
+mod gaps;
 mod purge;
 mod remove;
 mod wal;
@@ -278,6 +279,7 @@ impl Work<'_> {
             return Err(error);
         }
         let ids: Vec<_> = emptied.iter().map(|step| &step.id).collect();
+        self.remove_gaps(&rules, &ids, catalogue).await;
         deletion.remove_records(&ids).await?;
         failure.map_or(Ok(()), Err)
     }

@@ -10,6 +10,7 @@ use super::*;
 use crate::catalogue::time;
 use crate::store::{Fault, FaultyStore, MemoryStore, ObjectLock, StoreErrorKind, StoreOp};
 
+mod gaps;
 mod purge;
 
 const ROOT: &str = "p/main";

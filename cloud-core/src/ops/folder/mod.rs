@@ -9,8 +9,10 @@
 //!
 //! Several calls may use a folder at the same time, and any of them may be killed
 //! anywhere: a file gets its name when it is whole ([`Temporary`]), a [`Lock`] ends
-//! with its process, and a text is sealed with a checksum ([`sealed`]). Nothing here
-//! is worth a failure: a folder that cannot be used is a reason to go without.
+//! with its process, and a text is sealed with a checksum ([`sealed`]). Hardly anything
+//! here is worth a failure: a folder that cannot be used is a reason to go without.
+//! What must outlive a crash of the machine is written by
+//! [`write_durably`](Folder::write_durably).
 //!
 //! What lies in a folder, and what it is good for, is the business of its user.
 
@@ -27,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, fstat, fsync, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
@@ -69,10 +71,15 @@ pub(super) fn source_of(parts: &[&str]) -> String {
 }
 
 impl Folder {
+    /// Where this user's folder of `source` below `parent` is, if it is there.
+    pub(super) fn path(parent: &Path, source: &str) -> PathBuf {
+        parent.join(format!("{}-{source}", geteuid().as_raw()))
+    }
+
     /// Opens this user's folder of `source` below `parent`; both are created if
     /// they are not there.
     pub(super) fn open(parent: &Path, source: &str) -> Result<Self, FolderError> {
-        let path = parent.join(format!("{}-{source}", geteuid().as_raw()));
+        let path = Self::path(parent, source);
         let failed = |source| FolderError::Open {
             path: path.clone(),
             source,
@@ -161,6 +168,27 @@ impl Folder {
         let mut file = Temporary::beside(self.place(), Path::new(name))?;
         file.write_all(text.as_bytes())?;
         file.persist(&self.place(), Path::new(name))
+    }
+
+    /// The same, and once it returns not even a crash of the machine takes the file
+    /// away again.
+    pub(super) fn write_durably(&self, name: &str, text: &str) -> io::Result<()> {
+        let mut file = Temporary::beside(self.place(), Path::new(name))?;
+        file.write_all(text.as_bytes())?;
+        file.sync()?;
+        file.persist(&self.place(), Path::new(name))?;
+        fsync(&*self.directory)?;
+        // Folder and parent may be as new as the file.
+        for above in ["..", "../.."] {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            match openat(&*self.directory, above, flags, Mode::empty()) {
+                Ok(above) => fsync(&above)?,
+                // Whose names nobody may read is not of this user's making.
+                Err(Errno::ACCESS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 

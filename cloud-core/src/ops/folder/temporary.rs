@@ -5,8 +5,8 @@
 //! removed; only `kill -9` leaves it behind, under a name that neither
 //! PostgreSQL nor these tools read.
 //!
-//! Nothing is synced: PostgreSQL copies what it was given into place and syncs
-//! that itself, and a spooled file lost in a crash is fetched again.
+//! Nothing is synced unless it is asked for: PostgreSQL copies what it was given into
+//! place and syncs that itself, and a spooled file lost in a crash is fetched again.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -95,6 +95,11 @@ impl Temporary {
     /// The first bytes, as many as a segment's first header has.
     pub(in crate::ops) fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// Brings what was written to the disk.
+    pub(in crate::ops) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 
     /// Gives it its final name, in place of whatever has that name.

@@ -67,7 +67,7 @@ async fn run_with<L>(
 where
     L: FnOnce(&Path, usize, &dyn Fn(&str) -> bool) -> io::Result<Vec<WalName>> + Send + 'static,
 {
-    let Some(ahead) = &order.request.ahead else {
+    let Some(ahead) = order.ahead() else {
         return Err(OpError::new(
             OpErrorKind::General,
             "nothing is to be archived ahead",
@@ -75,9 +75,13 @@ where
     };
     let most = usize::try_from(ahead.parallel.min(MOST_FILES)).unwrap_or_default();
     let asked = Asked::of(order, ahead, &name);
-    let directory = asked.directory();
+    let directory = order.request.directory().to_owned();
     let begun = join(spawn_blocking(move || asked.begin())).await;
-    let (requested, lock) = match begun.map_err(|error| local_error(&error))? {
+    let begun = begun.map_err(|error| local_error(&error))?;
+    if !matches!(begun, Begun::Noted) {
+        order.tell_gaps(ctx).await?;
+    }
+    let (requested, lock) = match begun {
         Begun::Noted => {
             tell_noted(&name);
             return Ok(());
@@ -120,6 +124,33 @@ where
     archived
 }
 
+/// What is known of the requested file without the store.
+pub(super) enum Known {
+    /// It is archived.
+    Archived,
+    /// Another call is sending it.
+    Busy,
+    Waiting(Arc<LocalFile>),
+}
+
+/// Looks at the requested file, and at what is noted of it.
+pub(super) async fn known(order: &Order, name: &WalName) -> Result<Known, OpError> {
+    let Some(ahead) = order.ahead() else {
+        return order.open(name).await.map(Known::Waiting);
+    };
+    let asked = Asked::of(order, ahead, name);
+    let begun = join(spawn_blocking(move || asked.begin())).await;
+    Ok(match begun.map_err(|error| local_error(&error))? {
+        Begun::Noted => {
+            tell_noted(name);
+            Known::Archived
+        }
+        Begun::Busy(_) => Known::Busy,
+        Begun::Alone(local) => Known::Waiting(local),
+        Begun::Locked(subject, _lock) => Known::Waiting(subject.local),
+    })
+}
+
 /// What a call does for whose file there is a note.
 fn tell_noted(name: &WalName) {
     info!("WAL file {name} is in the archive already, as an earlier call has noted");
@@ -128,6 +159,8 @@ fn tell_noted(name: &WalName) {
 /// The requested file before it is opened.
 struct Asked {
     path: PathBuf,
+    /// Where the WAL files are.
+    directory: PathBuf,
     name: WalName,
     key: Key,
     spool_dir: PathBuf,
@@ -162,25 +195,18 @@ impl Asked {
         let (path, server) = (request.path.as_str(), request.server.as_str());
         Self {
             path: request.wal_path.clone(),
+            directory: request.directory().to_owned(),
             name: name.clone(),
             key: order.object(name),
             spool_dir: ahead.spool_dir.clone(),
-            source: source_of(&[&ahead.url, kind, location, path, server]),
+            source: order.folder(&ahead.url),
             place: source_of(&[&ahead.store, kind, location, path, server, &options]),
-        }
-    }
-
-    /// Where the WAL files are.
-    fn directory(&self) -> PathBuf {
-        match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
         }
     }
 
     fn begin(self) -> Result<Begun, LocalError> {
         let local = Arc::new(LocalFile::open(&self.path, &self.name)?);
-        let status = self.directory().join(STATUS);
+        let status = self.directory.join(STATUS);
         if !status.is_dir() {
             let status = status.display();
             info!("nothing is archived ahead: there is no directory `{status}`");

@@ -9,25 +9,30 @@
 //! taken the stored file is read and compared.
 
 mod ahead;
+mod gaps;
 mod local;
 mod notes;
 mod pages;
+mod queue;
 mod ready;
 mod share;
 mod stored;
 mod upload;
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
+use self::gaps::Gaps;
 use self::local::{LocalError, LocalFile};
+use self::queue::Sending;
 use self::share::Share;
 use self::stored::{Content, ContentWriter, Verdict, compare};
 use self::upload::{Upload, UploadError};
+use super::folder::source_of;
 use super::wal_object::{ObjectFailure, decode_object, join};
 use super::{Ctx, OpError, OpErrorKind, chain};
 use crate::catalogue::layout::Layout;
@@ -69,6 +74,29 @@ pub struct WalArchiveRequest {
     pub at_once: NonZeroU32,
     /// Archive others with it; `None` where nobody will ask for them.
     pub ahead: Option<AheadRequest>,
+    /// WAL that is or may be let go; `None` where none waits.
+    pub queue: Option<QueueRequest>,
+}
+
+impl WalArchiveRequest {
+    /// Where the file is.
+    fn directory(&self) -> &Path {
+        match self.wal_path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+}
+
+/// What becomes of WAL when too much of it waits.
+#[derive(Debug, Clone)]
+pub struct QueueRequest {
+    /// How much may wait before segments are let go, in bytes; `None` lets none go.
+    pub max: Option<u64>,
+    /// Parent of the folders in which it is on record what was let go.
+    pub spool_dir: PathBuf,
+    /// The URL as in [`AheadRequest`].
+    pub url: String,
 }
 
 /// How to archive the files that PostgreSQL will ask for next.
@@ -115,24 +143,22 @@ pub async fn run(
             store.info().kind
         );
     }
-    let order = Order {
+    let mut order = Order {
         store,
         layout,
         request,
+        gaps: None,
+        sending: Sending::default(),
     };
-    if order
-        .request
-        .ahead
-        .as_ref()
-        .is_some_and(|ahead| ahead.parallel > 1)
-    {
-        return ahead::run(ctx, &order, name).await;
+    let Some(queue) = order.request.queue.clone() else {
+        return order.archive(ctx, name).await;
+    };
+    let gaps = Gaps::new(&queue.spool_dir, order.folder(&queue.url));
+    order.gaps = Some(gaps.clone());
+    match queue.max {
+        Some(limit) => queue::run(ctx, &order, name, &gaps, limit).await,
+        None => order.archive(ctx, name).await,
     }
-    let (path, of) = (order.request.wal_path.clone(), name.clone());
-    let local = join(spawn_blocking(move || LocalFile::open(&path, &of)))
-        .await
-        .map_err(|error| local_error(&error))?;
-    order.archiving(ctx, name, local.into(), None).run().await
 }
 
 /// What is the same for all files of a call.
@@ -140,9 +166,49 @@ struct Order {
     store: Arc<dyn ObjectStore>,
     layout: Layout,
     request: WalArchiveRequest,
+    /// What was let go and the archive does not know yet.
+    gaps: Option<Gaps>,
+    /// How the store fares with the requested file.
+    sending: Sending,
 }
 
 impl Order {
+    /// Archives the file, and others if that is asked for.
+    async fn archive(&self, ctx: &Ctx, name: WalName) -> Result<(), OpError> {
+        if self.ahead().is_some() {
+            return ahead::run(ctx, self, name).await;
+        }
+        let local = self.open(&name).await?;
+        self.tell_gaps(ctx).await?;
+        self.archiving(ctx, name, local, None).run().await
+    }
+
+    fn ahead(&self) -> Option<&AheadRequest> {
+        let ahead = self.request.ahead.as_ref();
+        ahead.filter(|ahead| ahead.parallel > 1)
+    }
+
+    async fn open(&self, name: &WalName) -> Result<Arc<LocalFile>, OpError> {
+        let (path, of) = (self.request.wal_path.clone(), name.clone());
+        let local = join(spawn_blocking(move || LocalFile::open(&path, &of))).await;
+        local.map(Arc::new).map_err(|error| local_error(&error))
+    }
+
+    /// Has the archive say what was let go; nothing is archived before that (G1).
+    async fn tell_gaps(&self, ctx: &Ctx) -> Result<(), OpError> {
+        if let Some(gaps) = &self.gaps {
+            gaps.send(ctx, self).await?;
+        }
+        Ok(())
+    }
+
+    /// What tells the folder of this archive from others.
+    fn folder(&self, url: &str) -> String {
+        let (request, info) = (&self.request, self.store.info());
+        let (path, server) = (request.path.as_str(), request.server.as_str());
+        source_of(&[url, info.kind, &info.location, path, server])
+    }
+
     fn object(&self, name: &WalName) -> Key {
         self.layout.wal(name, self.request.codec.info().suffix)
     }
@@ -171,6 +237,7 @@ impl Order {
             if_different: request.if_different,
             at_once: usize::try_from(request.at_once.get()).unwrap_or(usize::MAX),
             allow_overwrite: request.allow_overwrite,
+            sending: share.is_none().then(|| self.sending.clone()),
             share,
         }
     }
@@ -196,16 +263,22 @@ struct Archiving<'a> {
     if_different: OpErrorKind,
     at_once: usize,
     allow_overwrite: bool,
+    /// Of the requested file alone, as `share` is of the others.
+    sending: Option<Sending>,
     share: Option<Share>,
 }
 
 impl Archiving<'_> {
     async fn run(&self) -> Result<(), OpError> {
         if self.allow_overwrite {
-            self.put(PutMode::Overwrite).await.map(drop)
+            self.put(PutMode::Overwrite).await?;
         } else {
-            self.create().await
+            self.create().await?;
         }
+        if let Some(sending) = &self.sending {
+            sending.finish();
+        }
+        Ok(())
     }
 
     async fn create(&self) -> Result<(), OpError> {
@@ -271,6 +344,7 @@ impl Archiving<'_> {
             at_once: self.at_once,
             cancel: &self.ctx.cancel,
             share: self.share.as_ref(),
+            sending: self.sending.as_ref(),
         };
         match upload.run(&options).await {
             Ok(()) => Ok(Put::Stored),

@@ -6,11 +6,13 @@
 //! what it is seen to do).
 //!
 //! There may be hundreds of thousands of them. The directory is read once, no file
-//! in it is looked at, and only as many names are kept as are wanted.
+//! in it is looked at, and only as many names are kept as are wanted. The same holds
+//! where they are only counted.
 
 use std::collections::BinaryHeap;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
@@ -33,19 +35,46 @@ pub(super) fn next_ready(
     most: usize,
     skip: &dyn Fn(&str) -> bool,
 ) -> io::Result<Vec<WalName>> {
+    let mut nearest = Nearest::new(most);
+    for_each_ready(status, |name| {
+        nearest.offer(name, skip);
+        ControlFlow::Continue(())
+    })?;
+    Ok(nearest.in_order())
+}
+
+/// How many files of the size of a segment wait, the requested one included whether it
+/// is marked or not; the counting ends at `most`.
+pub(super) fn count_ready(status: &Path, requested: &WalName, most: u64) -> io::Result<u64> {
+    let mut count = 1;
+    for_each_ready(status, |name| {
+        if count >= most {
+            return ControlFlow::Break(());
+        }
+        let stem = name.strip_suffix(".partial").unwrap_or(name);
+        let segment = stem.len() == 24 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+        count += u64::from(segment && name != requested.as_str());
+        ControlFlow::Continue(())
+    })?;
+    Ok(count)
+}
+
+/// Reads the names of the files that wait, in the order of the directory.
+fn for_each_ready(status: &Path, mut take: impl FnMut(&str) -> ControlFlow<()>) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(CWD, status, flags, Mode::empty())?;
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
     let mut entries = RawDir::new(directory, &mut buffer);
-    let mut nearest = Nearest::new(most);
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name().to_str().ok();
-        if let Some(name) = name.and_then(|name| name.strip_suffix(READY)) {
-            nearest.offer(name, skip);
+        if let Some(name) = name.and_then(|name| name.strip_suffix(READY))
+            && take(name).is_break()
+        {
+            break;
         }
     }
-    Ok(nearest.in_order())
+    Ok(())
 }
 
 /// The first of many names, of which no more are kept than are wanted.
@@ -152,6 +181,39 @@ mod tests {
             found.iter().map(WalName::as_str).collect::<Vec<_>>(),
             expected
         );
+    }
+
+    #[test]
+    fn what_waits_is_counted_by_its_name_and_not_beyond_what_matters() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for name in [
+            "000000010000000000000001.ready",
+            "000000010000000000000002.ready",
+            "000000020000000000000003.ready",
+            "000000010000000000000003.partial.ready",
+            // Next to nothing, each.
+            "000000010000000000000002.00000028.backup.ready",
+            "00000002.history.ready",
+            "000000010000000000000000.done",
+            "00000001000000000000000X.ready",
+            "nonsense.ready",
+        ] {
+            std::fs::write(directory.path().join(name), "").expect("a file");
+        }
+        let count = |requested: &str, most| {
+            let requested = requested.parse().expect("a name");
+            count_ready(directory.path(), &requested, most).expect("a directory")
+        };
+        assert_eq!(count("000000010000000000000001", 100), 4);
+        assert_eq!(
+            count("000000010000000000000009", 100),
+            5,
+            "it is not marked"
+        );
+        assert_eq!(count("000000010000000000000001", 3), 3);
+        let nowhere = Path::new("/no/such/archive_status");
+        let name = "000000010000000000000001".parse().expect("a name");
+        assert!(count_ready(nowhere, &name, 1).is_err());
     }
 
     #[test]

@@ -76,6 +76,7 @@ fn request(path: &Path) -> WalArchiveRequest {
         if_different: OpErrorKind::Failed,
         at_once: NonZeroU32::MIN,
         ahead: None,
+        queue: None,
     }
 }
 

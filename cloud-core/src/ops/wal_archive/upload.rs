@@ -19,6 +19,7 @@ use tracing::warn;
 use super::super::chain;
 use super::super::wal_object::join;
 use super::local::{LocalError, LocalFile};
+use super::queue::Sending;
 use super::share::Share;
 use crate::codec::{Codec, Level, Whole};
 use crate::key::Key;
@@ -60,6 +61,8 @@ pub(super) struct Upload<'a> {
     pub(super) cancel: &'a CancellationToken,
     /// What the file may take, where several are under way.
     pub(super) share: Option<&'a Share>,
+    /// Hears when the store is asked, of the requested file.
+    pub(super) sending: Option<&'a Sending>,
 }
 
 impl Upload<'_> {
@@ -125,6 +128,9 @@ impl Upload<'_> {
         if let Some(share) = self.share {
             share.encoded(payload.in_memory().map_or(0, Bytes::len));
         }
+        if let Some(sending) = self.sending {
+            sending.ask();
+        }
         let put = self.store.put(self.key, payload.clone(), options);
         match self.unless_cancelled(put).await {
             Ok(_) => Ok(()),
@@ -153,6 +159,9 @@ impl Upload<'_> {
         }
         if let Some(share) = self.share.filter(|_| ended) {
             share.encoded(body.len());
+        }
+        if let Some(sending) = self.sending {
+            sending.ask();
         }
         if ended && body.len() as u64 <= self.store.info().limits.max_put {
             let put = self.store.put(self.key, body.freeze().into(), options);

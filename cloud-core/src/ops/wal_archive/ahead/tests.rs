@@ -88,6 +88,7 @@ impl Bench {
                 url: "s3://bucket/p".into(),
                 store: "identity".into(),
             }),
+            queue: None,
         }
     }
 
@@ -151,6 +152,8 @@ fn order(store: &TestStore, request: WalArchiveRequest) -> Order {
         store: store.shared(),
         layout: crate::catalogue::layout::Layout::new("p", "main").expect("a layout"),
         request,
+        gaps: None,
+        sending: super::super::queue::Sending::default(),
     }
 }
 
