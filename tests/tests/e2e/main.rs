@@ -32,3 +32,4 @@ mod relay_by_hand;
 mod s3;
 mod versions;
 mod wal_ahead;
+mod wal_queue;

@@ -146,23 +146,23 @@ fn parse(text: &str) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
-/// What is on record; of a damaged record, what is left of it.
-fn read(folder: &Folder) -> io::Result<Vec<Entry>> {
+/// What is on record, or what is left of a record that is damaged.
+fn read(folder: &Folder) -> io::Result<Result<Vec<Entry>, Entry>> {
     let file = match folder.open_own(RECORD) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Vec::new())),
         Err(error) => return Err(error),
     };
     let mut bytes = Vec::new();
     file.take(MAX_RECORD).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    Ok(parse(&text).unwrap_or_else(|| {
+    Ok(parse(&text).ok_or_else(|| {
         let end = text.floor_char_boundary(MAX_RAW);
-        vec![Entry::Unread {
+        Entry::Unread {
             id: unique(),
             found: Timestamp::now(),
             text: text[..end].to_owned(),
-        }]
+        }
     }))
 }
 
@@ -214,25 +214,20 @@ impl Gaps {
         }
     }
 
-    /// Changes the record while nobody else does.
-    fn change<T>(
-        &self,
-        change: impl FnOnce(&mut Vec<Entry>) -> T,
-    ) -> Result<(Vec<Entry>, T), RecordError> {
+    /// Changes the record while nobody else does, and gives what it is then.
+    ///
+    /// It is written even if it stays the same: whoever wrote it may have been killed
+    /// before it was on the disk.
+    fn change(&self, change: impl FnOnce(&mut Vec<Entry>)) -> Result<Vec<Entry>, RecordError> {
         let folder = self.folder()?;
-        let change = || {
+        let changed = || {
             let _lock = lock(&folder)?;
-            let before = read(&folder)?;
-            let mut entries = before.clone();
-            let changed = change(&mut entries);
-            // Also what is the same: whoever wrote it may have been killed before it
-            // was on the disk. An empty one that stays empty is not touched.
-            if !(before.is_empty() && entries.is_empty()) {
-                write(&folder, &entries)?;
-            }
-            Ok((entries, changed))
+            let mut entries = read(&folder)?.unwrap_or_else(|left| vec![left]);
+            change(&mut entries);
+            write(&folder, &entries)?;
+            Ok(entries)
         };
-        change().map_err(|error| self.failed(error))
+        changed().map_err(|error| self.failed(error))
     }
 
     /// Puts a segment on record that is about to be let go; durable on return.
@@ -251,9 +246,14 @@ impl Gaps {
         self.change(add).map(drop)
     }
 
-    /// What is on record. What is damaged is put in order, so that it keeps its name.
+    /// What is on record. It is only read, as a whole as it was written, unless it is
+    /// damaged: then what is left is written anew, so that it keeps its name.
     fn waiting(&self) -> Result<Vec<Entry>, RecordError> {
-        self.change(|_| ()).map(|(entries, ())| entries)
+        let read = read(&self.folder()?).map_err(|error| self.failed(error))?;
+        match read {
+            Ok(entries) => Ok(entries),
+            Err(_) => self.change(|_| ()),
+        }
     }
 
     /// Clears from the record what the store has, but for what has changed since.
