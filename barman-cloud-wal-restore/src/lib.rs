@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::Parser;
 use cloud_core::cli::args::{CommonArgs, Place, SourceArgs, wal_name};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
-use cloud_core::ops::wal_restore::{self, WalRestoreRequest};
+use cloud_core::ops::wal_restore::{self, AtOnce, Helper, WalRestoreRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
-use cloud_core::store::{Opened, printable};
+use cloud_core::store::{Opened, identity, printable};
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -55,6 +55,31 @@ pub struct Args {
 
     #[command(flatten)]
     common: CommonArgs,
+
+    /// What the process is, if it is no call.
+    #[arg(skip)]
+    helper: Option<Helper>,
+}
+
+impl Args {
+    fn request(&self) -> WalRestoreRequest {
+        WalRestoreRequest {
+            url: format!(
+                "{} {}",
+                printable(&self.source.source_url),
+                self.common.endpoint()
+            ),
+            store: identity(&self.store()),
+            server: self.source.server_name.clone(),
+            wal_name: self.wal_name.clone(),
+            destination: self.wal_dest.clone(),
+            no_partial: self.no_partial,
+            parallel: self.parallel,
+            launch: Some(wal_restore::launch),
+            spool_dir: self.spool_dir.clone(),
+            retry_timeout: self.retry_timeout.map(Duration::from_secs),
+        }
+    }
 }
 
 #[async_trait::async_trait(?Send)]
@@ -85,23 +110,26 @@ impl Tool for Args {
         }
     }
 
-    async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
-        let request = WalRestoreRequest {
-            url: format!(
-                "{} {}",
-                printable(&self.source.source_url),
-                self.common.endpoint()
-            ),
-            path: at.path,
-            server: self.source.server_name,
-            wal_name: self.wal_name,
-            destination: self.wal_dest,
-            no_partial: self.no_partial,
-            parallel: self.parallel,
-            spool_dir: self.spool_dir,
-            retry_timeout: self.retry_timeout.map(Duration::from_secs),
-        };
-        wal_restore::run(ctx, at.store, request).await
+    fn at_once(&mut self, env: &Env) -> Option<Result<(), OpError>> {
+        match wal_restore::at_once(&self.request(), env) {
+            Ok(AtOnce::Delivered) => Some(Ok(())),
+            Ok(AtOnce::Ask) => None,
+            Ok(AtOnce::Help(helper)) => {
+                self.helper = Some(helper);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    async fn run(mut self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
+        let request = self.request();
+        match self.helper.take() {
+            Some(helper) => {
+                wal_restore::run_helper(ctx, at.store, &at.path, &request, helper).await
+            }
+            None => wal_restore::run(ctx, at.store, &at.path, request).await,
+        }
     }
 
     fn unreachable_code(&self) -> u8 {

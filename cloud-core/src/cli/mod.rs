@@ -61,6 +61,13 @@ pub trait Tool: clap::Parser + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Does what needs nothing: no store, no runtime, no thread. `None` if there is work
+    /// left for [`run`](Self::run). Signals have their usual effect meanwhile.
+    fn at_once(&mut self, env: &Env) -> Option<Result<(), OpError>> {
+        let _ = env;
+        None
+    }
+
     /// Does the work.
     async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError>;
 
@@ -133,10 +140,16 @@ fn refuse(refusal: &Refusal) -> ExitCode {
     }
 }
 
-fn execute<T: Tool>(tool: T) -> Result<(), OpError> {
+fn execute<T: Tool>(mut tool: T) -> Result<(), OpError> {
     Layout::new("", tool.place().server)
         .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
-    tool.check(&Env::of_process())?;
+    let env = Env::of_process();
+    tool.check(&env)?;
+    if !tool.common().test
+        && let Some(done) = tool.at_once(&env)
+    {
+        return done;
+    }
     let mut runtime = if T::HABITS.long {
         tokio::runtime::Builder::new_multi_thread()
     } else {

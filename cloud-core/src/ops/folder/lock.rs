@@ -18,8 +18,8 @@ use super::Folder;
 pub(in crate::ops) struct Lock {
     folder: Folder,
     name: String,
-    /// Closed after the file was removed, never before.
-    _file: OwnedFd,
+    /// Closed after the file was removed, never before. `None` once it was handed on.
+    file: Option<OwnedFd>,
 }
 
 impl Lock {
@@ -36,6 +36,34 @@ impl Lock {
     /// Takes the lock, however long its holder keeps it: blocks the thread.
     pub(in crate::ops) fn take(folder: &Folder, name: &str) -> io::Result<Self> {
         Ok(Self::acquire(folder, name, FlockOperation::LockExclusive)?)
+    }
+
+    /// Gives the lock to whoever gets the open file: it lasts until the last copy of
+    /// that is closed, in whatever process.
+    pub(in crate::ops) fn hand_on(mut self) -> Option<OwnedFd> {
+        self.file.take()
+    }
+
+    /// Takes over the lock of that name by an open file that another process has
+    /// handed on. `None` if the file is not that lock.
+    pub(in crate::ops) fn adopt(folder: &Folder, name: &str, file: OwnedFd) -> Option<Self> {
+        let (ours, named) = (
+            fstat(&file).ok()?,
+            statat(folder.fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok()?,
+        );
+        if (named.st_dev, named.st_ino) != (ours.st_dev, ours.st_ino) {
+            return None;
+        }
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some(Self::of(folder, name, file))
+    }
+
+    fn of(folder: &Folder, name: &str, file: OwnedFd) -> Self {
+        Self {
+            folder: folder.clone(),
+            name: name.to_owned(),
+            file: Some(file),
+        }
     }
 
     fn acquire(folder: &Folder, name: &str, how: FlockOperation) -> Result<Self, Errno> {
@@ -55,11 +83,7 @@ impl Lock {
             }
             match statat(folder.fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => {
-                    return Ok(Self {
-                        folder: folder.clone(),
-                        name: name.to_owned(),
-                        _file: file,
-                    });
+                    return Ok(Self::of(folder, name, file));
                 }
                 // The holder that was waited for has removed it.
                 Ok(_) | Err(Errno::NOENT) => {}
@@ -71,7 +95,9 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        self.folder.unlink(&self.name);
+        if self.file.is_some() {
+            self.folder.unlink(&self.name);
+        }
     }
 }
 
@@ -98,6 +124,29 @@ mod tests {
         drop(lock);
         assert_eq!(folder.names(), Vec::<String>::new());
         assert!(Lock::try_take(&folder, "a.lock").expect("works").is_some());
+    }
+
+    #[test]
+    fn a_lock_that_is_handed_on_is_never_free_in_between() {
+        let (directory, folder) = folder();
+        let lock = Lock::try_take(&folder, "a.lock").expect("works");
+        let file = lock.expect("it is free").hand_on().expect("a file");
+        let held = || Lock::try_take(&folder, "a.lock").expect("works").is_none();
+        assert!(held());
+        let adopted = Lock::adopt(&folder, "a.lock", file);
+        assert!(held() && adopted.is_some());
+        drop(adopted);
+        assert_eq!(folder.names(), Vec::<String>::new());
+        // Neither a lock of another name nor a file that somebody else has locked.
+        let _a = Lock::try_take(&folder, "a.lock").expect("works");
+        let b = Lock::try_take(&folder, "b.lock").expect("works");
+        let b = b.expect("it is free").hand_on().expect("a file");
+        assert!(Lock::adopt(&folder, "a.lock", b).is_none());
+        for entry in std::fs::read_dir(directory.path()).expect("a directory") {
+            let path = entry.expect("an entry").path().join("a.lock");
+            let other = std::fs::File::open(path).expect("the file");
+            assert!(Lock::adopt(&folder, "a.lock", other.into()).is_none());
+        }
     }
 
     /// What a killed holder leaves is a file, and no lock.

@@ -16,6 +16,7 @@
 //!
 //! What lies in a folder, and what it is good for, is the business of its user.
 
+mod fingerprint;
 mod lock;
 pub(super) mod sealed;
 mod temporary;
@@ -35,6 +36,7 @@ use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 use tracing::debug;
 
+pub(super) use fingerprint::Fingerprint;
 pub(super) use lock::Lock;
 pub(super) use temporary::{PREFIX, Place, Temporary};
 
@@ -54,6 +56,7 @@ pub(super) enum FolderError {
 #[derive(Debug, Clone)]
 pub(super) struct Folder {
     directory: Arc<OwnedFd>,
+    path: Arc<Path>,
 }
 
 /// Text that is the same for the same parts only, fit for a file name.
@@ -101,7 +104,39 @@ impl Folder {
         }
         Ok(Self {
             directory: Arc::new(directory),
+            path: std::path::absolute(path.as_path()).unwrap_or(path).into(),
         })
+    }
+
+    /// Whether its name still leads to it: nobody has removed or replaced it.
+    pub(super) fn is_in_place(&self) -> bool {
+        let named = rustix::fs::lstat(&*self.path);
+        let ours = fstat(&self.directory);
+        matches!((named, ours), (Ok(named), Ok(ours))
+            if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino))
+    }
+
+    /// The other folders of this user below the same parent.
+    pub(super) fn siblings(&self) -> Vec<Self> {
+        let mine = format!("{}-", geteuid().as_raw());
+        let Some(parent) = self.path.parent() else {
+            return Vec::new();
+        };
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let source = name.to_str()?.strip_prefix(&mine)?;
+                (entry.path() != *self.path).then(|| Self::open(parent, source).ok())?
+            })
+            .collect()
+    }
+
+    /// Removes the folder if it is empty.
+    pub(super) fn remove_if_empty(&self) {
+        if self.is_in_place() {
+            let _ = fs::remove_dir(&*self.path);
+        }
     }
 
     /// Where a file for the folder is written.
@@ -125,6 +160,18 @@ impl Folder {
             .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
             .filter(|name| name != "." && name != "..")
             .collect()
+    }
+
+    /// When a file was written last; `None` if it is not there.
+    pub(super) fn written(&self, name: &str) -> Option<SystemTime> {
+        self.open_own(name).ok()?.metadata().ok()?.modified().ok()
+    }
+
+    /// How many bytes this user can still write, and of how many in all.
+    pub(super) fn room(&self) -> io::Result<(u64, u64)> {
+        let found = rustix::fs::fstatvfs(&self.directory)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
     }
 
     /// Whether the file was written `max_age` ago or earlier, or in a time to come.

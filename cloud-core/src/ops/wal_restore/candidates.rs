@@ -1,11 +1,9 @@
-//! Which of the objects found is the file asked for, and which come next.
+//! Which of the objects found is the file asked for.
 //!
 //! Goes by names alone, as the reference does, with two differences: a whole
 //! segment always comes before a `.partial`, whatever their suffixes (the
 //! reference sorts `.partial` before `.snappy`, `.xz` and `.zst`), and a
 //! `.backup` file is found like any other.
-
-use std::collections::BTreeMap;
 
 use crate::codec::{self, Codec};
 use crate::key::Key;
@@ -55,51 +53,6 @@ fn candidate(key: &Key, codec: &'static dyn Codec) -> Candidate {
         key: key.clone(),
         codec,
     }
-}
-
-/// The whole segments that follow `name` in its directory without a gap, at
-/// most `count`. Recovery cannot get past a gap, so what lies behind it is of
-/// no use yet.
-pub(super) fn following(keys: &[Key], name: &WalName, count: usize) -> Vec<(WalName, Candidate)> {
-    let mut segments: BTreeMap<u32, (WalName, Candidate)> = BTreeMap::new();
-    for key in keys {
-        let Some((other, codec)) = segment_of(key) else {
-            continue;
-        };
-        let (Some(number), true) = (number(&other), other.directory() == name.directory()) else {
-            continue;
-        };
-        let next = (other, candidate(key, codec));
-        match segments.get(&number) {
-            Some((_, known)) if known.key <= *key => {}
-            _ => {
-                segments.insert(number, next);
-            }
-        }
-    }
-    let mut following = Vec::new();
-    let mut expected = number(name);
-    while following.len() < count {
-        expected = expected.and_then(|number| number.checked_add(1));
-        match expected.and_then(|number| segments.remove(&number)) {
-            Some(segment) => following.push(segment),
-            None => break,
-        }
-    }
-    following
-}
-
-/// The segment in an object of this name, and how it is compressed.
-fn segment_of(key: &Key) -> Option<(WalName, &'static dyn Codec)> {
-    const LENGTH: usize = 24;
-    let base = key.base_name();
-    let name: WalName = base.get(..LENGTH)?.parse().ok()?;
-    Some((name, codec::by_suffix(&base[LENGTH..])?))
-}
-
-/// The last number of a segment's name, which counts within its directory.
-fn number(segment: &WalName) -> Option<u32> {
-    u32::from_str_radix(segment.as_str().get(16..24)?, 16).ok()
 }
 
 #[cfg(test)]
@@ -180,31 +133,5 @@ mod tests {
             let found = find(&keys(&[&format!("{text}.partial")]), &name(text));
             assert!(found.whole.is_empty() && found.partial.is_empty(), "{text}");
         }
-    }
-
-    #[test]
-    fn what_follows_are_whole_segments_without_a_gap() {
-        let objects = keys(&[
-            "000000010000000000000005",
-            "000000010000000000000006.gz",
-            "000000010000000000000007.zst",
-            "000000010000000000000007.gz",
-            "000000010000000000000007.00000028.backup",
-            "000000010000000000000008",
-            "000000010000000000000009.partial",
-            "00000001000000000000000A",
-            "junk",
-        ]);
-        let following = |start: &str, count| -> Vec<String> {
-            let following = following(&objects, &name(start), count);
-            let keys = following.iter().map(|(_, c)| c.key.base_name().to_owned());
-            keys.collect()
-        };
-        let all = ["000000010000000000000007.gz", "000000010000000000000008"];
-        assert_eq!(following("000000010000000000000006", 8), all);
-        assert_eq!(following("000000010000000000000006", 1), all[..1]);
-        assert_eq!(following("000000010000000000000006", 0), [""; 0]);
-        assert_eq!(following("000000010000000000000008", 8), [""; 0]);
-        assert_eq!(following("0000000100000000FFFFFFFF", 8), [""; 0]);
     }
 }

@@ -55,7 +55,8 @@ pub(super) enum FetchFailure {
 }
 
 /// Fetches `candidate`, which holds the file `name`, into a temporary file
-/// beside `destination`.
+/// beside `destination`. Calls `found` once the store has begun to answer, on a thread
+/// that may block.
 pub(super) async fn fetch(
     ctx: &Ctx,
     store: &Arc<dyn ObjectStore>,
@@ -63,8 +64,10 @@ pub(super) async fn fetch(
     name: &WalName,
     stop: &CancellationToken,
     (place, destination): (Place, PathBuf),
+    found: impl FnOnce() + Send + 'static,
 ) -> Result<Fetched, FetchFailure> {
     let open = move || {
+        found();
         Ok(Checked {
             file: Temporary::beside(place, &destination)?,
             records: RecordMeter::new(),

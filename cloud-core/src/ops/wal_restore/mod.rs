@@ -8,48 +8,62 @@
 //! the WAL.
 //!
 //! In the ordinary case this is one request: the object under the suffix that
-//! was right the last time. Otherwise one listing shows what there is.
+//! was right the last time. Otherwise one listing shows what there is. And with
+//! `--parallel` it is mostly no request at all, since a [`helper`] has fetched the
+//! segment ahead; then a call is over [at once](at_once()).
 
-mod ahead;
+mod at_once;
 mod candidates;
+mod claim;
 mod fetch;
+mod helper;
 mod patience;
 mod record;
+mod server;
 mod spool;
+mod wanted;
+mod window;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::ahead::fetch_ahead;
-use self::candidates::{Candidate, find, following};
+use self::at_once::{Ahead, look_ahead, take};
+pub use self::at_once::{AtOnce, at_once};
+use self::candidates::{Candidate, find};
+use self::claim::claim;
 use self::fetch::{FetchFailure, fetch};
+pub use self::helper::{Helper, Launch, launch, run_helper};
 use self::patience::Patience;
+use self::server::Server;
 use self::spool::Spool;
-use super::folder::{Place, source_of};
+use self::wanted::Wanted;
+use self::window::{Fetcher, Window};
+use super::folder::{Lock, Place};
 use super::wal_object::{data_directory_of, join};
 use super::{Ctx, OpError, OpErrorKind, chain};
 use crate::catalogue::layout::Layout;
 use crate::codec::Codec;
 use crate::key::{Key, Prefix};
-use crate::pgdata::{CONTROL_NAME, read_control};
 use crate::store::{Depth, ObjectStore, StoreErrorKind, list_all};
 use crate::wal::fit::Fit;
-use crate::wal::{WalKind, WalName};
+use crate::wal::{SegmentSize, WalKind, WalName};
 
 /// A WAL file to fetch.
 #[derive(Debug, Clone)]
 pub struct WalRestoreRequest {
     /// The URL as typed, without secrets, and whatever else decides which store
-    /// is meant (an endpoint); part of the spool's identity.
+    /// is meant (an endpoint); names the folder in the spool.
     pub url: String,
-    /// Key prefix from the URL, as written (it may end in slashes).
-    pub path: String,
+    /// Which store is meant, as a text that no other store has: what was fetched from
+    /// another one counts for nothing.
+    pub store: String,
     /// Server name: one component of every key.
     pub server: String,
     /// The name PostgreSQL asks for, `%f`.
@@ -58,9 +72,11 @@ pub struct WalRestoreRequest {
     pub destination: PathBuf,
     /// Never answer with a `.partial`.
     pub no_partial: bool,
-    /// How many files to fetch at most, the requested one included; 0 and 1
+    /// How many files to have fetched at most, the requested one included; 0 and 1
     /// fetch only the requested one.
     pub parallel: u32,
+    /// Starts the helper; without it the call itself fetches ahead.
+    pub launch: Option<Launch>,
     /// Parent of the folders for files fetched ahead.
     pub spool_dir: PathBuf,
     /// How long transient failures are retried in all; `None` is a minute, and
@@ -68,8 +84,9 @@ pub struct WalRestoreRequest {
     pub retry_timeout: Option<Duration>,
 }
 
-/// Fetches the file, and with `parallel` above 1 the segments after it into the
-/// spool.
+/// Fetches the file, and with `parallel` above 1 sees to it that the segments after it
+/// come into the spool. `path` is the key prefix from the URL, as written (it may end
+/// in slashes).
 ///
 /// # Errors
 ///
@@ -81,6 +98,7 @@ pub struct WalRestoreRequest {
 pub async fn run(
     ctx: &Ctx,
     store: Arc<dyn ObjectStore>,
+    path: &str,
     mut request: WalRestoreRequest,
 ) -> Result<(), OpError> {
     let usage = |text: String| OpError::new(OpErrorKind::Usage, text);
@@ -88,21 +106,22 @@ pub async fn run(
         .wal_name
         .parse()
         .map_err(|error: crate::wal::InvalidWalName| usage(error.to_string()))?;
-    let layout =
-        Layout::new(&request.path, &request.server).map_err(|error| usage(error.to_string()))?;
+    let layout = Layout::new(path, &request.server).map_err(|error| usage(error.to_string()))?;
     request.destination = replaceable(&request.destination).map_err(|error| {
         let (key, path) = (layout.wal(&name, ""), request.destination.display());
         let message = format!("Failure downloading WAL {key} to {path}: {error}");
         OpError::new(OpErrorKind::General, message).in_own_words()
     })?;
+    let request = Arc::new(request);
     let restoring = Restoring {
-        spool: open_spool(&store, &request, &name).await,
+        spool: open_spool(&request, &name).await,
         stop: ctx.cancel.child_token(),
         ctx,
         store,
         request,
         name,
         layout,
+        ahead: Arc::default(),
     };
     restoring.run().await
 }
@@ -127,30 +146,17 @@ fn replaceable(destination: &Path) -> io::Result<PathBuf> {
 /// The identifier of the cluster that a file is fetched for; `None` if the
 /// destination lies in no data directory that can be read.
 fn cluster_of(destination: &Path) -> Option<u64> {
-    let control = std::str::from_utf8(CONTROL_NAME).ok()?;
-    let control = data_directory_of(destination)?.join(control);
-    Some(read_control(&control).ok()?.control.system_identifier)
+    let cluster = Server::of(destination)?.cluster()?;
+    Some(cluster.system_identifier)
 }
 
 /// The spool, for segments only: other files are asked for once.
-async fn open_spool(
-    store: &Arc<dyn ObjectStore>,
-    request: &WalRestoreRequest,
-    name: &WalName,
-) -> Option<Arc<Spool>> {
+async fn open_spool(request: &Arc<WalRestoreRequest>, name: &WalName) -> Option<Arc<Spool>> {
     if name.kind() != WalKind::Segment {
         return None;
     }
-    let info = store.info();
-    let source = source_of(&[
-        &request.url,
-        info.kind,
-        &info.location,
-        &request.path,
-        &request.server,
-    ]);
-    let parent = request.spool_dir.clone();
-    match join(spawn_blocking(move || Spool::open(&parent, source))).await {
+    let of = Arc::clone(request);
+    match join(spawn_blocking(move || Spool::open(&of))).await {
         Ok(spool) => Some(Arc::new(spool)),
         Err(error) if request.parallel > 1 => {
             warn!("nothing is fetched ahead: {}", chain(&error));
@@ -166,10 +172,12 @@ async fn open_spool(
 struct Restoring<'a> {
     ctx: &'a Ctx,
     store: Arc<dyn ObjectStore>,
-    request: WalRestoreRequest,
+    request: Arc<WalRestoreRequest>,
     name: WalName,
     layout: Layout,
     spool: Option<Arc<Spool>>,
+    /// Where to say, once, that it is for this call to fetch ahead.
+    ahead: Arc<Mutex<Option<oneshot::Sender<Wanted>>>>,
     /// Set by a signal, and when somebody asks for a promotion while the store
     /// does not answer.
     stop: CancellationToken,
@@ -186,49 +194,111 @@ enum Failure {
     Stopped,
 }
 
-/// What the store had.
-struct Delivered {
+/// Sees to what comes next, as soon as it is known that the requested segment is there.
+struct Found {
+    spool: Arc<Spool>,
+    request: Arc<WalRestoreRequest>,
+    name: WalName,
     codec: &'static dyn Codec,
-    following: Vec<(WalName, Candidate)>,
+    ahead: Arc<Mutex<Option<oneshot::Sender<Wanted>>>>,
+}
+
+impl Found {
+    /// Does so only once, and only if the size of segments is known: from the control
+    /// file, or else from the segment itself.
+    fn tell(&self, size: Option<SegmentSize>) {
+        let cluster = || self.spool.server().and_then(Server::cluster);
+        let Some(size) = cluster().map(|cluster| cluster.segment_size).or(size) else {
+            return;
+        };
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = ahead.take() else { return };
+        self.spool.remember_codec(self.codec);
+        if let Ahead::Call(wanted) = look_ahead(&self.spool, &self.request, &self.name, size) {
+            let _ = sender.send(wanted);
+        }
+    }
 }
 
 impl Restoring<'_> {
     async fn run(&self) -> Result<(), OpError> {
-        if self.take_spooled().await {
+        let Some(spool) = &self.spool else {
+            return self.ask_patiently().await.map(drop);
+        };
+        if self.take_spooled(spool).await {
             return Ok(());
         }
-        let delivered = self.ask_patiently().await?;
-        if let Some(spool) = &self.spool {
-            spool.remember_codec(delivered.codec);
-            let segments = delivered.following;
-            fetch_ahead(self.ctx, &self.store, spool, segments, &self.stop).await;
+        if self.request.parallel <= 1 {
+            let codec = self.ask_patiently().await?;
+            spool.remember_codec(codec);
+            return Ok(());
         }
-        Ok(())
+        let lock = claim(spool, &self.name, &self.stop).await;
+        // Whoever had the lock a moment ago may have brought it.
+        if self.take_spooled(spool).await {
+            return Ok(());
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.set_ahead(Some(sender));
+        let fetcher = Fetcher {
+            ctx: Ctx {
+                cancel: self.stop.child_token(),
+                ..self.ctx.clone()
+            },
+            store: Arc::clone(&self.store),
+            layout: self.layout.clone(),
+            spool: Arc::clone(spool),
+            pauses: &[],
+        };
+        let requested = self.ask_for_it(spool, lock, &fetcher);
+        let others = async {
+            if let Ok(wanted) = receiver.await {
+                Window::new(&fetcher, wanted).fetch_all().await;
+            }
+        };
+        let (delivered, ()) = tokio::join!(requested, others);
+        delivered
+    }
+
+    async fn ask_for_it(
+        &self,
+        spool: &Spool,
+        lock: Option<Lock>,
+        fetcher: &Fetcher,
+    ) -> Result<(), OpError> {
+        let delivered = self.ask_patiently().await;
+        drop(lock);
+        // Nobody will say any more what is to be fetched ahead.
+        self.set_ahead(None);
+        match delivered {
+            Ok(codec) => {
+                spool.remember_codec(codec);
+                Ok(())
+            }
+            Err(error) => {
+                fetcher.ctx.cancel.cancel();
+                Err(error)
+            }
+        }
+    }
+
+    fn set_ahead(&self, sender: Option<oneshot::Sender<Wanted>>) {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = sender;
     }
 
     /// Delivers the file from the spool if it is there and its record holds.
-    async fn take_spooled(&self) -> bool {
-        let Some(spool) = self.spool.clone() else {
-            return false;
-        };
-        let name = self.name.clone();
-        let destination = self.request.destination.clone();
-        let taken = join(spawn_blocking(move || {
+    async fn take_spooled(&self, spool: &Arc<Spool>) -> bool {
+        let (spool, name) = (Arc::clone(spool), self.name.clone());
+        let request = Arc::clone(&self.request);
+        join(spawn_blocking(move || {
             spool.trim(&name);
-            if !spool.contains(&name) {
-                return Ok(false);
-            }
-            spool.take(&name, cluster_of(&destination), &destination)
+            take(&spool, &request, &name, &request.destination)
         }))
-        .await;
-        taken.unwrap_or_else(|error| {
-            let name = &self.name;
-            warn!("WAL file {name} cannot be moved out of the spool and is fetched anew: {error}");
-            false
-        })
+        .await
     }
 
-    async fn ask_patiently(&self) -> Result<Delivered, OpError> {
+    /// Delivers the file, and gives the codec that its object had.
+    async fn ask_patiently(&self) -> Result<&'static dyn Codec, OpError> {
         let data_directory = data_directory_of(&self.request.destination);
         let asked = self.request.retry_timeout;
         let total = asked.unwrap_or_else(|| patience::usual(data_directory.as_deref()));
@@ -238,7 +308,7 @@ impl Restoring<'_> {
         let mut damaged_before = false;
         loop {
             let error = match self.ask().await {
-                Ok(delivered) => return Ok(delivered),
+                Ok(codec) => return Ok(codec),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Damaged(error)) if damaged_before => return Err(error),
                 Err(Failure::Damaged(error)) => {
@@ -281,9 +351,9 @@ impl Restoring<'_> {
     }
 
     /// Asks the store once.
-    async fn ask(&self) -> Result<Delivered, Failure> {
-        if let Some(delivered) = self.guess().await? {
-            return Ok(delivered);
+    async fn ask(&self) -> Result<&'static dyn Codec, Failure> {
+        if let Some(codec) = self.guess().await? {
+            return Ok(codec);
         }
         let keys = self.list().await?;
         let found = find(&keys, &self.name);
@@ -294,15 +364,8 @@ impl Restoring<'_> {
         };
         let mut problem = None;
         for candidate in candidates {
-            let codec = candidate.codec;
             match self.deliver(&candidate).await {
-                Ok(()) => {
-                    let count = self.request.parallel.saturating_sub(1) as usize;
-                    return Ok(Delivered {
-                        codec,
-                        following: following(&keys, &self.name, count),
-                    });
-                }
+                Ok(()) => return Ok(candidate.codec),
                 // Another object of the same name may be whole.
                 Err(failure @ FetchFailure::Damaged(_)) => {
                     problem.get_or_insert(self.failure(&candidate.key, failure));
@@ -316,10 +379,9 @@ impl Restoring<'_> {
 
     /// Tries the suffix that was right the last time. `None` says nothing of
     /// what the archive has.
-    async fn guess(&self) -> Result<Option<Delivered>, Failure> {
-        // To know what follows takes a listing, and that shows the suffix.
-        let spool = self.spool.as_ref().filter(|_| self.request.parallel <= 1);
-        let Some(codec) = spool.and_then(|spool| spool.last_codec()) else {
+    async fn guess(&self) -> Result<Option<&'static dyn Codec>, Failure> {
+        let last = self.spool.as_ref().and_then(|spool| spool.last_codec());
+        let Some(codec) = last else {
             return Ok(None);
         };
         let candidate = Candidate {
@@ -327,10 +389,7 @@ impl Restoring<'_> {
             codec,
         };
         match self.deliver(&candidate).await {
-            Ok(()) => Ok(Some(Delivered {
-                codec,
-                following: Vec::new(),
-            })),
+            Ok(()) => Ok(Some(codec)),
             Err(FetchFailure::Stopped) => Err(Failure::Stopped),
             // Where listing is not allowed, S3 answers 403 for what is absent.
             Err(FetchFailure::Store(error))
@@ -347,12 +406,7 @@ impl Restoring<'_> {
     }
 
     async fn list(&self) -> Result<Vec<Key>, Failure> {
-        let ahead = self.request.parallel > 1 && self.spool.is_some();
-        let prefix = if ahead {
-            self.layout.wal_dir(&self.name)
-        } else {
-            Prefix::text(self.layout.wal(&self.name, "").as_str())
-        };
+        let prefix = Prefix::text(self.layout.wal(&self.name, "").as_str());
         let listing = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(Failure::Stopped),
@@ -372,10 +426,23 @@ impl Restoring<'_> {
         let destination = &self.request.destination;
         let beside = (Place::Cwd, destination.clone());
         let (name, stop) = (&self.name, &self.stop);
-        let fetched = fetch(self.ctx, &self.store, candidate, name, stop, beside).await?;
+        let key = &candidate.key;
+        let suffix = candidate.codec.info().suffix;
+        let itself = key.base_name().strip_suffix(suffix) == Some(name.as_str());
+        let found = self.spool.as_ref().filter(|_| itself).map(|spool| {
+            Arc::new(Found {
+                spool: Arc::clone(spool),
+                request: Arc::clone(&self.request),
+                name: name.clone(),
+                codec: candidate.codec,
+                ahead: Arc::clone(&self.ahead),
+            })
+        });
+        let begun = found.clone();
+        let begun = move || begun.iter().for_each(|found| found.tell(None));
+        let fetched = fetch(self.ctx, &self.store, candidate, name, stop, beside, begun).await?;
         let persisted = fetched.file.persist(&Place::Cwd, destination);
         persisted.map_err(FetchFailure::Local)?;
-        let key = &candidate.key;
         match fetched.fit {
             // PostgreSQL looks at every page itself, and people put copies of
             // other segments into archives to test them.
@@ -383,6 +450,9 @@ impl Restoring<'_> {
                 warn!("WAL file {name} was restored from `{key}` although {misfit}");
             }
             Some(Fit::Segment(identity)) => {
+                if let Some(found) = found {
+                    found.tell(Some(identity.segment_size));
+                }
                 let theirs = identity.system_identifier;
                 if let Some(ours) = cluster_of(destination).filter(|ours| *ours != theirs) {
                     warn!(
@@ -402,9 +472,7 @@ impl Restoring<'_> {
                  for the end of the WAL"
             );
         }
-        let suffix = candidate.codec.info().suffix;
-        let found = key.base_name().strip_suffix(suffix);
-        if found != Some(name.as_str()) {
+        if !itself {
             warn!("WAL file {name} is not in the archive: it was restored from `{key}`");
         }
         Ok(())

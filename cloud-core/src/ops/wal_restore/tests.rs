@@ -13,6 +13,7 @@ use crate::codec;
 use crate::store::{Fault, MemoryStore, StoreOp};
 
 mod ahead;
+mod helper;
 
 const SEGMENT: &str = "000000010000000000000006";
 const HISTORY: &str = "00000002.history";
@@ -55,12 +56,13 @@ impl Bench {
     fn request(&self, name: &str) -> WalRestoreRequest {
         WalRestoreRequest {
             url: "s3://bucket/p".into(),
-            path: "p".into(),
+            store: "store".into(),
             server: "main".into(),
             wal_name: name.into(),
             destination: self.destination(),
             no_partial: false,
             parallel: 0,
+            launch: None,
             spool_dir: self.spool(),
             retry_timeout: Some(Duration::ZERO),
         }
@@ -75,7 +77,7 @@ impl Bench {
     }
 
     async fn restore(&self, request: &WalRestoreRequest) -> Result<(), OpError> {
-        run(&context().0, self.store.shared(), request.clone()).await
+        run(&context().0, self.store.shared(), "p", request.clone()).await
     }
 
     /// What was delivered; the next request finds nothing there.
@@ -262,7 +264,7 @@ async fn no_trouble_is_told_as_absence() {
     let bench = Bench::new();
     let memory = MemoryStore::new().without_bucket();
     let store = TestStore::new(&memory).shared();
-    let result = run(&context().0, store, bench.request(SEGMENT)).await;
+    let result = run(&context().0, store, "p", bench.request(SEGMENT)).await;
     fails(result, OpErrorKind::General);
 }
 
@@ -612,7 +614,7 @@ async fn an_interrupted_download_leaves_neither_file_nor_litter() {
         let fault = Fault::StallBody(object.len() as u64 / 2);
         bench.store.faulty.fail_for(SEGMENT, StoreOp::Get, fault, 1);
         let (ctx, cancel) = context();
-        let restoring = run(&ctx, bench.store.shared(), bench.request(SEGMENT));
+        let restoring = run(&ctx, bench.store.shared(), "p", bench.request(SEGMENT));
         let signal = async {
             bench.store.faulty.stalled().await;
             cancel.cancel();

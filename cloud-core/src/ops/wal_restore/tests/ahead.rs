@@ -3,13 +3,13 @@
 use super::super::record::Record;
 use super::*;
 
-fn name(number: u32) -> String {
+pub(super) fn name(number: u32) -> String {
     format!("0000000100000000000000{number:02X}")
 }
 
 impl Bench {
     /// An archive with the segments of these numbers, compressed with gzip.
-    fn with_segments(numbers: std::ops::RangeInclusive<u32>) -> Self {
+    pub(super) fn with_segments(numbers: std::ops::RangeInclusive<u32>) -> Self {
         let bench = Self::new();
         for number in numbers {
             bench.insert(&name(number), segment(&name(number)));
@@ -17,7 +17,7 @@ impl Bench {
         bench
     }
 
-    fn ahead(&self, number: u32, parallel: u32) -> WalRestoreRequest {
+    pub(super) fn ahead(&self, number: u32, parallel: u32) -> WalRestoreRequest {
         WalRestoreRequest {
             parallel,
             ..self.request(&name(number))
@@ -25,7 +25,7 @@ impl Bench {
     }
 
     /// The only folder in the spool.
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         let mut folders = std::fs::read_dir(self.spool()).expect("a directory");
         let folder = folders.next().expect("a folder").expect("an entry");
         assert!(folders.next().is_none());
@@ -33,7 +33,7 @@ impl Bench {
     }
 
     /// The segments in the spool that have a record.
-    fn spooled(&self) -> Vec<String> {
+    pub(super) fn spooled(&self) -> Vec<String> {
         let names = files(&self.spool()).into_iter();
         names
             .filter_map(|name| Some(name.strip_suffix(".record")?.to_owned()))
@@ -59,8 +59,9 @@ async fn segments_fetched_ahead_are_delivered_without_the_store() {
         bench.expect(&bench.ahead(number, 4), &[]).await;
     }
     assert_eq!(bench.spooled(), [""; 0]);
-    calls.truncate(3);
-    bench.expect(&bench.ahead(10, 4), &calls).await;
+    bench
+        .expect(&bench.ahead(10, 2), &[StoreOp::Get, StoreOp::Get])
+        .await;
     // Without --parallel the spool is looked at all the same.
     bench.expect(&bench.ahead(11, 0), &[]).await;
 }
@@ -100,9 +101,11 @@ async fn partials_gaps_and_damaged_segments_are_not_spooled() {
         .restore(&bench.ahead(6, 8))
         .await
         .expect("it is there");
-    assert_eq!(bench.spooled(), [name(7)]);
+    // What lies behind a hole may have been under way before that was known.
+    let left = files(&bench.folder()).into_iter();
+    let left: Vec<String> = left.filter(|file| !file.starts_with(&name(11))).collect();
     assert_eq!(
-        files(&bench.folder()),
+        left,
         [name(7), format!("{}.record", name(7)), "codec".into()]
     );
 }
@@ -144,18 +147,18 @@ async fn archives_do_not_share_spooled_files() {
     let change: [fn(&mut WalRestoreRequest); 3] = [
         |request| request.server = "other".into(),
         |request| request.url = "s3://elsewhere/p".into(),
-        |request| request.path = "q".into(),
+        |request| request.store = "another endpoint".into(),
     ];
     bench.store.calls();
     for (index, change) in change.into_iter().enumerate() {
         let mut request = bench.ahead(7, 2);
         change(&mut request);
-        if index == 1 {
-            bench.restore(&request).await.expect("it is there");
-            assert_eq!(bench.store.calls()[0], StoreOp::List, "not from the spool");
-        } else {
+        if index == 0 {
             fails(bench.restore(&request).await, OpErrorKind::Failed);
+        } else {
+            bench.restore(&request).await.expect("it is there");
         }
+        assert!(!bench.store.calls().is_empty(), "not from the spool");
     }
 }
 
@@ -186,7 +189,7 @@ async fn a_spooled_file_that_does_not_fit_its_record_is_fetched_anew() {
             let path = folder.join(format!("{name}.record"));
             let text = std::fs::read_to_string(&path).expect("the record");
             let mut record = Record::parse(&text).expect("a record");
-            record.source = "elsewhere".into();
+            record.place = "elsewhere".into();
             std::fs::write(path, record.to_text()).expect("writes");
         }),
         ("a link", |folder, name| {
@@ -353,9 +356,12 @@ async fn a_signal_while_fetching_ahead_leaves_no_litter() {
         .faulty
         .fail_for(&name(7), StoreOp::Get, fault, 1);
     let (ctx, cancel) = context();
-    let restoring = run(&ctx, bench.store.shared(), bench.ahead(6, 2));
+    let restoring = run(&ctx, bench.store.shared(), "p", bench.ahead(6, 2));
     let signal = async {
         bench.store.faulty.stalled().await;
+        while !bench.destination().exists() {
+            tokio::task::yield_now().await;
+        }
         cancel.cancel();
     };
     let (result, ()) = tokio::join!(restoring, signal);
