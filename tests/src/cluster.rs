@@ -8,7 +8,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -17,8 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::owner::Owner;
 use crate::pg_bin::PgBin;
 use crate::sql::Session;
-use crate::wait_until;
 use crate::workspace::Workspace;
+use crate::{skip, wait_until};
 
 /// How a server is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,7 @@ pub struct Cluster {
     socket_dir: PathBuf,
     log: PathBuf,
     environment: Vec<(String, String)>,
+    first_process: bool,
     server: Option<Child>,
 }
 
@@ -99,6 +100,7 @@ impl Cluster {
             socket_dir: workspace.dir(format!("{name}.socket")),
             log: workspace.path(format!("{name}.log")),
             environment: Vec::new(),
+            first_process: false,
             server: None,
         }
     }
@@ -216,7 +218,12 @@ impl Cluster {
     /// Starts the server on a restored data directory and returns when its
     /// recovery is over.
     pub fn start_and_recover(&mut self) {
-        self.start();
+        self.launch();
+        self.wait_for_recovery();
+    }
+
+    /// Returns when the recovery of a server that was launched is over.
+    pub fn wait_for_recovery(&mut self) {
         wait_until("the end of recovery", || {
             self.check_alive();
             let session = Session::open(&self.socket_dir, "postgres", "postgres").ok()?;
@@ -237,6 +244,41 @@ impl Cluster {
         self.log_text()
     }
 
+    /// Whether a server can be the first process of a namespace here: that takes root.
+    /// If not, says so; on CI (`CI` is set) it fails instead.
+    pub fn can_be_first_process() -> bool {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--mount-proc", "setpriv", "--version"]);
+        let done = unshare.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+            || skip::<()>("no namespaces of processes: run as root, with `unshare` and `setpriv`")
+                .is_some()
+    }
+
+    /// From the next start on the server is process 1 of a namespace of its own, as in
+    /// many a container.
+    pub fn be_first_process(&mut self) {
+        self.first_process = true;
+    }
+
+    /// The server's program, to be started as the owner of the cluster.
+    fn postgres(&self) -> Command {
+        let program = self.bin.program("postgres");
+        if !self.first_process {
+            return self.with_clean_environment(Command::new(program));
+        }
+        let mut command = Command::new("unshare");
+        let owner = fs::metadata(&self.pgdata).expect("the data directory is there");
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["setpriv", "--clear-groups"])
+            .arg(format!("--reuid={}", owner.uid()))
+            .arg(format!("--regid={}", owner.gid()))
+            .arg(program);
+        clean_environment(&mut command);
+        command
+    }
+
     /// Starts the server and does not wait.
     pub fn launch(&mut self) {
         assert!(self.server.is_none(), "the server runs already");
@@ -245,7 +287,7 @@ impl Cluster {
             .append(true)
             .open(&self.log)
             .expect("a log can be written in a temporary folder");
-        let mut command = self.with_clean_environment(Command::new(self.bin.program("postgres")));
+        let mut command = self.postgres();
         command
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("-D")
@@ -260,12 +302,7 @@ impl Cluster {
     }
 
     fn with_clean_environment(&self, mut command: Command) -> Command {
-        command
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("LC_ALL", "C.UTF-8")
-            .env("TZ", "UTC")
-            .current_dir("/");
+        clean_environment(&mut command);
         self.owner.run_as(&mut command);
         command
     }
@@ -419,8 +456,24 @@ impl Drop for Cluster {
     }
 }
 
+fn clean_environment(command: &mut Command) {
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC")
+        .current_dir("/");
+}
+
 fn send(server: &Child, signal: Signal) {
-    let pid = i32::try_from(server.id()).expect("process ids are positive and small");
+    let started = server.id();
+    // Of a server in a namespace of its own it is the parent that was started.
+    let comm = fs::read_to_string(format!("/proc/{started}/comm")).unwrap_or_default();
+    let children = fs::read_to_string(format!("/proc/{started}/task/{started}/children"));
+    let below = children.ok().filter(|_| comm.trim() == "unshare");
+    let below = below.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    let pid = below.unwrap_or(started);
+    let pid = i32::try_from(pid).expect("process ids are positive and small");
     // Fails only for a server that has just ended by itself.
     let _ = kill_process(Pid::from_raw(pid).expect("not zero"), signal);
 }

@@ -32,4 +32,5 @@ mod relay_by_hand;
 mod s3;
 mod versions;
 mod wal_ahead;
+mod wal_prefetch;
 mod wal_queue;
