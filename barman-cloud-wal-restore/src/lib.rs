@@ -35,7 +35,8 @@ pub struct Args {
     #[arg(long)]
     no_partial: bool,
 
-    /// How many WAL files to fetch in one call, the requested one included
+    /// How many WAL files to have ready, the requested one included: those after it are
+    /// fetched while PostgreSQL replays
     #[arg(short, long, default_value = "0", value_parser = values::parallel)]
     parallel: u32,
 
