@@ -17,6 +17,9 @@
 //! `pg_wal/RECOVERYXLOG`, and gives it its name, as recovery does. Between two calls it
 //! waits PAUSE milliseconds, for which nobody is charged time.
 //!
+//! Meanwhile `postmaster.pid` names this program, as it would PostgreSQL: there are
+//! commands that leave nothing behind where no server runs.
+//!
 //! What a call leaves behind becomes this program's child, not init's, so that its
 //! processor time counts as well. After the last call it may end by itself for some
 //! seconds, and is asked to end then.
@@ -33,7 +36,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_child_subreaper;
@@ -41,6 +44,9 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+
+/// Names the process of a server.
+const POSTMASTER: &str = "postmaster.pid";
 
 /// How many names the archiver takes from one look at its directory.
 /// Source: PostgreSQL 15 and newer, `NUM_FILES_PER_DIRECTORY_SCAN` in `pgarch.c`.
@@ -85,6 +91,9 @@ fn run() -> Result<(), String> {
     let told = |what: &'static str| move |error: Errno| format!("cannot {what}: {error}");
     set_child_subreaper(true).map_err(told("adopt what calls leave behind"))?;
     std::env::set_current_dir(pgdata).map_err(|error| format!("cannot enter {pgdata}: {error}"))?;
+    let identity = format!("{}\n{pgdata}\n{}\n", std::process::id(), started()?);
+    let lock_file = |error| format!("cannot write {POSTMASTER}: {error}");
+    fs::write(POSTMASTER, identity).map_err(lock_file)?;
     let mut calls = Calls::new(command);
     let outcome = match job {
         Job::Archive => archive(&mut calls),
@@ -92,6 +101,7 @@ fn run() -> Result<(), String> {
     };
     let seconds = calls.begin.elapsed().saturating_sub(calls.paused);
     let (left, stopped) = adopt().map_err(told("wait for what calls left behind"))?;
+    fs::remove_file(POSTMASTER).map_err(lock_file)?;
     outcome?;
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(told("read what calls cost"))?;
     let cpu = [usage.user_time(), usage.system_time()];
@@ -107,6 +117,12 @@ fn run() -> Result<(), String> {
         "stopped": stopped,
     });
     writeln!(io::stdout(), "{line}").map_err(|error| format!("cannot write the result: {error}"))
+}
+
+/// The time, in seconds since 1970.
+fn started() -> Result<u64, String> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Ok(since.map_err(|error| error.to_string())?.as_secs())
 }
 
 enum Job {
