@@ -222,7 +222,7 @@ impl LocalFile {
         let plain = self.read_whole(cancel)?;
         let mut out = Pages::new((whole.bound)(plain.len())).map_err(failed)?;
         let length = (whole.compress)(&plain, level, &mut out).map_err(failed)?;
-        Ok(Bytes::from_owner(out).slice(..length))
+        Ok(Bytes::copy_from_slice(&out[..length]))
     }
 
     /// What a store gets that takes the file as it is. Reads it once.

@@ -9,7 +9,7 @@
 //!
 //! In the ordinary case this is one request: the object under the suffix that
 //! was right the last time. Otherwise one listing shows what there is. And with
-//! `--parallel` it is mostly no request at all, since a [`helper`] has fetched the
+//! `--parallel` it is mostly no request at all, since a helper process has fetched the
 //! segment ahead; then a call is over [at once](at_once()).
 
 mod at_once;
