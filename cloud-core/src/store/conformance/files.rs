@@ -29,7 +29,9 @@ pub(super) async fn stored(store: &dyn ObjectStore, dir: &Prefix) {
             stored.expect("the file can be stored");
             assert_eq!(read(store, &key).await, content, "{name}");
         }
-        let refused = store.put(&key, payload, &create()).await;
+        // The same once more would be taken for one whose answer was lost.
+        let (_other, different) = file(&pattern(size + 1, 2));
+        let refused = store.put(&key, different, &create()).await;
         let refused = refused.expect_err("the name is taken");
         assert_eq!(refused.kind, StoreErrorKind::AlreadyExists);
     }
