@@ -594,9 +594,12 @@ async fn a_link_at_the_destination_is_kept_and_its_target_replaced() {
         .expect("it is there");
     assert!(bench.destination().is_symlink());
     assert_eq!(std::fs::read(&target).expect("the file"), golden(SEGMENT));
-    // As root, a rename would take the place of the device.
+    // As root, a rename would take the place of a device. A socket is none either, and
+    // nobody misses it.
     std::fs::remove_file(bench.destination()).expect("removes");
-    std::os::unix::fs::symlink("/dev/null", bench.destination()).expect("a link");
+    let socket = bench.directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    std::os::unix::fs::symlink(&socket, bench.destination()).expect("a link");
     let error = fails(
         bench.restore(&bench.request(SEGMENT)).await,
         OpErrorKind::General,
