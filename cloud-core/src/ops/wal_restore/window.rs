@@ -211,6 +211,18 @@ impl Fetcher {
     }
 }
 
+/// Bytes that stay free of a file system of `all`, for segments of `size`.
+fn kept_free(all: u64, size: u64) -> u64 {
+    (FREE_SEGMENTS * size).max(all / FREE_PART)
+}
+
+/// Whether a segment more fits, beside those under way. These count in full: nobody
+/// knows how much of them is written. It may be the disk of the server, which stops
+/// for good when it is full.
+fn has_room(free: u64, all: u64, size: u64, under_way: u64) -> bool {
+    free >= kept_free(all, size) + size * (under_way + 1)
+}
+
 fn failed(error: &StoreError) -> Result<Outcome, String> {
     match error.kind {
         // Where listing is not allowed, S3 answers 403 for what is absent.
@@ -311,7 +323,10 @@ impl<'a> Window<'a> {
                 return;
             }
             if let Some(why) = self.no_room() {
-                self.why = Some(Why::Trouble(why));
+                // What is under way may be taken and leave room.
+                if self.running.is_empty() {
+                    self.why = Some(Why::Trouble(why));
+                }
                 return;
             }
             self.begin(name.clone(), missed);
@@ -336,13 +351,13 @@ impl<'a> Window<'a> {
 
     fn no_room(&self) -> Option<String> {
         let (free, all) = self.fetcher.spool.room().ok()?;
-        let keep = (FREE_SEGMENTS * self.wanted.size.get()).max(all / FREE_PART);
-        (free < keep).then(|| {
+        let size = self.wanted.size.get();
+        (!has_room(free, all, size, self.running.len() as u64)).then(|| {
             let mib = |bytes: u64| bytes >> 20;
             format!(
                 "the file system of the spool has {} MiB left, and {} MiB are to stay free",
                 mib(free),
-                mib(keep)
+                mib(kept_free(all, size))
             )
         })
     }
@@ -420,6 +435,31 @@ impl<'a> Window<'a> {
                 return;
             }
             self.step().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_takes_room_too() {
+        const MIB: u64 = 1 << 20;
+        // Four segments stay free, or a twentieth of all.
+        for (free, all, under_way, fits) in [
+            (80, 100, 0, true),
+            (79, 100, 0, false),
+            (96, 100, 1, true),
+            (95, 100, 1, false),
+            (64 + 16 * 16, 1000, 15, true),
+            (64 + 16 * 16 - 1, 1000, 15, false),
+            (516, 10_000, 0, true),
+            (515, 10_000, 0, false),
+            (0, 0, 0, false),
+        ] {
+            let found = has_room(free * MIB, all * MIB, 16 * MIB, under_way);
+            assert_eq!(found, fits, "{free} of {all} MiB, {under_way} under way");
         }
     }
 }
