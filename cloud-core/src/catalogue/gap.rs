@@ -321,6 +321,8 @@ mod tests {
         }
         let reversed = text.replace(S4, "000000010000000200000000");
         assert_eq!(Gap::parse(&reversed), None);
+        let later = text.replacen("gap 1", "gap 2", 1);
+        assert_eq!(Gap::parse(&later), None, "of a version that is not known");
         assert_eq!(Gap::parse(""), None);
     }
 
@@ -330,6 +332,14 @@ mod tests {
         assert_eq!(gap.name(), format!("{S4}-{S9}-0f.gap"));
         let extent = Extent::Segments(wal(S4), wal(S9));
         assert_eq!(Extent::of_name(&gap.name()), Some(extent));
+        let (lower, end) = ("00000001000000000000000a", wal("00000001000000000000000A"));
+        let of_lower = Extent::Segments(end.clone(), end);
+        let name = format!("{lower}-{lower}-0f.gap");
+        assert_eq!(
+            Extent::of_name(&name),
+            Some(of_lower),
+            "as servers spell it"
+        );
         let found = "2026-11-22T01:02:03Z".parse().unwrap();
         let name = unknown_name(found, "0f");
         assert_eq!(name, "unknown-20261122T010203Z-0f.gap");
@@ -370,8 +380,24 @@ mod tests {
         assert!(run.reaches(&one("000000010000000100000000")));
         run.take(&one(S9));
         assert_eq!(run.last, next.last);
-        next.system = None;
-        assert!(!run.reaches(&next), "it may be of another cluster");
+        next.until = "2026-11-22T02:30:00Z".parse().unwrap();
+        run.take(&next);
+        assert_eq!(run.until.to_string(), "2026-11-22T03:00:00Z");
+        assert!(run.reaches(&next));
+        let changes: [fn(&mut Gap); 4] = [
+            |gap| gap.system = None,
+            |gap| gap.system = Some(8),
+            |gap| gap.server = "other".into(),
+            |gap| gap.segment_size = SegmentSize::new(1 << 20).unwrap(),
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            let mut other = next.clone();
+            change(&mut other);
+            assert!(
+                !run.reaches(&other),
+                "{index}: it may be of another cluster"
+            );
+        }
     }
 
     #[test]
@@ -379,10 +405,11 @@ mod tests {
         let of = |first: &str, last: &str| Extent::Segments(wal(first), wal(last));
         let all = of(S4, S9);
         assert!(all.covers(&of(S4, S4)) && all.covers(&of(S9, S9)) && all.covers(&all));
-        assert!(!of(S4, S4).covers(&all));
+        assert!(!of(S4, S4).covers(&all) && !of(S9, S9).covers(&all));
         let time = |text: &str| Extent::Before(text.parse().unwrap());
         let (early, late) = (time("2026-01-01T00:00:00Z"), time("2026-01-02T00:00:00Z"));
         assert!(late.covers(&early) && !early.covers(&late) && !early.covers(&all));
+        assert!(early.covers(&early) && !all.covers(&early));
     }
 
     #[test]
@@ -414,6 +441,13 @@ mod tests {
             (S4, S9, Some(Harm::StopsBefore)),
             ("000000010000000000000013", "000000010000000000000013", None),
             ("000000030000000000000001", "000000030000000000000001", None),
+            // To the place of the gap, but on the timeline before it.
+            (S9, "000000010000000000000011", Some(Harm::StopsBefore)),
+            (
+                "00000002000000000000000f",
+                "00000002000000000000000f",
+                Some(Harm::StopsBefore),
+            ),
             ("nonsense", "", None),
         ] {
             let info = backup(Status::Done, begin, end);
@@ -422,6 +456,20 @@ mod tests {
             assert_eq!(harm(&info, &gap, Some(8)), None, "another cluster");
         }
         assert_eq!(harm(&backup(Status::Failed, a, a), &gap, None), None);
+        let time = "2026-11-20T00:00:00Z";
+        let began = BackupInfo {
+            begin_time: crate::catalogue::time::Timestamp::parse(time, &jiff::tz::TimeZone::UTC)
+                .ok(),
+            ..backup(Status::Done, a, a)
+        };
+        for (before, expected) in [
+            ("2026-11-19T23:59:59Z", None),
+            (time, Some(Harm::StopsBefore)),
+            ("2026-11-21T00:00:00Z", Some(Harm::StopsBefore)),
+        ] {
+            let gap = Extent::Before(before.parse().unwrap());
+            assert_eq!(harm(&began, &gap, None), expected, "{before}");
+        }
         let waiting = backup(Status::Other("WAITING_FOR_WALS".into()), a, a);
         assert_eq!(harm(&waiting, &gap, None), Some(Harm::StopsBefore));
     }

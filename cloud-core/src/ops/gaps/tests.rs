@@ -86,6 +86,12 @@ async fn what_is_archived_after_all_is_not_missing() {
     assert_eq!(extents(&store).await, ["257-257"]);
     archive(&store, 257, ".gz");
     assert!(extents(&store).await.is_empty());
+    // However its name is spelt.
+    add(&store, &gap(9, 10));
+    archive(&store, 9, ".gz");
+    let lower = name(10).to_ascii_lowercase();
+    store.insert(&format!("p/main/wals/{}/{lower}", &lower[..16]), "");
+    assert!(extents(&store).await.is_empty());
 }
 
 #[tokio::test]
@@ -98,6 +104,15 @@ async fn a_true_gap_costs_one_look_for_its_first_segment() {
     let calls = store.calls().into_iter().map(|(op, _)| op);
     let expected = [StoreOp::List, StoreOp::Get, StoreOp::List];
     assert_eq!(calls.collect::<Vec<_>>(), expected);
+    // And one that is not whole a listing for each directory.
+    let memory = MemoryStore::new();
+    add(&memory, &gap(5, 8));
+    for number in 5..=7 {
+        archive(&memory, number, ".gz");
+    }
+    let store = FaultyStore::new(Arc::new(memory));
+    assert_eq!(extents(&store).await, ["8-8"]);
+    assert_eq!(store.count(StoreOp::List), 3);
 }
 
 #[tokio::test]
@@ -205,4 +220,18 @@ async fn it_is_told_which_backups_are_concerned_and_how() {
             .starts_with(&format!("WAL segment {} is", name(20)))
     );
     assert_eq!(found[0].concern([].into_iter()), None);
+    let store = MemoryStore::new();
+    let at = gap(5, 5).since;
+    add(
+        &store,
+        &Gap {
+            until: at,
+            ..gap(5, 5)
+        },
+    );
+    let what = find(&store, &layout()).await[0].what();
+    assert!(
+        what.ends_with("let it go at 2026-11-22T01:00:00Z"),
+        "{what}"
+    );
 }

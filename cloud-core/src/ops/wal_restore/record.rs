@@ -98,11 +98,12 @@ mod tests {
 
     #[test]
     fn a_record_cut_anywhere_counts_as_none() {
-        let text = sample().to_text();
+        let sample = sample();
+        let text = sample.to_text();
         for cut in 0..text.len() {
             assert_eq!(Record::parse(&text[..cut]), None, "cut at {cut}");
         }
-        assert_eq!(Record::parse(&text), Some(sample()));
+        assert_eq!(Record::parse(&text), Some(sample));
         assert_eq!(Record::parse(&format!("{text}\n")), None, "a line more");
     }
 

@@ -171,6 +171,11 @@ mod tests {
                 assert_eq!(Ended::parse(&text[..cut]), None, "cut at {cut}");
             }
         }
+        let partial = Wanted {
+            name: name("000000010000000000000006.partial"),
+            ..wanted.clone()
+        };
+        assert_eq!(Wanted::parse(&partial.to_text()), None);
         let text = wanted.to_text();
         for cut in 0..text.len() {
             assert_eq!(Wanted::parse(&text[..cut]), None, "cut at {cut}");
@@ -183,6 +188,11 @@ mod tests {
             place: "place".into(),
             why: Why::Absent(name("000000010000000000000008")),
         };
+        let of_the_next = Ended {
+            why: Why::Absent(name("000000020000000000000008")),
+            ..ended.clone()
+        };
+        assert!(!of_the_next.concerns("place", &name("000000010000000000000007")));
         for (place, asked, concerns) in [
             ("place", "000000010000000000000007", true),
             ("place", "000000010000000000000008", false),

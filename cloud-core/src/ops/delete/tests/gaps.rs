@@ -58,6 +58,40 @@ async fn what_is_said_of_a_gap_goes_with_the_wal_around_it() {
     assert_eq!(gaps_left(&store), [gap(8, 9), gap(10, 10)]);
 }
 
+/// A gap of which only the time is known concerns whatever began before that.
+#[tokio::test]
+async fn a_gap_without_names_goes_when_all_that_stays_began_later() {
+    type Change = fn(&str) -> String;
+    let earlier: Change = |text| text.replace("begin_time=2026-11-20", "begin_time=2026-11-18");
+    let unknown: Change = |text| {
+        let lines = text.split_inclusive('\n');
+        let kept = lines.filter(|line| !line.starts_with("begin_time="));
+        kept.collect()
+    };
+    for (id, change, goes) in [
+        ("20261101T000000", earlier, true),
+        ("20261102T000000", earlier, true),
+        ("20261103T000000", earlier, false),
+        ("20261103T000000", unknown, false),
+        ("20261105T000000", earlier, false),
+    ] {
+        let store = with_gaps();
+        let backup = BACKUPS.iter().find(|backup| backup.0 == id).unwrap();
+        let changed = change(&record(backup));
+        assert_ne!(changed, record(backup));
+        store.insert(&format!("{}/backup.info", dir(id)), changed);
+        delete(store.clone(), &by_id("20261101T000000"))
+            .await
+            .unwrap();
+        let left = gaps_left(&store);
+        assert_eq!(
+            !left.iter().any(|name| name == EARLY),
+            goes,
+            "{id}: {left:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn where_no_wal_goes_nothing_is_looked_for() {
     let store = with_gaps();

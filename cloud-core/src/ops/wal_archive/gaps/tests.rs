@@ -139,8 +139,14 @@ fn a_damaged_record_is_no_empty_one() {
             );
         }
     }
-    fs::write(bench.record(), vec![0xff; 3 << 20]).expect("writes");
+    fs::write(bench.record(), vec![b'x'; 3 << 20]).expect("writes");
     assert_eq!(bench.runs(), ["?"]);
+    let left = bench.gaps.waiting().expect("a record");
+    assert!(left[0].object().1.len() < 2 * MAX_RAW, "not all of it");
+    // Whoever only reads it does not give it another name each time either.
+    fs::write(bench.record(), "damaged").expect("writes");
+    let left = bench.gaps.waiting().expect("a record");
+    assert_eq!(left, bench.gaps.waiting().expect("a record"));
 }
 
 #[test]
@@ -152,6 +158,45 @@ fn a_record_that_cannot_be_read_is_an_error() {
     assert!(bench.gaps.may_wait());
     let error = bench.gaps.add(&gap(6)).expect_err("it cannot be read");
     assert!(chain(&error).contains("/gaps`"), "{}", chain(&error));
+    assert!(bench.gaps.waiting().is_err(), "it is no empty one");
+}
+
+/// Whoever wrote it before may have been killed before it was on the disk.
+#[test]
+fn what_is_on_record_already_is_written_once_more() {
+    let bench = Bench::new();
+    bench.gaps.add(&gap(5)).expect("on record");
+    let before = fs::File::open(bench.record()).expect("a record");
+    bench.gaps.add(&gap(5)).expect("on record");
+    // The first is open still, so that no other file can have its number.
+    let number = |found: fs::Metadata| std::os::unix::fs::MetadataExt::ino(&found);
+    assert_ne!(
+        before.metadata().map(number).expect("a status"),
+        fs::metadata(bench.record()).map(number).expect("a status")
+    );
+}
+
+#[test]
+fn what_killed_calls_have_left_goes_with_the_record() {
+    let bench = Bench::new();
+    bench.gaps.add(&gap(5)).expect("on record");
+    let folder = bench.record().with_file_name("");
+    let old = std::time::SystemTime::now() - 2 * FORGOTTEN;
+    for (name, is_old) in [
+        (".barman-cloud-1-2.tmp", true),
+        (".barman-cloud-3-4.tmp", false),
+        ("somebody else's", true),
+    ] {
+        let file = fs::File::create(folder.join(name)).expect("a file");
+        if is_old {
+            file.set_modified(old).expect("a time");
+        }
+    }
+    let sent = bench.gaps.waiting().expect("a record");
+    bench.gaps.forget(&sent).expect("works");
+    let mut left = bench.gaps.folder().expect("a folder").names();
+    left.sort();
+    assert_eq!(left, [".barman-cloud-3-4.tmp", "somebody else's"]);
 }
 
 #[test]
@@ -165,6 +210,14 @@ fn a_failure_is_remembered_for_a_minute() {
         .open(bench.gaps.path(FAILED));
     let then = std::time::SystemTime::now() - REMEMBERED;
     file.and_then(|file| file.set_modified(then))
+        .expect("a time");
+    assert!(!bench.gaps.has_failed());
+    // A clock that was set back.
+    let file = fs::File::options()
+        .write(true)
+        .open(bench.gaps.path(FAILED));
+    let to_come = std::time::SystemTime::now() + REMEMBERED;
+    file.and_then(|file| file.set_modified(to_come))
         .expect("a time");
     assert!(!bench.gaps.has_failed());
     bench.gaps.remember_failure();

@@ -13,6 +13,8 @@ use crate::catalogue::gap::Extent;
 use crate::codec::{self, Level as CodecLevel};
 use crate::store::{Fault, MemoryStore, ObjectStore, Retry, RetryPolicy, StoreErrorKind, StoreOp};
 
+mod calls;
+
 const MIB: u64 = 1 << 20;
 const FAILS: Fault = Fault::Before(StoreErrorKind::PermissionDenied);
 
@@ -114,20 +116,28 @@ impl Bench {
 
     /// Whether anything is on record.
     fn on_record(&self) -> bool {
+        self.in_folder("gaps")
+    }
+
+    fn in_folder(&self, name: &str) -> bool {
         let folders = fs::read_dir(self.spool()).into_iter().flatten();
         folders
-            .map(|folder| folder.expect("an entry").path().join("gaps"))
-            .any(|record| record.exists())
+            .map(|folder| folder.expect("an entry").path().join(name))
+            .any(|file| file.exists())
+    }
+
+    /// The only folder in the spool.
+    fn folder(&self) -> PathBuf {
+        let folder = fs::read_dir(self.spool()).expect("a spool").next();
+        folder.expect("a folder").expect("an entry").path()
     }
 
     /// As if the minute after a failure were over.
     fn let_a_minute_pass(&self) {
-        for folder in fs::read_dir(self.spool()).expect("a spool") {
-            let path = folder.expect("an entry").path().join("queue-failed");
-            let file = fs::File::options().write(true).open(path).expect("a note");
-            let then = std::time::SystemTime::now() - Duration::from_mins(1);
-            file.set_modified(then).expect("a time");
-        }
+        let path = self.folder().join("queue-failed");
+        let file = fs::File::options().write(true).open(path).expect("a note");
+        let then = std::time::SystemTime::now() - Duration::from_mins(1);
+        file.set_modified(then).expect("a time");
     }
 }
 
@@ -250,6 +260,8 @@ async fn it_is_looked_at_during_a_call_how_much_waits() {
         archived.expect("let go");
         let took = began.elapsed().as_secs();
         assert!((seconds..seconds + 2).contains(&took), "{more}: {took}");
+        // Only a store that had its time has failed.
+        assert_eq!(bench.in_folder("queue-failed"), seconds == 5, "{more}");
     }
 }
 
@@ -281,6 +293,7 @@ async fn the_archive_is_told_before_anything_else_is_archived() {
         assert_eq!((gap.server.as_str(), gap.count()), ("main", 1));
         assert_eq!(gap.system, Some(crate::ops::wal_testing::GOLDEN_SYSTEM));
         assert_eq!((gap.waiting, gap.limit), (9 * MIB, 4 * MIB));
+        assert_eq!((gap.id.len(), gap.since.subsec_nanosecond()), (16, 0));
     }
 }
 
@@ -407,12 +420,7 @@ async fn a_call_that_is_killed_is_repeated_without_harm() {
     bench.archive(&name(1)).await.expect("let go");
     bench.archive(&name(1)).await.expect("let go once more");
     fs::remove_file(bench.marker(&name(1))).expect("a mark");
-    let folder = fs::read_dir(bench.spool()).expect("a spool").next();
-    let record = folder
-        .expect("a folder")
-        .expect("an entry")
-        .path()
-        .join("gaps");
+    let record = bench.folder().join("gaps");
     let text = fs::read(&record).expect("a record");
     bench.step(&name(2)).await.expect("archived");
     fs::write(&record, text).expect("writes");
@@ -505,10 +513,7 @@ fn assert_told_before(bench: &Bench, gaps: &[Extent]) {
 
 impl Bench {
     fn let_a_minute_pass_if_any(&self) {
-        let folders = fs::read_dir(self.spool()).into_iter().flatten();
-        let mut failed =
-            folders.map(|folder| folder.expect("an entry").path().join("queue-failed"));
-        if failed.any(|path| path.exists()) {
+        if self.in_folder("queue-failed") {
             self.let_a_minute_pass();
         }
     }

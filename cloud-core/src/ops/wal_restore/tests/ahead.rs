@@ -165,7 +165,12 @@ async fn archives_do_not_share_spooled_files() {
 #[tokio::test]
 async fn a_spooled_file_that_does_not_fit_its_record_is_fetched_anew() {
     type Damage = fn(&Path, &str);
-    let damages: [(&str, Damage); 8] = [
+    let damages: [(&str, Damage); 9] = [
+        ("of a time to come", |folder, name| {
+            let file = std::fs::File::options().write(true).open(folder.join(name));
+            let time = std::time::SystemTime::now() + Duration::from_mins(2);
+            file.expect("the file").set_modified(time).expect("a time");
+        }),
         ("one byte", |folder, name| {
             let mut content = std::fs::read(folder.join(name)).expect("the file");
             content[500_000] ^= 1;
@@ -219,7 +224,179 @@ async fn a_spooled_file_that_does_not_fit_its_record_is_fetched_anew() {
             .expect("it is there");
         assert_eq!(bench.delivered(), Some(segment(&name(7))), "{what}");
         assert_eq!(bench.store.calls(), [StoreOp::Get], "{what}");
+        assert!(!bench.spooled().contains(&name(7)), "{what}");
     }
+}
+
+#[tokio::test]
+async fn untouched_files_are_believed_unread_and_touched_ones_by_their_checksum() {
+    type Touch = fn(&Path, &str);
+    let touches: [(&str, Touch); 2] = [
+        ("untouched", |folder, name| {
+            // A checksum that does not fit would be noticed.
+            let path = folder.join(format!("{name}.record"));
+            let text = std::fs::read_to_string(&path).expect("the record");
+            let mut record = Record::parse(&text).expect("a record");
+            record.crc32c ^= 1;
+            std::fs::write(path, record.to_text()).expect("writes");
+        }),
+        ("touched", |folder, name| {
+            let file = std::fs::File::options().write(true).open(folder.join(name));
+            let time = std::time::SystemTime::now() - Duration::from_mins(1);
+            file.expect("the file").set_modified(time).expect("a time");
+        }),
+    ];
+    for (what, touch) in touches {
+        let bench = Bench::with_segments(6..=7);
+        bench
+            .restore(&bench.ahead(6, 2))
+            .await
+            .expect("it is there");
+        bench.delivered();
+        bench.store.calls();
+        touch(&bench.folder(), &name(7));
+        let path = bench.folder().join(name(7));
+        let number = |path: &Path| {
+            let found = std::fs::metadata(path).expect("a file");
+            std::os::unix::fs::MetadataExt::ino(&found)
+        };
+        let spooled = number(&path);
+        bench
+            .restore(&bench.ahead(7, 0))
+            .await
+            .expect("it is there");
+        assert_eq!(number(&bench.destination()), spooled, "{what}: it is moved");
+        assert_eq!(bench.delivered(), Some(segment(&name(7))), "{what}");
+        assert_eq!(bench.store.calls(), [], "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_another_call_fetches_is_not_fetched_twice() {
+    let bench = Bench::with_segments(6..=9);
+    let spool = Spool::open(&bench.ahead(6, 4)).expect("a spool");
+    let lock = spool.try_lock(&name(8).parse().expect("a name"));
+    assert!(lock.as_ref().is_ok_and(Option::is_some));
+    bench
+        .restore(&bench.ahead(6, 4))
+        .await
+        .expect("it is there");
+    assert_eq!(bench.spooled(), [name(7), name(9)]);
+    let calls = bench.store.faulty.calls();
+    assert!(!calls.iter().any(|(_, key)| key.ends_with(&name(8))));
+}
+
+/// A segment that is damaged is not the end of the archive.
+#[tokio::test]
+async fn what_lies_behind_a_damaged_segment_is_fetched_ahead() {
+    let bench = Bench::with_segments(6..=9);
+    bench.insert(&name(8), segment(&name(8))[..1 << 19].to_vec());
+    bench
+        .restore(&bench.ahead(6, 5))
+        .await
+        .expect("it is there");
+    assert_eq!(bench.spooled(), [name(7), name(9)]);
+}
+
+#[tokio::test]
+async fn behind_the_end_of_the_archive_nothing_is_asked_for() {
+    let bench = Bench::with_segments(6..=6);
+    bench
+        .restore(&bench.ahead(6, 16))
+        .await
+        .expect("it is there");
+    let calls = [
+        StoreOp::List,
+        StoreOp::Get,
+        StoreOp::Get,
+        StoreOp::Get,
+        StoreOp::List,
+    ];
+    assert_eq!(bench.store.calls(), calls);
+}
+
+#[tokio::test]
+async fn another_suffix_than_before_is_listed_once() {
+    for denied in [false, true] {
+        let bench = Bench::with_segments(5..=5);
+        // Of the golden segment there are samples with all suffixes.
+        bench.insert(&format!("{SEGMENT}.gz"), golden(&format!("{SEGMENT}.gz")));
+        let gzip = |content: Vec<u8>| {
+            let codec = codec::by_name("gzip").expect("a codec");
+            let out = Shared::default();
+            let mut encoder = codec
+                .encoder(Box::new(out.clone()), codec::Level::Medium)
+                .expect("an encoder");
+            io::Write::write_all(&mut encoder, &content).expect("encodes");
+            encoder.finish().expect("encodes");
+            out.take()
+        };
+        for number in 7..=8 {
+            bench.insert(
+                &format!("{}.gz", name(number)),
+                gzip(segment(&name(number))),
+            );
+        }
+        if denied {
+            // S3's answer for what is absent where listing is not allowed.
+            let fault = Fault::Before(StoreErrorKind::PermissionDenied);
+            let faulty = &bench.store.faulty;
+            faulty.fail_for(SEGMENT, StoreOp::Get, fault, 1);
+        }
+        bench
+            .restore(&bench.ahead(5, 4))
+            .await
+            .expect("it is there");
+        assert_eq!(bench.spooled(), [6, 7, 8].map(name));
+        assert_eq!(bench.store.faulty.count(StoreOp::List), 2);
+    }
+}
+
+/// Bytes that can be read when their writer is gone.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.lock().expect("no panic"))
+    }
+}
+
+impl io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A lock says by being held that somebody is there, however long that lasts.
+#[tokio::test]
+async fn old_locks_go_unless_they_are_held() {
+    let bench = Bench::with_segments(6..=7);
+    let spool = Spool::open(&bench.ahead(6, 2)).expect("a spool");
+    let held = spool.try_lock(&name(9).parse().expect("a name"));
+    assert!(held.as_ref().is_ok_and(Option::is_some));
+    let old = std::time::SystemTime::now() - Duration::from_hours(2);
+    let lock = |number: u32| format!("{}.lock", name(number));
+    for file in [lock(8), lock(9), "helper.lock".into(), lock(10)] {
+        let path = bench.folder().join(&file);
+        let opened = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path);
+        if file != lock(10) {
+            opened.expect("a file").set_modified(old).expect("a time");
+        }
+    }
+    spool.trim(&name(6).parse().expect("a name"));
+    assert_eq!(
+        files(&bench.folder()),
+        [lock(9), lock(10), "helper.lock".into()]
+    );
 }
 
 #[tokio::test]

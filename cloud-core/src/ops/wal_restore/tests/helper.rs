@@ -9,6 +9,8 @@ use super::super::window::SHORT_PAUSES;
 use super::ahead::name;
 use super::*;
 
+mod trouble;
+
 thread_local! {
     static LAUNCHED: Cell<u32> = const { Cell::new(0) };
 }
@@ -134,7 +136,17 @@ async fn without_anything_to_do_a_helper_ends_after_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn a_helper_ends_when_its_server_or_its_folder_is_another() {
     type Change = fn(&Bench);
-    let changes: [(&str, Change); 4] = [
+    let changes: [(&str, Change); 6] = [
+        ("another directory is in its place", |bench| {
+            let data = bench.data_directory();
+            std::fs::rename(&data, data.with_extension("moved")).expect("moves");
+            std::fs::create_dir_all(&data).expect("a directory");
+            bench.write_run(RUN);
+        }),
+        ("the spool is elsewhere", |bench| {
+            let folder = bench.folder();
+            std::fs::rename(&folder, bench.directory.path().join("moved")).expect("moves");
+        }),
         ("the server has ended", |bench| {
             let path = bench.data_directory().join("postmaster.pid");
             std::fs::remove_file(path).expect("removes");
