@@ -7,6 +7,7 @@
 //! The decoder takes windows of up to 128 MiB, as those tools do.
 
 use std::io::{self, Read, Write};
+use std::sync::{Mutex, PoisonError};
 
 use ::zstd::bulk::Compressor;
 use ::zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder as Raw, Operation, OutBuffer};
@@ -67,10 +68,11 @@ impl Codec for Zstd {
         Some(Whole {
             bound: ::zstd::zstd_safe::compress_bound,
             compress: |plain, level, out| {
-                let mut raw = Compressor::new(INFO.number(level))?;
-                raw.set_parameter(CParameter::ChecksumFlag(true))?;
-                raw.set_parameter(CParameter::ContentSizeFlag(false))?;
-                raw.compress_to_buffer(plain, out)
+                let level = INFO.number(level);
+                let mut context = Context::of(level)?;
+                let size = context.0.compress_to_buffer(plain, out)?;
+                context.spare(level);
+                Ok(size)
             },
         })
     }
@@ -79,6 +81,39 @@ impl Codec for Zstd {
         let mut raw = Decoder::new()?;
         raw.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
         Ok(guard::decoding(Unpacker::new(Frames(raw), input)))
+    }
+}
+
+/// What the library works with, megabytes of tables: made once for a thread and not for
+/// each file.
+struct Context(Compressor<'static>);
+
+/// What no thread uses for now, with its level.
+static SPARE: Mutex<Vec<(i32, Context)>> = Mutex::new(Vec::new());
+
+/// No more are kept; they are for threads that compress at the same time.
+const MOST_SPARE: usize = 4;
+
+impl Context {
+    fn of(level: i32) -> io::Result<Self> {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = spare.iter().position(|(of, _)| *of == level);
+        if let Some(found) = found {
+            return Ok(spare.swap_remove(found).1);
+        }
+        drop(spare);
+        let mut raw = Compressor::new(level)?;
+        raw.set_parameter(CParameter::ChecksumFlag(true))?;
+        raw.set_parameter(CParameter::ContentSizeFlag(false))?;
+        Ok(Self(raw))
+    }
+
+    /// For the next file; not after a failure.
+    fn spare(self, level: i32) {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MOST_SPARE {
+            spare.push((level, self));
+        }
     }
 }
 

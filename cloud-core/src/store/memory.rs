@@ -84,6 +84,7 @@ impl MemoryStore {
                 tags: true,
                 bulk_delete: true,
                 locks: true,
+                wants_sha256: false,
             },
         };
         Self {

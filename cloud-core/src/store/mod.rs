@@ -60,7 +60,7 @@ pub use gcs::GcsStore;
 pub use identity::identity;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
-pub use payload::{Payload, Pieces};
+pub use payload::{Payload, Pieces, Sums};
 pub use registry::{OpenError, Opened, open};
 pub use retry::{Retry, RetryPolicy};
 #[cfg(feature = "aws")]
@@ -243,6 +243,9 @@ pub struct Abilities {
     pub bulk_delete: bool,
     /// Whether `head` can tell of locks.
     pub locks: bool,
+    /// Whether a `put` wants the SHA-256 of its body, as far as that is known before it:
+    /// who reads a file anyway spares the store reading it once more.
+    pub wants_sha256: bool,
 }
 
 /// Whether the bucket is there.

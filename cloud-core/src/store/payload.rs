@@ -28,12 +28,23 @@ enum Source {
     File(Arc<Stored>),
 }
 
+/// Checksums of a file that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sums {
+    /// CRC-32C.
+    pub crc32c: u32,
+    /// SHA-256, if it was made ([`Abilities::wants_sha256`]).
+    ///
+    /// [`Abilities::wants_sha256`]: super::Abilities
+    pub sha256: Option<[u8; 32]>,
+}
+
 /// A file, as it was when its checksum was made.
 #[derive(Debug)]
 struct Stored {
     file: File,
     size: u64,
-    crc32c: u32,
+    sums: Sums,
     /// Whether it was read and turned out to be something else.
     changed: AtomicBool,
 }
@@ -57,13 +68,13 @@ impl From<&'static str> for Payload {
 }
 
 impl Payload {
-    /// A file that was read already: `size` bytes with the CRC-32C `crc32c`. Where
+    /// A file that was read already: `size` bytes with these checksums. Where
     /// the file is read to or from otherwise does not matter.
-    pub fn of_file(file: File, size: u64, crc32c: u32) -> Self {
+    pub fn of_file(file: File, size: u64, sums: Sums) -> Self {
         Self(Source::File(Arc::new(Stored {
             file,
             size,
-            crc32c,
+            sums,
             changed: AtomicBool::new(false),
         })))
     }
@@ -80,7 +91,15 @@ impl Payload {
     pub fn crc32c(&self) -> u32 {
         match &self.0 {
             Source::Memory(bytes) => crc32c::crc32c(bytes),
-            Source::File(stored) => stored.crc32c,
+            Source::File(stored) => stored.sums.crc32c,
+        }
+    }
+
+    /// SHA-256 of a file, if it was made when that was read.
+    pub fn sha256(&self) -> Option<[u8; 32]> {
+        match &self.0 {
+            Source::Memory(_) => None,
+            Source::File(stored) => stored.sums.sha256,
         }
     }
 
@@ -206,7 +225,7 @@ impl Stored {
         // The allocator may have given more room than was asked for.
         piece.truncate(wanted);
         *crc32c = crc32c::crc32c_append(*crc32c, &piece);
-        if wanted == left && *crc32c != self.crc32c {
+        if wanted == left && *crc32c != self.sums.crc32c {
             return Err(self.changed());
         }
         Ok(piece.into())
@@ -233,7 +252,11 @@ mod tests {
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(content).expect("writes");
         let of = file.try_clone().expect("the same file");
-        let payload = Payload::of_file(of, content.len() as u64, crc32c::crc32c(content));
+        let sums = Sums {
+            crc32c: crc32c::crc32c(content),
+            sha256: None,
+        };
+        let payload = Payload::of_file(of, content.len() as u64, sums);
         (file, payload)
     }
 

@@ -50,7 +50,7 @@ pub(in crate::ops) struct Temporary {
     path: Option<PathBuf>,
     unnamed: bool,
     size: u64,
-    crc32c: u32,
+    crc32c: Option<u32>,
     head: Vec<u8>,
 }
 
@@ -74,7 +74,7 @@ impl Temporary {
                         path: Some(path),
                         unnamed: false,
                         size: 0,
-                        crc32c: 0,
+                        crc32c: None,
                         head: Vec::with_capacity(LONG_HEADER_LEN),
                     });
                 }
@@ -115,7 +115,7 @@ impl Temporary {
             path: None,
             unnamed: true,
             size: 0,
-            crc32c: 0,
+            crc32c: None,
             head: Vec::new(),
         })
     }
@@ -130,8 +130,14 @@ impl Temporary {
         self.size
     }
 
-    /// CRC-32C of the bytes written.
-    pub(in crate::ops) fn crc32c(&self) -> u32 {
+    /// The same file, with a checksum made of all that is written to it.
+    pub(in crate::ops) fn summed(mut self) -> Self {
+        self.crc32c = Some(0);
+        self
+    }
+
+    /// CRC-32C of the bytes written, if it was to be [made](Self::summed).
+    pub(in crate::ops) fn crc32c(&self) -> Option<u32> {
         self.crc32c
     }
 
@@ -196,7 +202,9 @@ impl Write for Temporary {
         let count = self.file.write(bytes)?;
         let written = &bytes[..count];
         self.size += count as u64;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, written);
+        if let Some(crc32c) = &mut self.crc32c {
+            *crc32c = crc32c::crc32c_append(*crc32c, written);
+        }
         let missing = LONG_HEADER_LEN - self.head.len();
         self.head.extend_from_slice(&written[..count.min(missing)]);
         Ok(count)

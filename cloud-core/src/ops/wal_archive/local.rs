@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
 use super::super::wal_object::data_directory_of;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::codec::{Codec, Encoder, Level, Whole};
 use crate::pgdata::{CONTROL_NAME, read_control};
-use crate::store::Payload;
+use crate::store::{Payload, Sums};
 use crate::wal::fit::{Fit, Misfit, judge};
 use crate::wal::page::{LONG_HEADER_LEN, SegmentIdentity};
 use crate::wal::{WalKind, WalName};
@@ -222,21 +223,35 @@ impl LocalFile {
         let plain = self.read_whole(cancel)?;
         let mut out = Pages::new((whole.bound)(plain.len())).map_err(failed)?;
         let length = (whole.compress)(&plain, level, &mut out).map_err(failed)?;
-        Ok(Bytes::copy_from_slice(&out[..length]))
+        out.truncate(length);
+        Ok(Bytes::from_owner(out))
     }
 
-    /// What a store gets that takes the file as it is. Reads it once.
-    pub(super) fn payload(&self, cancel: &CancellationToken) -> Result<Payload, LocalError> {
+    /// What a store gets that takes the file as it is, with its SHA-256 if that is
+    /// `wanted`. Reads it once.
+    pub(super) fn payload(
+        &self,
+        wanted: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Payload, LocalError> {
         let mut crc32c = 0;
+        let mut sha256 = wanted.then(Sha256::new);
         self.read(|bytes| {
             if cancel.is_cancelled() {
                 return Err(self.failed(interrupted()));
             }
             crc32c = crc32c::crc32c_append(crc32c, bytes);
+            if let Some(sha256) = &mut sha256 {
+                sha256.update(bytes);
+            }
             Ok(())
         })?;
         let file = self.file.try_clone().map_err(|error| self.failed(error))?;
-        Ok(Payload::of_file(file, self.size, crc32c))
+        let sums = Sums {
+            crc32c,
+            sha256: sha256.map(|sha256| sha256.finalize().into()),
+        };
+        Ok(Payload::of_file(file, self.size, sums))
     }
 
     /// The content. Reading into where it stays spares a copy.
@@ -311,6 +326,23 @@ fn interrupted() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_hashed_while_it_is_read_if_that_is_wanted() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("00000002.history");
+        let content = [7, 8].repeat(BUFFER);
+        std::fs::write(&path, &content).expect("writes");
+        let name = "00000002.history".parse().expect("a name");
+        let local = LocalFile::open(&path, &name).expect("opens");
+        for wanted in [false, true] {
+            let payload = local.payload(wanted, &CancellationToken::new());
+            let payload = payload.expect("reads");
+            assert_eq!(payload.crc32c(), crc32c::crc32c(&content));
+            let hash = wanted.then(|| Sha256::digest(&content).into());
+            assert_eq!(payload.sha256(), hash);
+        }
+    }
 
     #[test]
     fn a_file_that_changes_while_it_is_read_is_refused() {

@@ -46,6 +46,17 @@ impl Pages {
             size,
         })
     }
+
+    /// Leaves the first `size` bytes.
+    pub(super) fn truncate(&mut self, size: usize) {
+        self.size = self.size.min(size);
+    }
+}
+
+impl AsRef<[u8]> for Pages {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
 }
 
 impl Drop for Pages {
@@ -87,6 +98,10 @@ mod tests {
             let mut other = Pages::new(size).expect("memory is left");
             other.fill(8);
             assert!(pages.iter().all(|byte| *byte == 7), "they are not the same");
+            pages.truncate(3);
+            assert_eq!(pages.as_ref(), &[7; 3][..size.min(3)]);
+            pages.truncate(5);
+            assert_eq!(pages.len(), size.min(3), "it never grows");
         }
     }
 }

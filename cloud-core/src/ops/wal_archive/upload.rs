@@ -114,8 +114,9 @@ impl Upload<'_> {
 
     async fn send_whole(&self, how: AsAWhole, options: &PutOptions) -> Result<(), UploadError> {
         let (local, cancel, level) = (Arc::clone(self.local), self.cancel.clone(), self.level);
+        let sha256 = self.store.info().abilities.wants_sha256;
         let made = spawn_blocking(move || match how {
-            AsAWhole::FromTheFile => local.payload(&cancel),
+            AsAWhole::FromTheFile => local.payload(sha256, &cancel),
             AsAWhole::Compressed(whole) => local.compress(whole, level, &cancel).map(Payload::from),
         });
         let payload = join(made).await.map_err(|error| {

@@ -1,13 +1,12 @@
 //! One object, decoded and judged, in a temporary file.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::super::Ctx;
-use super::super::folder::{Place, Temporary};
+use super::super::folder::Temporary;
 use super::super::wal_object::{ObjectFailure, decode_object};
 use super::candidates::Candidate;
 use crate::store::{ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
@@ -54,22 +53,19 @@ pub(super) enum FetchFailure {
     Stopped,
 }
 
-/// Fetches `candidate`, which holds the file `name`, into a temporary file
-/// beside `destination`. Calls `found` once the store has begun to answer, on a thread
-/// that may block.
+/// Fetches `candidate`, which holds the file `name`, into the file that `open` gives
+/// once the store has begun to answer, on a thread that may block.
 pub(super) async fn fetch(
     ctx: &Ctx,
     store: &Arc<dyn ObjectStore>,
     candidate: &Candidate,
     name: &WalName,
     stop: &CancellationToken,
-    (place, destination): (Place, PathBuf),
-    found: impl FnOnce() + Send + 'static,
+    open: impl FnOnce() -> io::Result<Temporary> + Send + 'static,
 ) -> Result<Fetched, FetchFailure> {
     let open = move || {
-        found();
         Ok(Checked {
-            file: Temporary::beside(place, &destination)?,
+            file: open()?,
             records: RecordMeter::new(),
         })
     };

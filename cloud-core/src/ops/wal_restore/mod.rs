@@ -45,7 +45,7 @@ use self::server::Server;
 use self::spool::Spool;
 use self::wanted::Wanted;
 use self::window::{Fetcher, Window};
-use super::folder::{Lock, Place};
+use super::folder::{Lock, Place, Temporary};
 use super::wal_object::{data_directory_of, join};
 use super::{Ctx, OpError, OpErrorKind, chain};
 use crate::catalogue::layout::Layout;
@@ -424,7 +424,6 @@ impl Restoring<'_> {
     /// Fetches one object and gives it the name PostgreSQL waits for.
     async fn deliver(&self, candidate: &Candidate) -> Result<(), FetchFailure> {
         let destination = &self.request.destination;
-        let beside = (Place::Cwd, destination.clone());
         let (name, stop) = (&self.name, &self.stop);
         let key = &candidate.key;
         let suffix = candidate.codec.info().suffix;
@@ -439,8 +438,14 @@ impl Restoring<'_> {
             })
         });
         let begun = found.clone();
-        let begun = move || begun.iter().for_each(|found| found.tell(None));
-        let fetched = fetch(self.ctx, &self.store, candidate, name, stop, beside, begun).await?;
+        let beside = destination.clone();
+        let open = move || {
+            if let Some(found) = begun {
+                found.tell(None);
+            }
+            Temporary::beside(Place::Cwd, &beside)
+        };
+        let fetched = fetch(self.ctx, &self.store, candidate, name, stop, open).await?;
         let persisted = fetched.file.persist(&Place::Cwd, destination);
         persisted.map_err(FetchFailure::Local)?;
         match fetched.fit {

@@ -22,6 +22,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use super::super::folder::Temporary;
 use super::super::wal_object::join;
 use super::super::{Ctx, chain};
 use super::candidates::{Candidate, find};
@@ -132,8 +133,9 @@ impl Fetcher {
         candidate: &Candidate,
         stop: &CancellationToken,
     ) -> Result<Outcome, String> {
-        let into = (self.spool.temporary_place(), PathBuf::from(name.as_str()));
-        let fetched = fetch(&self.ctx, &self.store, candidate, name, stop, into, || ()).await;
+        let (place, destination) = (self.spool.temporary_place(), PathBuf::from(name.as_str()));
+        let open = move || Ok(Temporary::beside(place, &destination)?.summed());
+        let fetched = fetch(&self.ctx, &self.store, candidate, name, stop, open).await;
         let fetched = match fetched {
             Ok(fetched) => fetched,
             Err(FetchFailure::Stopped) => return Ok(Outcome::Stopped),
@@ -158,7 +160,10 @@ impl Fetcher {
             return Ok(Outcome::PassedOver);
         };
         let spool = Arc::clone(&self.spool);
-        let (name, key, crc32c) = (name.clone(), candidate.key.to_string(), file.crc32c());
+        let (name, key) = (name.clone(), candidate.key.to_string());
+        let Some(crc32c) = file.crc32c() else {
+            return Ok(Outcome::PassedOver);
+        };
         let published = join(spawn_blocking(move || {
             spool.publish(file, &name, |file| Record {
                 place: spool.place().to_owned(),

@@ -102,6 +102,7 @@ impl AzureStore {
                 tags: true,
                 bulk_delete: false,
                 locks: true,
+                wants_sha256: false,
             },
         };
         Self {

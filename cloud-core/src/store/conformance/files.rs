@@ -7,7 +7,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::{create, key, pattern, put, read};
 use crate::key::Prefix;
-use crate::store::{ObjectStore, Payload, PutOptions, StoreErrorKind, exists};
+use crate::store::{ObjectStore, Payload, PutOptions, StoreErrorKind, Sums, exists};
 
 /// A file in memory, without a name, and itself as a payload.
 fn file(content: &[u8]) -> (File, Payload) {
@@ -15,7 +15,11 @@ fn file(content: &[u8]) -> (File, Payload) {
     let mut file = File::from(made.expect("Linux has files in memory"));
     file.write_all(content).expect("memory is left");
     let same = file.try_clone().expect("it can be opened twice");
-    let payload = Payload::of_file(same, content.len() as u64, crc32c::crc32c(content));
+    let sums = Sums {
+        crc32c: crc32c::crc32c(content),
+        sha256: None,
+    };
+    let payload = Payload::of_file(same, content.len() as u64, sums);
     (file, payload)
 }
 

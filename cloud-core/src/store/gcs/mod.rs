@@ -96,6 +96,7 @@ impl GcsStore {
                 bulk_delete: false,
                 // The reference looks for locks on S3 alone.
                 locks: false,
+                wants_sha256: false,
             },
         };
         Self {

@@ -76,6 +76,7 @@ impl LocalStore {
                 tags: false,
                 bulk_delete: false,
                 locks: false,
+                wants_sha256: false,
             },
         };
         Self {

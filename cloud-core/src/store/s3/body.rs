@@ -57,17 +57,22 @@ impl Body for Sending {
 pub(super) struct SignedAs(String);
 
 impl SignedAs {
-    /// For a body that the SDK does not hash; reads it.
+    /// For a body that the SDK does not hash; reads it, unless it was hashed before.
     pub(super) fn of(payload: &Payload) -> io::Result<Option<Self>> {
         if payload.in_memory().is_some() {
             return Ok(None);
         }
-        let mut digest = Sha256::new();
-        for piece in payload.pieces() {
-            digest.update(piece?);
-        }
+        let hash = if let Some(hash) = payload.sha256() {
+            hash
+        } else {
+            let mut digest = Sha256::new();
+            for piece in payload.pieces() {
+                digest.update(piece?);
+            }
+            digest.finalize().into()
+        };
         let mut text = String::new();
-        for byte in digest.finalize() {
+        for byte in hash {
             write!(text, "{byte:02x}").map_err(io::Error::other)?;
         }
         Ok(Some(Self(text)))

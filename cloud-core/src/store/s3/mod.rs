@@ -122,6 +122,7 @@ impl S3Store {
                 tags: true,
                 bulk_delete: true,
                 locks: true,
+                wants_sha256: signs_bodies(config),
             },
         };
         Self {
@@ -136,6 +137,13 @@ impl S3Store {
             }),
         }
     }
+}
+
+/// Whether the SHA-256 of bodies will be part of the signatures, as far as the options
+/// tell: where TLS does not protect them.
+fn signs_bodies(config: &StoreConfig) -> bool {
+    let endpoint = config.endpoint_url.as_deref();
+    endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"))
 }
 
 impl Inner {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::store::Sums;
 
 #[test]
 fn a_write_is_one_plain_request_with_a_checksum_header() {
@@ -16,11 +17,46 @@ fn so_is_the_write_of_a_file() {
     alone(|| async { is_one_plain_request_with_a_checksum_header(file()).await });
 }
 
+/// Whoever read the file has made it already.
+#[test]
+fn so_is_that_of_a_file_with_a_hash() {
+    let sha256 = Some(Sha256::digest(&BODY).into());
+    alone(move || async move {
+        is_one_plain_request_with_a_checksum_header(file_with(sha256)).await;
+    });
+}
+
+/// It is taken, and not made again.
+#[test]
+fn a_hash_that_is_there_is_what_is_signed() {
+    alone(|| async {
+        let server = Server::start(|_| written());
+        let store = store(&server);
+        assert!(store.info().abilities.wants_sha256, "over plain HTTP");
+        let (key, options) = (key(), PutOptions::default());
+        let put = store.put(&key, file_with(Some([0xab; 32])), &options);
+        put.await.unwrap();
+        let signed = "ab".repeat(32);
+        assert_eq!(
+            server.request().header("x-amz-content-sha256"),
+            Some(&*signed)
+        );
+    });
+}
+
 /// [`BODY`] in a file.
 fn file() -> Payload {
+    file_with(None)
+}
+
+fn file_with(sha256: Option<[u8; 32]>) -> Payload {
     let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, &BODY).unwrap();
-    Payload::of_file(file, BODY.len() as u64, crc32c::crc32c(&BODY))
+    let sums = Sums {
+        crc32c: crc32c::crc32c(&BODY),
+        sha256,
+    };
+    Payload::of_file(file, BODY.len() as u64, sums)
 }
 
 async fn is_one_plain_request_with_a_checksum_header(body: Payload) {
