@@ -61,6 +61,12 @@ class Bench:
             self.mark(folder, name)
         return folder
 
+    def warm(self, names):
+        """Has the segments in memory, as PostgreSQL leaves them: they were written a moment
+        ago. A system that is short of memory, or tidies it, may have let them go."""
+        for name in names:
+            (self.wal / "wal" / name).read_bytes()
+
     def mark(self, folder, name):
         (folder / "pg_wal/archive_status" / f"{name}.ready").touch()
 
@@ -124,6 +130,7 @@ def single(bench):
                 os.link(bench.wal / "wal" / name, source / "pg_wal" / name)
                 bench.mark(source, name)
                 tool.begin(place, buckets[tool.name], source, zstd=False)
+                bench.warm([name])
                 archived = bench.calls(place, tool, "archive", source)
                 tool.begin(place, buckets[tool.name], target, zstd=False)
                 restored = bench.calls(place, tool, "restore", target, name, 1, 0)
@@ -206,6 +213,7 @@ def floor(bench):
     files = [str(bench.wal / "wal" / name) for name in bench.segments]
     folder = bench.world.certificates
     count = os.cpu_count()
+    bench.warm(bench.segments)
     program = [bench.world.binaries / "wal_floor", "4", folder / "ca.pem", folder / "tls.pem", folder / "tls.key"]
     begin = time.perf_counter()
     running = [
@@ -237,6 +245,7 @@ def backlog(bench):
             names = bench.segments if ahead else bench.serial
             source = bench.cluster(bench.disk / tool.name, names)
             tool.begin(place, bench.bucket(), source, True, bench.spool(bench.disk / tool.name), ahead)
+            bench.warm(names)
             record = bench.calls(place, tool, "archive", source)
             bench.check_stored(place, tool, names)
             place.drop(tool.bucket)
