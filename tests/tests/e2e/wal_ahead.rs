@@ -6,10 +6,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use e2e::{
-    Bucket, Cluster, Fault, FaultProxy, PgBin, Place, Recovery, Rule, Running, S3Server, ShutDown,
-    Tool, Workspace, WriteLoad, of_sample_or_whole, segment_moved_to, wait_until,
+    Bucket, Cluster, Fault, FaultProxy, PgBin, Place, Process, Recovery, Rule, Running, S3Server,
+    ShutDown, Tool, Workspace, WriteLoad, of_sample_or_whole, segment_moved_to, wait_until,
 };
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 
 const TOOL: &str = "barman-cloud-wal-archive";
 
@@ -367,8 +367,8 @@ fn a_server_that_archives_ahead_under_load_comes_back_whole() {
     let mut killed = 0;
     while killed < of_sample_or_whole(6, 60) {
         switch(4);
-        let archiver = wait_until("an archiver", || archiver_of(&primary));
-        killed += usize::from(kill_process(archiver, Signal::KILL).is_ok());
+        let archiver = wait_until("an archiver", || Process::of_wal_tool(&primary));
+        killed += usize::from(archiver.signal(Signal::KILL));
     }
     load.stop();
     proxy.clear();
@@ -401,14 +401,6 @@ fn assert_each_written_once(proxy: &FaultProxy) {
     }
     assert!(writes.len() > 30, "{writes:?}");
     assert!(writes.values().all(|count| *count == 1), "{writes:?}");
-}
-
-/// The process of the tool that the server runs now.
-fn archiver_of(cluster: &Cluster) -> Option<rustix::process::Pid> {
-    cluster.processes().into_iter().find(|pid| {
-        let path = format!("/proc/{}/comm", pid.as_raw_nonzero());
-        fs::read_to_string(path).is_ok_and(|name| name.starts_with("barman-cloud-wa"))
-    })
 }
 
 /// What PostgreSQL takes for archived is in the archive.

@@ -7,105 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use e2e::{
-    Bucket, Cluster, FaultProxy, PgBin, Place, Recovery, S3Server, ShutDown, Workspace,
-    of_sample_or_whole, wait_until,
+    Cluster, FaultProxy, LongArchive, PgBin, Process, Recovery, S3Server, ShutDown, Workspace,
+    segment_in, wait_until,
 };
-use rustix::process::{Pid, Signal, kill_process};
-
-const TOOL: &str = "barman-cloud-wal-restore";
-
-/// A base backup in a bucket, and the WAL of a server that went on writing.
-struct Scene<'w> {
-    bin: PgBin,
-    workspace: &'w Workspace,
-    bucket: &'w Bucket<'w>,
-    place: Place<'w>,
-    /// What is to come back.
-    digest: String,
-}
-
-impl<'w> Scene<'w> {
-    /// With segments of `mib` MiB, at least `segments` of them.
-    fn new(
-        bin: PgBin,
-        workspace: &'w Workspace,
-        bucket: &'w Bucket<'w>,
-        mib: u32,
-        segments: u32,
-    ) -> Self {
-        let place = Place::in_bucket(workspace, bucket, "p");
-        let size = format!("--wal-segsize={mib}");
-        let mut primary = Cluster::create(&bin, workspace, "primary", &[&size]);
-        primary.configure("min_wal_size", &format!("{}MB", 4 * mib));
-        primary.configure("max_wal_size", &format!("{}MB", 64.max(8 * mib)));
-        primary.archive_into(workspace, place.url(), "main", "--zstd --parallel=8");
-        primary.set_environment(place.environment());
-        primary.start();
-        let backup = place.backup(&primary, "postgres").run();
-        assert_eq!(backup.code(), Some(0), "{backup}");
-        write(&primary, segments);
-        let digest = primary.session().digest();
-        primary.archive_everything();
-        primary.stop(ShutDown::Fast);
-        Self {
-            bin,
-            workspace,
-            bucket,
-            place,
-            digest,
-        }
-    }
-
-    /// The backup, restored into folder `name` and made to recover through `proxy`.
-    fn restored(&self, name: &str, until: &Recovery<'_>, proxy: &FaultProxy) -> Cluster {
-        let mut cluster = self.place.restored(&self.bin, name, until);
-        cluster.recover_with(&self.command(), until);
-        cluster.set_environment(&self.bucket.environment_through(proxy));
-        cluster
-    }
-
-    fn command(&self) -> String {
-        let (tool, spool) = (self.workspace.bin(TOOL), self.workspace.path("spool"));
-        format!(
-            "{} --parallel=8 --spool-dir={} {} main %f %p",
-            tool.display(),
-            spool.display(),
-            self.place.url()
-        )
-    }
-
-    fn assert_is_back(&self, cluster: &Cluster) {
-        let session = cluster.session();
-        assert_eq!(session.digest(), self.digest);
-        session.read_every_table();
-    }
-
-    /// The names of the segments in the archive.
-    fn archived(&self) -> BTreeSet<String> {
-        let keys = self.bucket.keys("p/main/wals/").into_iter();
-        keys.filter_map(|key| segment_in(&key)).collect()
-    }
-}
-
-fn write(primary: &Cluster, segments: u32) {
-    let session = primary.session();
-    session.run("CREATE TABLE t (n int, text text)");
-    for segment in 0..segments {
-        session.run(&format!(
-            "INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 1000) n; \
-             INSERT INTO t VALUES ({segment}, 'last'); SELECT pg_switch_wal()"
-        ));
-    }
-}
-
-/// The segment that a text names, if it names one.
-fn segment_in(text: &str) -> Option<String> {
-    let base = text.rsplit('/').next()?.rsplit("%2F").next()?;
-    let name = base.get(..24)?;
-    let hex = |c: u8| c.is_ascii_digit() || (b'A'..=b'F').contains(&c);
-    let whole = !base[24..].starts_with('.') || base[24..].starts_with(".zst");
-    (name.bytes().all(hex) && whole).then(|| name.to_owned())
-}
 
 /// How often each segment was read, and how often each was looked for in a listing.
 fn requests(proxy: &FaultProxy) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
@@ -140,27 +44,6 @@ fn more_than_once(reads: &BTreeMap<String, usize>, archived: &BTreeSet<String>) 
     more.map(|(name, _)| name.clone()).collect()
 }
 
-/// The helpers that were started from this workspace.
-fn helpers(workspace: &Workspace) -> Vec<Pid> {
-    let mine = workspace.root().to_string_lossy().into_owned();
-    let all = fs::read_dir("/proc").expect("Linux has it").flatten();
-    all.filter_map(|entry| {
-        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-        let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let ours = comm.trim() == "wal-prefetch" && String::from_utf8_lossy(&line).contains(&mine);
-        ours.then_some(pid)
-    })
-    .collect()
-}
-
-/// Field `number` of a process's status, counted from 1 as in its manual.
-fn status(pid: Pid, number: usize) -> Option<i32> {
-    let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    let fields = text.rsplit_once(") ")?.1;
-    fields.split(' ').nth(number.checked_sub(3)?)?.parse().ok()
-}
-
 #[test]
 fn each_segment_is_asked_for_once() {
     for (mib, segments) in [(1, 40), (64, 6)] {
@@ -169,12 +52,12 @@ fn each_segment_is_asked_for_once() {
         let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
             return;
         };
-        let scene = Scene::new(bin, &workspace, &bucket, mib, segments);
+        let scene = LongArchive::new(bin, &workspace, &bucket, mib, segments);
         let proxy = FaultProxy::start(bucket.endpoint());
-        let mut back = scene.restored("back", &Recovery::Latest, &proxy);
+        let mut back = scene.restored("back", &Recovery::Latest, Some(&proxy));
         back.start_and_recover();
         scene.assert_is_back(&back);
-        let archived = scene.archived();
+        let archived = scene.segments();
         let (reads, listings) = requests(&proxy);
         let replayed = reads.keys().filter(|name| archived.contains(*name)).count();
         assert!(replayed >= segments as usize, "{reads:?}");
@@ -187,9 +70,7 @@ fn each_segment_is_asked_for_once() {
         let listed: usize = listed.map(|(_, count)| count).sum();
         assert!(listed <= 1, "{listings:?}");
         back.stop(ShutDown::Fast);
-        wait_until("the helper to end", || {
-            helpers(&workspace).is_empty().then_some(())
-        });
+        Process::wait_for_helpers(&workspace);
     }
 }
 
@@ -200,9 +81,9 @@ fn the_helper_has_nothing_of_postgresql() {
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
         return;
     };
-    let scene = Scene::new(bin, &workspace, &bucket, 1, 30);
+    let scene = LongArchive::new(bin, &workspace, &bucket, 1, 30);
     let proxy = FaultProxy::start(bucket.endpoint());
-    let mut standby = scene.restored("back", &Recovery::Standby, &proxy);
+    let mut standby = scene.restored("back", &Recovery::Standby, Some(&proxy));
     // Held back, so that there is a helper to look at.
     proxy.add(
         &e2e::Rule::new(&e2e::Fault::Hold)
@@ -210,33 +91,32 @@ fn the_helper_has_nothing_of_postgresql() {
             .skip(4),
     );
     standby.launch();
-    let helper = wait_until("a helper", || helpers(&workspace).first().copied());
-    let of = |what: &str| format!("/proc/{}/{what}", helper.as_raw_nonzero());
+    let helper = wait_until("a helper", || Process::helpers(&workspace).first().copied());
     wait_until("a session of its own", || {
-        (status(helper, 6) == Some(helper.as_raw_nonzero().get())).then_some(())
+        (helper.session() == Some(helper.pid())).then_some(())
     });
     wait_until("another place", || {
-        (fs::read_link(of("cwd")).ok()? == Path::new("/")).then_some(())
+        (fs::read_link(helper.path("cwd")).ok()? == Path::new("/")).then_some(())
     });
     let parent = wait_until("the end of the call that started it", || {
-        let parent = Pid::from_raw(status(helper, 4)?)?;
-        let name = fs::read_to_string(format!("/proc/{}/comm", parent.as_raw_nonzero())).ok()?;
-        (!name.starts_with("barman-cloud") && !name.starts_with("sh")).then_some(name)
+        let name = helper.parent()?.name();
+        let gone = !name.is_empty() && !name.starts_with("barman-cloud") && name != "sh";
+        gone.then_some(name)
     });
     assert!(!parent.contains("postgres"), "its parent is {parent}");
     let data = workspace.path("back");
     let pipes: BTreeSet<_> = standby
         .processes()
         .into_iter()
-        .flat_map(open_files)
+        .flat_map(|pid| Process::new(pid).open_files())
         .collect();
-    for file in open_files(helper) {
+    for file in helper.open_files() {
         let odd = file.starts_with(&data) || file.to_string_lossy().starts_with("pipe:");
         assert!(!odd || !pipes.contains(&file), "it has {}", file.display());
         assert!(!file.starts_with(&data), "it has {}", file.display());
     }
     for stream in 0..3 {
-        let leads_to = fs::read_link(of(&format!("fd/{stream}"))).unwrap();
+        let leads_to = fs::read_link(helper.path(&format!("fd/{stream}"))).unwrap();
         assert_eq!(leads_to, Path::new("/dev/null"), "{stream}");
     }
     proxy.clear();
@@ -247,58 +127,7 @@ fn the_helper_has_nothing_of_postgresql() {
         (session.try_rows(sql).ok()?[0][0] == "30").then_some(())
     });
     standby.stop(ShutDown::Fast);
-    wait_until("the helper to end", || {
-        helpers(&workspace).is_empty().then_some(())
-    });
-}
-
-fn open_files(pid: Pid) -> Vec<std::path::PathBuf> {
-    let folder = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
-    let entries = folder.into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .collect()
-}
-
-#[test]
-fn helpers_that_are_killed_are_in_nobodys_way() {
-    let Some(bin) = PgBin::find() else { return };
-    let workspace = Workspace::new();
-    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
-        return;
-    };
-    let scene = Scene::new(bin, &workspace, &bucket, 1, 60);
-    let mut random = fastrand::Rng::with_seed(8);
-    for round in 0..of_sample_or_whole(2, 20) {
-        let proxy = FaultProxy::start(bucket.endpoint());
-        let mut back = scene.restored(&format!("back{round}"), &Recovery::Latest, &proxy);
-        let over = AtomicBool::new(false);
-        let killed = std::thread::scope(|scope| {
-            let killer = scope.spawn(|| {
-                let mut killed = 0;
-                while !over.load(Ordering::Relaxed) {
-                    for helper in helpers(&workspace) {
-                        std::thread::park_timeout(std::time::Duration::from_millis(
-                            random.u64(0..30),
-                        ));
-                        killed += usize::from(kill_process(helper, Signal::KILL).is_ok());
-                    }
-                }
-                killed
-            });
-            back.start_and_recover();
-            over.store(true, Ordering::Relaxed);
-            killer.join().expect("no panic")
-        });
-        assert!(killed > 0, "no helper was met");
-        scene.assert_is_back(&back);
-        assert!(
-            !back.log_text().contains("reinitializing"),
-            "{}",
-            back.log_text()
-        );
-        back.stop(ShutDown::Fast);
-    }
+    Process::wait_for_helpers(&workspace);
 }
 
 #[test]
@@ -308,12 +137,12 @@ fn two_standbys_share_a_spool_and_nothing_in_it() {
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
         return;
     };
-    let scene = Scene::new(bin, &workspace, &bucket, 1, 30);
+    let scene = LongArchive::new(bin, &workspace, &bucket, 1, 30);
     let proxies = [0, 1].map(|_| FaultProxy::start(bucket.endpoint()));
     let mut clusters: Vec<Cluster> = proxies
         .iter()
         .zip(["one", "two"])
-        .map(|(proxy, name)| scene.restored(name, &Recovery::Latest, proxy))
+        .map(|(proxy, name)| scene.restored(name, &Recovery::Latest, Some(proxy)))
         .collect();
     for cluster in &mut clusters {
         cluster.launch();
@@ -322,7 +151,7 @@ fn two_standbys_share_a_spool_and_nothing_in_it() {
         cluster.wait_for_recovery();
         scene.assert_is_back(cluster);
         let (reads, _) = requests(proxy);
-        let archived = scene.archived();
+        let archived = scene.segments();
         let replayed = reads.keys().filter(|name| archived.contains(*name));
         assert!(replayed.count() >= 30, "{reads:?}");
         assert_eq!(more_than_once(&reads, &archived), [""; 0], "{reads:?}");
@@ -338,9 +167,9 @@ fn what_an_earlier_recovery_left_is_not_replayed() {
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
         return;
     };
-    let scene = Scene::new(bin.clone(), &workspace, &bucket, 1, 30);
+    let scene = LongArchive::new(bin.clone(), &workspace, &bucket, 1, 30);
     let proxy = FaultProxy::start(bucket.endpoint());
-    let mut back = scene.restored("back", &Recovery::Latest, &proxy);
+    let mut back = scene.restored("back", &Recovery::Latest, Some(&proxy));
     back.launch();
     wait_until("some of it", || {
         (requests(&proxy).0.len() > 12).then_some(())
@@ -356,8 +185,8 @@ fn what_an_earlier_recovery_left_is_not_replayed() {
     for folder in ["primary", "primary.socket", "back", "back.socket"] {
         fs::remove_dir_all(workspace.path(folder)).unwrap();
     }
-    let scene = Scene::new(bin, &workspace, &bucket, 1, 35);
-    let mut back = scene.restored("back", &Recovery::Latest, &proxy);
+    let scene = LongArchive::new(bin, &workspace, &bucket, 1, 35);
+    let mut back = scene.restored("back", &Recovery::Latest, Some(&proxy));
     back.start_and_recover();
     scene.assert_is_back(&back);
 }
@@ -369,32 +198,32 @@ fn the_helper_follows_to_another_timeline() {
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
         return;
     };
-    let mut scene = Scene::new(bin, &workspace, &bucket, 1, 20);
+    let mut scene = LongArchive::new(bin, &workspace, &bucket, 1, 20);
     let proxy = FaultProxy::start(bucket.endpoint());
-    let mut second = scene.restored("second", &Recovery::Latest, &proxy);
+    let mut second = scene.restored("second", &Recovery::Latest, Some(&proxy));
     second.start_and_recover();
     let archive = workspace.bin("barman-cloud-wal-archive");
-    let (archive, url) = (archive.display(), scene.place.url());
+    let (archive, url) = (archive.display(), scene.place().url());
     second.session().run("ALTER SYSTEM SET archive_mode = 'on'");
     second.session().run(&format!(
         "ALTER SYSTEM SET archive_command = '{archive} --zstd {url} main %p'"
     ));
     second.stop(ShutDown::Fast);
     // Made while nothing was archived.
-    let history = scene.place.tool("barman-cloud-wal-archive");
+    let history = scene.place().tool("barman-cloud-wal-archive");
     history
-        .args([scene.place.url(), "main"])
+        .args([scene.place().url(), "main"])
         .arg(workspace.path("second/pg_wal/00000002.history"))
         .succeed();
     second.start();
     second.session().run("DROP TABLE t");
-    write(&second, 20);
-    scene.digest = second.session().digest();
+    LongArchive::write(&second, 20);
+    scene.set_digest(second.session().digest());
     second.archive_everything();
     second.stop(ShutDown::Fast);
 
     let proxy = FaultProxy::start(bucket.endpoint());
-    let mut third = scene.restored("third", &Recovery::Latest, &proxy);
+    let mut third = scene.restored("third", &Recovery::Latest, Some(&proxy));
     third.start_and_recover();
     scene.assert_is_back(&third);
     let (reads, _) = requests(&proxy);
@@ -405,7 +234,7 @@ fn the_helper_follows_to_another_timeline() {
             .count()
     };
     assert!(of("00000001") > 15 && of("00000002") > 15, "{reads:?}");
-    let archived = scene.archived();
+    let archived = scene.segments();
     assert_eq!(more_than_once(&reads, &archived), [""; 0], "{reads:?}");
 }
 
@@ -420,16 +249,16 @@ fn there_is_no_helper_where_postgresql_is_the_first_process() {
     if !Cluster::can_be_first_process() {
         return;
     }
-    let scene = Scene::new(bin, &workspace, &bucket, 1, 40);
+    let scene = LongArchive::new(bin, &workspace, &bucket, 1, 40);
     let proxy = FaultProxy::start(bucket.endpoint());
-    let mut standby = scene.restored("back", &Recovery::Standby, &proxy);
+    let mut standby = scene.restored("back", &Recovery::Standby, Some(&proxy));
     standby.be_first_process();
     let over = AtomicBool::new(false);
     let seen = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut seen = 0;
             while !over.load(Ordering::Relaxed) {
-                seen += helpers(&workspace).len();
+                seen += Process::helpers(&workspace).len();
                 std::thread::yield_now();
             }
             seen
@@ -449,7 +278,7 @@ fn there_is_no_helper_where_postgresql_is_the_first_process() {
     assert!(!log.contains("reinitializing"), "{log}");
     // And yet most segments were there before they were asked for.
     let (reads, listings) = requests(&proxy);
-    let archived = scene.archived();
+    let archived = scene.segments();
     assert_eq!(more_than_once(&reads, &archived), [""; 0], "{reads:?}");
     let listed = listings
         .keys()

@@ -11,4 +11,5 @@ mod objects;
 mod store;
 mod together;
 mod wal_again;
+mod wal_kills;
 mod wal_races;

@@ -1,9 +1,10 @@
 //! A restore command in the hands of a server that ends, or is promoted.
 
 use e2e::{
-    Cluster, Fault, PgBin, Recovery, Row, Rule, S3Server, Section, ShutDown, Workspace, wait_until,
+    Cluster, Fault, PgBin, Process, Recovery, Row, Rule, S3Server, Section, ShutDown, Workspace,
+    wait_until,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::scene::Scene;
 
@@ -23,16 +24,6 @@ fn restored(scene: &Scene<'_>, name: &str, until: &Recovery<'_>) -> (Cluster, St
     cluster.recover_with(&command, until);
     cluster.set_environment(&scene.bucket.environment_through(&scene.proxy));
     (cluster, digest)
-}
-
-/// The process of the tool that the server runs now.
-fn tool_of(cluster: &Cluster) -> Pid {
-    wait_until("the tool", || {
-        cluster.processes().into_iter().find(|pid| {
-            let path = format!("/proc/{}/comm", pid.as_raw_nonzero());
-            std::fs::read_to_string(path).is_ok_and(|name| name.starts_with("barman-cloud-wa"))
-        })
-    })
 }
 
 #[test]
@@ -78,7 +69,8 @@ fn a_recovery_whose_restore_command_is_ended() {
         match signal {
             None => cluster.stop(ShutDown::Fast),
             Some(signal) => {
-                kill_process(tool_of(&cluster), signal).unwrap();
+                let tool = wait_until("the tool", || Process::of_wal_tool(&cluster));
+                assert!(tool.signal(signal), "it waits for its answer");
                 cluster.wait_for_end();
             }
         }
