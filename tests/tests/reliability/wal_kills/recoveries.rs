@@ -1,6 +1,7 @@
 //! Helpers that fetch ahead, and calls that restore, killed while a server recovers.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use e2e::{
 };
 use rustix::process::Signal;
 
-use super::scene::{Over, spooled};
+use super::scene::{Over, UNFINISHED, name_of, spooled};
 
 /// The most that a folder of the spool may hold: seven segments ahead, the one that is
 /// taken just now, what is under way of a helper, and what the helper before left of
@@ -21,8 +22,15 @@ fn segments() -> u32 {
     of_sample_or_whole(60, 150)
 }
 
-fn is_of_segment(name: &str) -> bool {
-    name.len() == 24 || name.starts_with(".barman-cloud-")
+/// The segments in the spool, and what is to become some.
+fn parts(workspace: &Workspace) -> Vec<PathBuf> {
+    let files = spooled(&workspace.path("spool")).into_iter();
+    files
+        .filter(|file| {
+            let name = name_of(file);
+            name.len() == 24 || name.starts_with(UNFINISHED)
+        })
+        .collect()
 }
 
 /// Kills helpers until `over`, but no more than `most`; gives their number, and the most
@@ -34,7 +42,6 @@ fn kill_helpers(
     random: &mut fastrand::Rng,
 ) -> (u64, usize) {
     let (mut killed, mut seen) = (0, 0);
-    let spool = workspace.path("spool");
     while !over.load(Ordering::Relaxed) {
         if killed < most {
             for helper in Process::helpers(workspace) {
@@ -42,8 +49,7 @@ fn kill_helpers(
                 killed += u64::from(helper.kill_midway());
             }
         }
-        let files = spooled(&spool);
-        seen = seen.max(files.iter().filter(|name| is_of_segment(name)).count());
+        seen = seen.max(parts(workspace).len());
         std::thread::park_timeout(Duration::from_millis(1));
     }
     (killed, seen)
@@ -83,14 +89,12 @@ fn helpers_of_a_recovery() {
         });
         scene.assert_is_back(&back);
         assert!(seen <= MOST_SPOOLED, "{seen} files in the spool");
-        assert!(killed > 0, "no helper was met");
         let log = back.log_text();
+        assert!(killed > 0, "no helper was met: {log}");
         assert!(!log.contains("reinitializing"), "{log}");
         Process::wait_for_helpers(&workspace);
         if killed == most {
-            let left = spooled(&workspace.path("spool"));
-            let parts = left.iter().filter(|name| is_of_segment(name));
-            assert_eq!(parts.collect::<Vec<_>>(), [""; 0], "{left:?}");
+            assert_eq!(parts(&workspace), [""; 0].map(PathBuf::from));
         }
         back.stop(ShutDown::Fast);
         fs::remove_dir_all(back.pgdata()).unwrap();

@@ -1,10 +1,11 @@
 //! A server under load, and a witness of what it was told to be archived.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use e2e::{
     Bucket, Cluster, PgBin, Place, Process, Recovery, Session, ShutDown, Workspace, sha256_of_bytes,
@@ -101,14 +102,9 @@ impl<'w> Scene<'w> {
 
     /// Whether there is a note that the archive has this file.
     pub(super) fn is_noted(&self, name: &str) -> bool {
-        self.spooled()
-            .iter()
-            .any(|file| file == &format!("{name}.note"))
-    }
-
-    /// What lies in the folders of the spool.
-    pub(super) fn spooled(&self) -> Vec<String> {
-        spooled(&self.workspace.path("spool"))
+        let note = format!("{name}.note");
+        let files = spooled(&self.workspace.path("spool"));
+        files.iter().any(|file| name_of(file) == note)
     }
 
     /// Asserts that nothing that was said to be archived is missing or different, and
@@ -136,9 +132,7 @@ impl<'w> Scene<'w> {
         }
         assert_eq!(objects, BTreeMap::new(), "said to be archived, and missing");
         assert_eq!(self.bucket.uploads(), [""; 0]);
-        let left = self.spooled();
-        let locks = left.iter().filter(|name| !name.contains(".note"));
-        assert_eq!(locks.collect::<Vec<_>>(), [""; 0], "left by killed calls");
+        self.assert_cleans_up();
 
         self.cluster.stop(ShutDown::Immediate);
         let mut back = self.place.restored(self.bin, "back", &Recovery::Latest);
@@ -154,6 +148,24 @@ impl<'w> Scene<'w> {
         back.session().read_every_table();
         back.stop(ShutDown::Fast);
         Process::wait_for_helpers(self.workspace);
+    }
+
+    /// A note that a killed call was writing goes with the first call after an hour;
+    /// nothing else is left but notes.
+    fn assert_cleans_up(&self) {
+        let left = || -> Vec<PathBuf> {
+            let files = spooled(&self.workspace.path("spool")).into_iter();
+            files
+                .filter(|file| !name_of(file).contains(".note"))
+                .collect()
+        };
+        let then = SystemTime::now() - Duration::from_hours(1);
+        for file in left() {
+            assert!(name_of(&file).starts_with(UNFINISHED), "{file:?} is left");
+            File::open(&file).unwrap().set_modified(then).unwrap();
+        }
+        self.cluster.archive_everything();
+        assert_eq!(left(), [""; 0].map(PathBuf::from));
     }
 
     /// What PostgreSQL believes is no more than what the tool said.
@@ -181,13 +193,21 @@ impl Drop for Over<'_> {
     }
 }
 
-/// The names of the files in all folders of a spool.
-pub(super) fn spooled(spool: &Path) -> Vec<String> {
+/// How the names of files begin that are not whole yet.
+pub(super) const UNFINISHED: &str = ".barman-cloud-";
+
+/// The files in all folders of a spool.
+pub(super) fn spooled(spool: &Path) -> Vec<PathBuf> {
     let in_dir = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
     in_dir(spool.to_path_buf())
         .flat_map(|folder| in_dir(folder.path()))
-        .map(|file| file.file_name().to_string_lossy().into_owned())
+        .map(|file| file.path())
         .collect()
+}
+
+/// The last part of a path.
+pub(super) fn name_of(file: &Path) -> &str {
+    file.file_name().and_then(OsStr::to_str).unwrap_or_default()
 }
 
 /// One transaction of several kinds of change, some WAL that cannot be made smaller, and
