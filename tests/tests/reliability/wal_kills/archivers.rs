@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{PgBin, Process, Row, S3Server, Section, Workspace, of_sample_or_whole, wait_until};
 use rustix::process::{Signal, kill_process_group};
 
+use super::say;
 use super::scene::{Over, Scene};
 
 /// How far a call has come.
@@ -40,6 +41,7 @@ const FOUND: &str = "each file that PostgreSQL was told to be archived is in the
 /// Runs a server that archives with `options` under load, kills `count` of its archivers,
 /// and checks that nothing is lost: only then the kills count.
 fn killed(options: &str, phases: &[Phase], victims: bool, count: u32, seed: u64) -> Option<Kills> {
+    let begun = Instant::now();
     let bin = PgBin::find()?;
     let workspace = Workspace::new();
     let bucket = S3Server::CephPlain.bucket(&workspace)?;
@@ -50,7 +52,15 @@ fn killed(options: &str, phases: &[Phase], victims: bool, count: u32, seed: u64)
         let _over = Over(&over);
         kill(&scene, phases, victims, count, seed)
     });
-    scene.assert_whole();
+    let (files, bytes) = scene.assert_whole();
+    let killed: u64 = kills.values().sum();
+    let stored = kills.iter().filter(|((_, at), _)| *at >= Phase::Stored);
+    let stored: u64 = stored.map(|(_, times)| times).sum();
+    let done = format!(
+        "{options}: {killed} kills, {stored} of them with the requested file in the store; \
+         {files} files were said to be archived, and are, {bytes} bytes"
+    );
+    say(&done, begun);
     Some(kills)
 }
 

@@ -2,13 +2,14 @@
 //! and so the parent of whatever they would leave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
     Cluster, LongArchive, PgBin, Process, Recovery, Row, S3Server, Section, ShutDown, Workspace,
     of_sample_or_whole, wait_until,
 };
 
+use super::say;
 use super::scene::Over;
 
 /// Kills calls at random moments until `over` or until there were `most`; gives their
@@ -37,6 +38,7 @@ fn kill_calls(
 /// ends its sessions if it is killed.
 #[test]
 fn calls_of_a_standby_that_is_the_first_process() {
+    let begun = Instant::now();
     let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
@@ -86,5 +88,10 @@ fn calls_of_a_standby_that_is_the_first_process() {
     drop(session);
     standby.stop(ShutDown::Fast);
     (0..killed).for_each(|_| row.lived_through());
+    let segments = scene.segments().len();
+    say(
+        &format!("{killed} kills in a recovery from {segments} segments of 1 MiB"),
+        begun,
+    );
     row.finish();
 }

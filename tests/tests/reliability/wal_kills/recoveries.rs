@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
     Cluster, LongArchive, PgBin, Process, Recovery, Row, S3Server, Section, Session, ShutDown,
@@ -11,6 +11,7 @@ use e2e::{
 };
 use rustix::process::Signal;
 
+use super::say;
 use super::scene::{Over, UNFINISHED, name_of, spooled};
 
 /// The most that a folder of the spool may hold: seven segments ahead, the one that is
@@ -31,6 +32,13 @@ fn parts(workspace: &Workspace) -> Vec<PathBuf> {
             name.len() == 24 || name.starts_with(UNFINISHED)
         })
         .collect()
+}
+
+fn say_recoveries(scene: &LongArchive<'_>, killed: u64, recoveries: u32, begun: Instant) {
+    let segments = scene.segments().len();
+    let done =
+        format!("{killed} kills in {recoveries} recoveries from {segments} segments of 1 MiB");
+    say(&done, begun);
 }
 
 /// Kills helpers until `over`, but no more than `most`; gives their number, and the most
@@ -57,6 +65,7 @@ fn kill_helpers(
 
 #[test]
 fn helpers_of_a_recovery() {
+    let begun = Instant::now();
     let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
@@ -101,6 +110,7 @@ fn helpers_of_a_recovery() {
         fs::remove_dir_all(workspace.path("spool")).unwrap();
         (0..killed).for_each(|_| row.lived_through());
     }
+    say_recoveries(&scene, row.times(), round, begun);
     row.finish();
 }
 
@@ -145,6 +155,7 @@ fn kill_a_call(
 
 #[test]
 fn calls_of_a_recovery() {
+    let begun = Instant::now();
     let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
     let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
@@ -189,6 +200,7 @@ fn calls_of_a_recovery() {
         Process::wait_for_helpers(&workspace);
         fs::remove_dir_all(back.pgdata()).unwrap();
     }
+    say_recoveries(&scene, killed.iter().sum(), round, begun);
     for (row, killed) in rows.iter_mut().zip(killed) {
         (0..killed).for_each(|_| row.lived_through());
     }

@@ -108,8 +108,9 @@ impl<'w> Scene<'w> {
     }
 
     /// Asserts that nothing that was said to be archived is missing or different, and
-    /// that the backup comes back with all that was committed since.
-    pub(super) fn assert_whole(mut self) {
+    /// that the backup comes back with all that was committed since. Gives the number of
+    /// files that were said to be archived, and their bytes.
+    pub(super) fn assert_whole(mut self) -> (usize, usize) {
         let digest = self.cluster.session().digest();
         self.cluster.archive_everything();
         let failed = fs::read_to_string(self.workspace.path("failed")).unwrap();
@@ -121,6 +122,7 @@ impl<'w> Scene<'w> {
             .iter()
             .map(|name| (object(name), name))
             .collect();
+        let mut bytes = 0;
         for key in self.bucket.keys("p/main/") {
             let name = objects.remove(&key);
             assert!(name.is_some() || key.contains("/base/"), "{key} is odd");
@@ -129,6 +131,7 @@ impl<'w> Scene<'w> {
             let stored = stored.unwrap_or_else(|error| panic!("{key} is damaged: {error}"));
             let kept = fs::read_to_string(self.workspace.path("kept").join(name)).unwrap();
             assert_eq!(sha256_of_bytes(&stored), kept[..64], "{key}");
+            bytes += stored.len();
         }
         assert_eq!(objects, BTreeMap::new(), "said to be archived, and missing");
         assert_eq!(self.bucket.uploads(), [""; 0]);
@@ -148,6 +151,7 @@ impl<'w> Scene<'w> {
         back.session().read_every_table();
         back.stop(ShutDown::Fast);
         Process::wait_for_helpers(self.workspace);
+        (acknowledged.len(), bytes)
     }
 
     /// A note that a killed call was writing goes with the first call after an hour;
