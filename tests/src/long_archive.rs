@@ -1,6 +1,8 @@
 //! An archive of many segments, to recover from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::cluster::{Cluster, Recovery, ShutDown};
 use crate::fault_proxy::FaultProxy;
@@ -91,14 +93,31 @@ impl<'w> LongArchive<'w> {
         cluster
     }
 
-    /// A command that fetches ahead, into a spool in `folder` of the workspace.
-    pub fn command(&self, folder: &str) -> String {
+    /// A command that fetches ahead, into a spool in `folder`, of the workspace unless it
+    /// is said where.
+    pub fn command(&self, folder: impl AsRef<Path>) -> String {
         format!(
             "{} --parallel=8 --spool-dir={} {} main %f %p",
             self.workspace.bin("barman-cloud-wal-restore").display(),
             self.workspace.path(folder).display(),
             self.place.url()
         )
+    }
+
+    /// Makes a server that is restored and not started, with a spool in that folder, keep
+    /// a list of what it asks for.
+    pub fn list_what_is_asked(
+        &self,
+        cluster: &Cluster,
+        folder: impl AsRef<Path>,
+        until: &Recovery<'_>,
+    ) -> Asked {
+        let list = cluster.pgdata().with_extension("asked");
+        let list = self.workspace.file(list, "");
+        // On the list before the command can do anything.
+        let (to, command) = (list.display(), self.command(folder));
+        cluster.recover_with(&format!("echo %f >>{to} && exec {command}"), until);
+        Asked(list)
     }
 
     /// Asserts that a server has the rows that this one had, on pages that are whole.
@@ -112,6 +131,22 @@ impl<'w> LongArchive<'w> {
     pub fn segments(&self) -> BTreeSet<String> {
         let keys = self.bucket.keys("p/main/wals/").into_iter();
         keys.filter_map(|key| segment_in(&key)).collect()
+    }
+}
+
+/// The names that a server asked for.
+#[derive(Debug)]
+pub struct Asked(PathBuf);
+
+impl Asked {
+    /// How often it asked for each until now.
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        let list = fs::read_to_string(&self.0).expect("the list is there");
+        let mut counts = BTreeMap::new();
+        for name in list.lines() {
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+        counts
     }
 }
 

@@ -32,5 +32,6 @@ mod relay_by_hand;
 mod s3;
 mod versions;
 mod wal_ahead;
+mod wal_helper;
 mod wal_prefetch;
 mod wal_queue;
