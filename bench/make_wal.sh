@@ -59,13 +59,25 @@ whole_from() {
     sort | awk -v first="$1" '$0 >= first'
 }
 
+# follow_each_other FOLDER   whether the segments in FOLDER, of which a gap would look like
+#                            WAL that a tool has lost, do
+follow_each_other() {
+  local name number last=
+  for name in $(cd "$1" && LC_ALL=C ls); do
+    number=$((16#${name:8:8} * 256 + 16#${name:16:8}))
+    [[ -z $last || $number = $((last + 1)) ]] || return
+    last=$number
+  done
+}
+
 count=${1:-}
 [[ $count =~ ^[1-9][0-9]*$ ]] || die "usage: make_wal.sh COUNT"
 apt_need setpriv util-linux
 apt_need pgbench postgresql postgresql-contrib
 # More than enough from an earlier run will do.
 for folder in "$cache"/bench-wal-*; do
-  if [[ -e $folder/.whole && $(find "$folder/wal" -type f | wc -l) -ge $count ]]; then
+  if [[ -e $folder/.whole && $(find "$folder/wal" -type f | wc -l) -ge $count ]] &&
+    follow_each_other "$folder/wal"; then
     echo "$folder"
     exit
   fi
@@ -79,8 +91,12 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 chmod 755 "$making"
 (make_wal "$count" "$making") || die "could not make WAL: see what was said above"
+follow_each_other "$making/wal" || die "PostgreSQL left out segments: look at the disk, and start again"
 touch "$making/.whole"
 folder=$cache/bench-wal-$count
 # Another run may have been faster, with as good a result.
-[[ -e $folder ]] || mv -T "$making" "$folder"
+[[ -e $folder/.whole ]] && follow_each_other "$folder/wal" || {
+  rm -rf "$folder"
+  mv -T "$making" "$folder"
+}
 echo "$folder"
