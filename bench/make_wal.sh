@@ -53,10 +53,14 @@ make_wal() {
   chmod -R a+rX "$folder"
 }
 
-# whole_from NAME DATA   segments that are whole, from NAME on
+# whole_from NAME DATA   segments that are whole, from NAME on: whatever comes before one
+#                        that waits to be archived
 whole_from() {
-  find "$2/pg_wal/archive_status" -name '*.ready' -printf '%f\n' | sed -n 's/^\([0-9A-F]\{24\}\)\.ready$/\1/p' |
-    sort | awk -v first="$1" '$0 >= first'
+  local last
+  last=$(find "$2/pg_wal/archive_status" -name '*.ready' -printf '%f\n' | sed -n 's/^\([0-9A-F]\{24\}\)\.ready$/\1/p' |
+    LC_ALL=C sort | tail -n 1)
+  find "$2/pg_wal" -maxdepth 1 -type f -printf '%f\n' | grep -Ex '[0-9A-F]{24}' |
+    LC_ALL=C sort | awk -v first="$1" -v last="$last" '$0 >= first && $0 <= last'
 }
 
 # follow_each_other FOLDER   whether the segments in FOLDER, of which a gap would look like
@@ -91,7 +95,10 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 chmod 755 "$making"
 (make_wal "$count" "$making") || die "could not make WAL: see what was said above"
-follow_each_other "$making/wal" || die "PostgreSQL left out segments: look at the disk, and start again"
+follow_each_other "$making/wal" || {
+  grep -E 'archive status|PANIC|FATAL' "$making/server.log" >&2 || true
+  die "PostgreSQL left out segments: see what it said above, and start again"
+}
 touch "$making/.whole"
 folder=$cache/bench-wal-$count
 # Another run may have been faster, with as good a result.

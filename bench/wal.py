@@ -52,7 +52,7 @@ def machine():
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": cpu, "processors": os.cpu_count(), "memory": memory, "kernel": platform.release()}
+    return {"cpu": cpu, "processors": os.cpu_count(), "memory": memory, "kernel": ".".join(platform.release().split(".")[:2])}
 
 
 def shown(record):
