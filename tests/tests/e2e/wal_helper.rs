@@ -143,7 +143,19 @@ fn a_small_disk_is_not_filled() {
     let mut back = scene.restored("back", &Recovery::Latest, Some(&proxy));
     let command = scene.command(disk.path().join("spool"));
     let command = command.replacen(" --parallel=8 ", " -v --parallel=16 ", 1);
-    back.recover_with(&command, &Recovery::Latest);
+    // The server stands still in the middle, so that whatever finds room is fetched.
+    let segments = scene.segments();
+    let middle = segments
+        .iter()
+        .nth(segments.len() / 2)
+        .expect("there are 40");
+    let hold = workspace.file("hold", "");
+    let held = workspace.dir("signs").join("held");
+    let (hold_at, sign) = (hold.display(), held.display());
+    let stop = format!(
+        "while [ %f = {middle} ] && [ -e {hold_at} ]; do : >{sign}; sleep 0.02; done; exec {command}"
+    );
+    back.recover_with(&stop, &Recovery::Latest);
     let over = AtomicBool::new(false);
     let least = std::thread::scope(|threads| {
         let watcher = threads.spawn(|| {
@@ -154,7 +166,12 @@ fn a_small_disk_is_not_filled() {
             least
         });
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            back.start_and_recover();
+            back.launch();
+            wait_until("the server to stand still", || held.exists().then_some(()));
+            // It ends when nothing fits any more.
+            Process::wait_for_helpers(&workspace);
+            fs::remove_file(&hold).expect("it is there");
+            back.wait_for_recovery();
         }));
         over.store(true, Ordering::Relaxed);
         let least = watcher.join().expect("the watcher does not panic");
