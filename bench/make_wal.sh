@@ -39,7 +39,7 @@ make_wal() {
   first=$("${as[@]}" "$bin/psql" "${to[@]}" -d postgres -qAt -c CHECKPOINT -c 'SELECT pg_switch_wal()' \
     -c "SELECT pg_walfile_name(pg_current_wal_lsn() + 1)") || return
   first=$(tail -1 <<<"$first")
-  while (($(whole_from "$first" "$data" | wc -l) < count)); do
+  while (($(whole_from "$first" "$data" | grep -c .) < count)); do
     "${as[@]}" "$bin/pgbench" "${to[@]}" -n -c 8 -j 2 -T 5 postgres >>log 2>&1 || return
   done
   "${as[@]}" "$bin/pg_ctl" -D "$data" -w -m fast stop >>log || return
@@ -53,14 +53,23 @@ make_wal() {
   chmod -R a+rX "$folder"
 }
 
-# whole_from NAME DATA   segments that are whole, from NAME on: whatever comes before one
-#                        that waits to be archived
+# whole_from NAME DATA   segments that are whole, from NAME on: whatever comes before one that
+#                        waits to be archived, and behind the last gap, if there is one
 whole_from() {
-  local last
-  last=$(find "$2/pg_wal/archive_status" -name '*.ready' -printf '%f\n' | sed -n 's/^\([0-9A-F]\{24\}\)\.ready$/\1/p' |
-    LC_ALL=C sort | tail -n 1)
-  find "$2/pg_wal" -maxdepth 1 -type f -printf '%f\n' | grep -Ex '[0-9A-F]{24}' |
-    LC_ALL=C sort | awk -v first="$1" -v last="$last" '$0 >= first && $0 <= last'
+  python3 - "$1" "$2/pg_wal" <<'PYTHON'
+import os, re, sys
+
+first, folder = sys.argv[1:]
+marks = (re.fullmatch(r"([0-9A-F]{24})\.ready", name) for name in os.listdir(f"{folder}/archive_status"))
+last = max((mark[1] for mark in marks if mark), default="")
+run, after = [], None
+for name in sorted(name for name in os.listdir(folder) if re.fullmatch("[0-9A-F]{24}", name)):
+    if first <= name <= last:
+        number = int(name[8:16], 16) * 256 + int(name[16:], 16)
+        run = run + [name] if number == after else [name]
+        after = number + 1
+print(*run, sep="\n")
+PYTHON
 }
 
 # follow_each_other FOLDER   whether the segments in FOLDER, of which a gap would look like
