@@ -18,8 +18,9 @@ from tools import Nothing
 
 # How many segments are handled at once or ahead, wherever a tool can.
 AHEAD = 8
-# Milliseconds between two calls in which what works ahead has all the time it needs.
-PAUSE = 1000
+# Milliseconds between two calls, in which a server replays a segment and what works ahead has
+# the time it needs.
+PAUSE = 200
 # The distance over which backlogs are judged.
 FAR = Network(20, tls=True)
 SHOWN = (Network(0, tls=True), Network(5, tls=True), Network(20, tls=False))
@@ -313,7 +314,7 @@ def latency(bench):
             yield record | {"way": way}
     nothing = Nothing(bench.disk / "homes/nothing", bench.world.certificates)
     target = bench.cluster(bench.memory / nothing.name)
-    yield bench.calls(place, nothing, "restore", target, names[0], len(names), 0) | {"way": "nothing"}
+    yield bench.calls(place, nothing, "restore", target, names[0], len(names), PAUSE) | {"way": "nothing"}
     for bucket in set(buckets.values()):
         place.drop(bucket)
 
