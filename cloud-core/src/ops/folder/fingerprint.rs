@@ -41,7 +41,13 @@ impl Fingerprint {
 
     /// Whether the bytes are those of the file that `earlier` was taken of.
     pub(in crate::ops) fn proves(&self, earlier: &Self) -> bool {
-        !self.boot.is_empty() && self == earlier
+        self.is_telling() && self == earlier
+    }
+
+    /// Whether it tells the file from all others: that takes a kernel that says since when
+    /// the machine runs.
+    pub(in crate::ops) fn is_telling(&self) -> bool {
+        !self.boot.is_empty()
     }
 
     /// Size in bytes.
@@ -75,6 +81,49 @@ impl Fingerprint {
             size: text.take("size")?.parse().ok()?,
             modified: time(text.take("modified")?)?,
             changed: time(text.take("changed")?)?,
+        })
+    }
+}
+
+#[cfg(test)]
+impl Fingerprint {
+    /// Of a file that never was.
+    pub(in crate::ops) fn sample() -> Self {
+        Self {
+            boot: "boot".into(),
+            device: 1,
+            inode: 2,
+            size: 16 << 20,
+            modified: (1_800_000_000, 3),
+            changed: (1_800_000_000, 4),
+        }
+    }
+
+    /// The same, of a kernel that does not say since when it runs.
+    pub(in crate::ops) fn of_unknown_boot() -> Self {
+        Self {
+            boot: String::new(),
+            ..Self::sample()
+        }
+    }
+
+    /// Those that are not the sample by one thing each.
+    pub(in crate::ops) fn others() -> impl Iterator<Item = Self> {
+        let changes: [fn(&mut Self); 9] = [
+            |file| file.boot = "another".into(),
+            |file| file.device += 1,
+            |file| file.inode += 1,
+            |file| file.size += 1,
+            |file| file.size = 0,
+            |file| file.modified.0 += 1,
+            |file| file.modified.1 += 1,
+            |file| file.changed.0 -= 1,
+            |file| file.changed.1 -= 1,
+        ];
+        changes.into_iter().map(|change| {
+            let mut file = Self::sample();
+            change(&mut file);
+            file
         })
     }
 }
@@ -135,15 +184,16 @@ mod tests {
             std::fs::copy(&path, &other).expect("copies");
             std::fs::rename(&other, &path).expect("moves");
         });
-        let rebooted = Fingerprint {
-            boot: "another".into(),
-            ..first.clone()
-        };
-        assert!(!rebooted.proves(&first));
-        let unknown = Fingerprint {
-            boot: String::new(),
-            ..first
-        };
-        assert!(!unknown.proves(&unknown.clone()));
+    }
+
+    #[test]
+    fn another_one_and_one_that_tells_nothing_prove_nothing() {
+        let first = Fingerprint::sample();
+        assert!(first.proves(&first));
+        for other in Fingerprint::others() {
+            assert!(!other.proves(&first), "{other:?}");
+        }
+        let unknown = Fingerprint::of_unknown_boot();
+        assert!(!unknown.proves(&unknown));
     }
 }

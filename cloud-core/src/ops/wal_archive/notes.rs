@@ -12,14 +12,14 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::debug;
 
 use super::super::folder::sealed::{Opened, Sealing};
-use super::super::folder::{Folder, FolderError, Lock, PREFIX};
+use super::super::folder::{Fingerprint, Folder, FolderError, Lock, PREFIX};
 use super::local::LocalFile;
 use super::ready::READY;
 use crate::key::Key;
@@ -45,7 +45,6 @@ const EDGE: u64 = 64 << 10;
 pub(super) struct Notes {
     folder: Folder,
     place: String,
-    boot: String,
 }
 
 /// What a note says of a file.
@@ -55,14 +54,7 @@ pub(super) struct Note {
     /// Archive and options, in words of nobody's.
     place: String,
     key: String,
-    /// Since when the machine runs, in words of the kernel's.
-    boot: String,
-    device: u64,
-    inode: u64,
-    size: u64,
-    /// In seconds and nanoseconds.
-    modified: (i64, i64),
-    changed: (i64, i64),
+    file: Fingerprint,
     /// The cluster that the first page names.
     system: Option<u64>,
     /// CRC-32C of the beginning and of the end, page headers included; of files that
@@ -78,15 +70,7 @@ impl Note {
         text.line("name", &self.name);
         text.line("place", &self.place);
         text.line("key", &self.key);
-        text.line("boot", &self.boot);
-        text.line("device", self.device);
-        text.line("inode", self.inode);
-        text.line("size", self.size);
-        for (name, (seconds, nanoseconds)) in
-            [("modified", self.modified), ("changed", self.changed)]
-        {
-            text.line(name, format_args!("{seconds}.{nanoseconds:09}"));
-        }
+        self.file.write(&mut text);
         let system = self.system.map(|system| system.to_string());
         text.line("system", system.as_deref().unwrap_or("none"));
         text.line("first", self.first);
@@ -102,7 +86,9 @@ impl Note {
             return false;
         };
         let age = now.checked_sub(written);
-        age.is_some_and(|age| age < MAX_AGE.as_secs()) && self.to_text(written) == text
+        age.is_some_and(|age| age < MAX_AGE.as_secs())
+            && self.file.is_telling()
+            && self.to_text(written) == text
     }
 }
 
@@ -110,11 +96,9 @@ impl Notes {
     /// Opens the folder of `source` below `parent`. Notes count only if they were
     /// written for the same `place`.
     pub(super) fn open(parent: &Path, source: &str, place: String) -> Result<Self, FolderError> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         Ok(Self {
             folder: Folder::open(parent, source)?,
             place,
-            boot: boot.unwrap_or_default(),
         })
     }
 
@@ -132,7 +116,7 @@ impl Notes {
 
     fn describe(&self, local: &LocalFile, name: &WalName, key: &Key) -> io::Result<Note> {
         let file = local.file();
-        let found = file.metadata()?;
+        let found = Fingerprint::of(file)?;
         let mut edge = vec![0; usize::try_from(EDGE.min(found.size())).unwrap_or_default()];
         file.read_exact_at(&mut edge, 0)?;
         let identity = SegmentIdentity::of(&edge[..edge.len().min(LONG_HEADER_LEN)]);
@@ -142,12 +126,7 @@ impl Notes {
             name: name.to_string(),
             place: self.place.clone(),
             key: key.to_string(),
-            boot: self.boot.clone(),
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.size(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
+            file: found,
             system: identity.map(|identity| identity.system_identifier),
             first,
             last: crc32c::crc32c(&edge),
@@ -233,12 +212,7 @@ mod tests {
             name: "000000010000000000000006".into(),
             place: "0123".into(),
             key: "p/main/wals/0000000100000000/000000010000000000000006.gz".into(),
-            boot: "boot\n".into(),
-            device: 1,
-            inode: 2,
-            size: 16 << 20,
-            modified: (NOW.cast_signed(), 3),
-            changed: (NOW.cast_signed(), 4),
+            file: Fingerprint::sample(),
             system: Some(5),
             first: 6,
             last: 7,
@@ -248,31 +222,36 @@ mod tests {
     #[test]
     fn a_note_counts_for_the_very_same_file_archive_and_options_only() {
         type Change = fn(&mut Note);
-        let changes: [Change; 16] = [
+        let changes: [Change; 7] = [
             |note| note.name = "000000010000000000000007".into(),
             |note| note.place.push('4'),
             |note| note.key.push_str(".gz"),
-            |note| note.boot.clear(),
-            |note| note.device += 1,
-            |note| note.inode += 1,
-            |note| note.size += 1,
-            |note| note.size = 0,
-            |note| note.modified.0 += 1,
-            |note| note.modified.1 += 1,
-            |note| note.changed.0 -= 1,
-            |note| note.changed.1 -= 1,
             |note| note.system = Some(6),
             |note| note.system = None,
             |note| note.first ^= 1,
             |note| note.last ^= 1,
         ];
+        let mut others: Vec<Note> = Fingerprint::others()
+            .map(|file| Note { file, ..sample() })
+            .collect();
+        for change in changes {
+            others.push(sample());
+            change(others.last_mut().expect("was pushed"));
+        }
         let text = sample().to_text(NOW);
         assert!(sample().is_in(&text, NOW));
-        for (index, change) in changes.into_iter().enumerate() {
-            let mut other = sample();
-            change(&mut other);
-            assert!(!other.is_in(&text, NOW), "change {index}: {other:?}");
+        for other in others {
+            assert!(!other.is_in(&text, NOW), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_note_that_a_restart_cannot_end_counts_as_none() {
+        let note = Note {
+            file: Fingerprint::of_unknown_boot(),
+            ..sample()
+        };
+        assert!(!note.is_in(&note.to_text(NOW), NOW));
     }
 
     #[test]
