@@ -89,20 +89,33 @@ fn copy<W: Write>(
     let mut buffer = vec![0; BUFFER];
     let mut left = MAX_WAL_FILE;
     loop {
-        let count = match plain.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(ObjectFailure::Damaged(error)),
-        };
+        let count = fill(&mut plain, &mut buffer).map_err(ObjectFailure::Damaged)?;
         left = left.checked_sub(count as u64).ok_or_else(|| {
             ObjectFailure::Damaged(io::Error::other("it is longer than any WAL file"))
         })?;
         taker
             .write_all(&buffer[..count])
             .map_err(ObjectFailure::Taker)?;
+        if count < buffer.len() {
+            break;
+        }
     }
     Ok(taker)
+}
+
+/// Reads until the buffer is full or nothing more comes: TLS and decoders give little at
+/// a time, and each write is a call of the system.
+fn fill(plain: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match plain.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// The result of a thread; its panic goes on here.

@@ -18,13 +18,23 @@ use crate::store::{
     Download, ObjectMeta, ObjectStore, ReadRange, StoreError, StoreErrorKind, StoreOp,
 };
 
-/// Pieces kept ahead of the reader. Stores deliver at most 1 MiB at a time.
-const PIECES_AHEAD: usize = 8;
+/// Bytes that are handed to the reader at a time, if it does not have to wait for them:
+/// each time may cost as much as waking a thread.
+const HANDFUL: usize = 256 << 10;
+
+/// How many handfuls are kept ahead of the reader. Stores deliver at most 1 MiB at a time,
+/// so that one has less than 1¼ MiB.
+const HANDFULS_AHEAD: usize = 4;
+
+/// Pieces in their order. An empty one says that the end was reached on purpose: a task
+/// that is cancelled or dies closes the channel without it.
+type Handful = Result<Vec<Bytes>, StoreError>;
 
 /// An object as a blocking reader.
 #[derive(Debug)]
 pub struct DownloadReader {
-    pieces: mpsc::Receiver<Result<Bytes, StoreError>>,
+    handfuls: mpsc::Receiver<Handful>,
+    pieces: std::vec::IntoIter<Bytes>,
     current: Bytes,
     failure: Arc<Mutex<Option<StoreError>>>,
     done: bool,
@@ -50,11 +60,12 @@ pub async fn open_download(
 ) -> Result<(ObjectMeta, DownloadReader, DownloadFailure), StoreError> {
     let download = store.get(key, &ReadRange::all()).await?;
     let meta = download.meta.clone();
-    let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
+    let (sender, receiver) = mpsc::channel(HANDFULS_AHEAD);
     let failure = DownloadFailure::default();
     tokio::spawn(pump(download, sender, cancel.clone(), Arc::clone(reporter)));
     let reader = DownloadReader {
-        pieces: receiver,
+        handfuls: receiver,
+        pieces: Vec::new().into_iter(),
         current: Bytes::new(),
         failure: Arc::clone(&failure.0),
         done: false,
@@ -64,40 +75,52 @@ pub async fn open_download(
 
 async fn pump(
     mut download: Download,
-    pieces: mpsc::Sender<Result<Bytes, StoreError>>,
+    handfuls: mpsc::Sender<Handful>,
     cancel: CancellationToken,
     reporter: Arc<dyn Reporter>,
 ) {
     let mut missing = download.range.end - download.range.start;
-    loop {
+    let (mut pieces, mut held) = (Vec::new(), 0);
+    let failure = loop {
         let piece = tokio::select! {
             biased;
             () = cancel.cancelled() => return,
             piece = download.body.next() => piece,
         };
-        let piece = match piece {
-            Some(Ok(bytes)) if bytes.is_empty() => continue,
+        match piece {
             Some(Ok(bytes)) => {
                 let Some(rest) = missing.checked_sub(bytes.len() as u64) else {
-                    let _ = pieces.send(Err(wrong_length(&download.meta))).await;
-                    return;
+                    break Some(wrong_length(&download.meta));
                 };
                 missing = rest;
                 reporter.transferred(bytes.len() as u64);
-                Ok(bytes)
+                held += bytes.len();
+                if !bytes.is_empty() {
+                    pieces.push(bytes);
+                }
             }
-            Some(Err(error)) => Err(error),
-            None if missing > 0 => Err(wrong_length(&download.meta)),
-            None => break,
-        };
-        let failed = piece.is_err();
-        if pieces.send(piece).await.is_err() || failed {
-            return;
+            Some(Err(error)) => break Some(error),
+            None if missing > 0 => break Some(wrong_length(&download.meta)),
+            None => break None,
         }
+        if held >= HANDFUL {
+            held = 0;
+            if handfuls
+                .send(Ok(std::mem::take(&mut pieces)))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    };
+    // What came before a failure is of no use, but for telling what it is of.
+    if !pieces.is_empty() && handfuls.send(Ok(pieces)).await.is_err() {
+        return;
     }
-    // An empty piece says that the end was reached on purpose: a task that is
-    // cancelled or dies closes the channel without it.
-    let _ = pieces.send(Ok(Bytes::new())).await;
+    let _ = handfuls
+        .send(failure.map_or_else(|| Ok(Vec::new()), Err))
+        .await;
 }
 
 fn wrong_length(meta: &ObjectMeta) -> StoreError {
@@ -120,13 +143,17 @@ impl Read for DownloadReader {
         if self.done || buf.is_empty() {
             return Ok(0);
         }
-        if self.current.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(Ok(bytes)) if bytes.is_empty() => {
+        while self.current.is_empty() {
+            if let Some(piece) = self.pieces.next() {
+                self.current = piece;
+                continue;
+            }
+            match self.handfuls.blocking_recv() {
+                Some(Ok(pieces)) if pieces.is_empty() => {
                     self.done = true;
                     return Ok(0);
                 }
-                Some(Ok(bytes)) => self.current = bytes,
+                Some(Ok(pieces)) => self.pieces = pieces.into_iter(),
                 Some(Err(error)) => {
                     let text = error.to_string();
                     *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);

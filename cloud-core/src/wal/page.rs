@@ -142,6 +142,7 @@ pub(super) struct Page<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     identity: Option<SegmentIdentity>,
+    /// The beginning of a page that did not arrive in one piece.
     page: Vec<u8>,
     /// Offset of the page being collected.
     offset: u64,
@@ -157,6 +158,12 @@ impl Pages {
             let wanted = self
                 .identity
                 .map_or(LONG_HEADER_LEN, |identity| identity.page_size as usize);
+            if self.page.is_empty() && self.identity.is_some() && bytes.len() >= wanted {
+                let (page, later) = bytes.split_at(wanted);
+                bytes = later;
+                self.end_page(page, &mut each);
+                continue;
+            }
             let (now, later) = bytes.split_at(bytes.len().min(wanted - self.page.len()));
             self.page.extend_from_slice(now);
             bytes = later;
@@ -164,7 +171,7 @@ impl Pages {
                 return;
             }
             if self.identity.is_some() {
-                self.end_page(&mut each);
+                self.end_collected(&mut each);
             } else {
                 // The header tells the size of the page it is the beginning of.
                 self.identity = SegmentIdentity::of(&self.page);
@@ -176,16 +183,23 @@ impl Pages {
     /// Gives what there is of the last page to `each`.
     pub(super) fn finish(&mut self, mut each: impl FnMut(&Page<'_>) -> bool) {
         if !self.over && !self.page.is_empty() {
-            self.end_page(&mut each);
+            self.end_collected(&mut each);
         }
     }
 
-    fn end_page(&mut self, each: &mut impl FnMut(&Page<'_>) -> bool) {
+    fn end_collected(&mut self, each: &mut impl FnMut(&Page<'_>) -> bool) {
+        let mut page = std::mem::take(&mut self.page);
+        self.end_page(&page, each);
+        page.clear();
+        self.page = page;
+    }
+
+    fn end_page(&mut self, bytes: &[u8], each: &mut impl FnMut(&Page<'_>) -> bool) {
         let Some(identity) = self.identity else {
             self.over = true;
             return;
         };
-        let header = PageHeader::parse(&self.page).filter(|header| {
+        let header = PageHeader::parse(bytes).filter(|header| {
             header.magic == identity.magic
                 && header.address == identity.start.0.wrapping_add(self.offset)
                 && header.timeline >= self.timeline
@@ -198,11 +212,10 @@ impl Pages {
             identity,
             header,
             offset: self.offset,
-            bytes: &self.page,
+            bytes,
         };
         self.over = !each(&page);
-        self.offset += self.page.len() as u64;
-        self.page.clear();
+        self.offset += bytes.len() as u64;
     }
 }
 
