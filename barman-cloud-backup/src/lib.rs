@@ -10,6 +10,7 @@ use cloud_core::cli::args::{
     TagArgs,
 };
 use cloud_core::cli::{self, Habits, Tool, argparse, tags, values};
+use cloud_core::codec::{CodecInfo, Level};
 use cloud_core::manifest::Algorithm;
 use cloud_core::ops::archives::ArchiveOptions;
 use cloud_core::ops::backup::{self, BackupRequest};
@@ -139,6 +140,26 @@ pub struct Args {
     #[command(flatten)]
     encryption: EncryptionArgs,
 
+    /// Level of the compression: low, medium, high or a number that the algorithm
+    /// knows (default: 6 for gzip, 9 for bzip2, 0 for lz4, 3 for zstd)
+    #[arg(
+        long,
+        value_parser = values::compression_level,
+        allow_hyphen_values = true,
+        help_heading = argparse::OURS
+    )]
+    compression_level: Option<Level>,
+
+    /// Threads that compress one archive; 0 for as many as there are cores (default: as
+    /// --jobs, but no more than cores)
+    #[arg(
+        long,
+        value_name = "THREADS",
+        value_parser = values::encoder_threads,
+        help_heading = argparse::OURS
+    )]
+    encoder_threads: Option<u32>,
+
     /// Memory for the parts of archives (default: what --jobs parts of 10 MiB,
     /// and one more, need; KB is 1024 bytes, KiB is 1000)
     #[arg(long, value_parser = values::size, help_heading = argparse::OURS)]
@@ -162,6 +183,25 @@ pub struct Args {
 
     #[command(flatten)]
     common: CommonArgs,
+}
+
+/// Whether the algorithm has the level that was asked for.
+fn check_level(codec: &CodecInfo, level: Level) -> Result<(), OpError> {
+    let text = match (&codec.levels, level) {
+        (None, _) if codec.suffix.is_empty() => {
+            "--compression-level needs --gzip, --bzip2, --lz4 or --zstd beside it".to_owned()
+        }
+        (None, _) => format!(
+            "{} has no levels: leave --compression-level away",
+            codec.name
+        ),
+        (Some(levels), Level::Number(number)) if levels.number(level) != number => format!(
+            "{} has no level {number}: --compression-level can be {} to {}",
+            codec.name, levels.min, levels.max
+        ),
+        (Some(_), _) => return Ok(()),
+    };
+    Err(OpError::new(OpErrorKind::Usage, text))
 }
 
 const S3: &str = "Amazon S3 and compatible stores";
@@ -198,6 +238,9 @@ impl Tool for Args {
 
     fn check(&self, _env: &Env) -> Result<(), OpError> {
         let general = |text: &str| Err(OpError::new(OpErrorKind::General, text));
+        if let Some(level) = self.compression_level {
+            check_level(self.compression.codec().info(), level)?;
+        }
         if self.wants_snapshots() && self.compression.codec().info().name != "none" {
             return general(
                 "a snapshot backup cannot be compressed: leave the compression option away",
@@ -224,6 +267,8 @@ impl Tool for Args {
             path: at.path,
             server: self.destination.server_name,
             codec: self.compression.codec(),
+            level: self.compression_level,
+            encoder_threads: self.encoder_threads,
             jobs: self.jobs,
             max_archive_size: self.max_archive_size,
             min_chunk_size: self.min_chunk_size,

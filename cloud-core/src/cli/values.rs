@@ -41,6 +41,15 @@ pub fn parallel(text: &str) -> Result<u32, String> {
     Ok(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
 }
 
+/// A number of threads of an encoder; 0 for as many as there are cores.
+///
+/// Libraries take no more than 256.
+pub fn encoder_threads(text: &str) -> Result<u32, String> {
+    let number = integer(text).and_then(|number| u32::try_from(number).ok());
+    let number = number.filter(|number| *number <= 256);
+    number.ok_or_else(|| format!("'{text}' is not a number of threads from 0 to 256"))
+}
+
 /// An exit code that is a failure.
 pub fn failure_code(text: &str) -> Result<u8, String> {
     let number = integer(text).and_then(|number| u8::try_from(number).ok());

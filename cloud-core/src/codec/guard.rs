@@ -80,6 +80,10 @@ impl<E: Encoder> Write for Encoding<E> {
 }
 
 impl<E: Encoder> Encoder for Encoding<E> {
+    fn held(&self) -> u64 {
+        self.inner.as_ref().map_or(0, Encoder::held)
+    }
+
     fn finish(mut self: Box<Self>) -> io::Result<()> {
         Box::new(self.inner.take().ok_or_else(failed_before)?).finish()
     }

@@ -1,4 +1,5 @@
-//! lz4: one frame of linked 64 KiB blocks, with a content checksum.
+//! lz4: one frame of linked 64 KiB blocks, or, made on several threads, of
+//! independent 1 MiB blocks; with a content checksum.
 //!
 //! The checksum is ours: the tools we are compatible with write none, but their
 //! readers verify it when it is there, and without it a flipped bit is restored
@@ -8,11 +9,14 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
+use ::lz4::block::{CompressionMode, compress_bound, compress_to_buffer};
 use ::lz4::liblz4::{BlockChecksum, LZ4Error};
 use ::lz4::{BlockMode, BlockSize, ContentChecksum, EncoderBuilder};
 
 use super::blocks::Blocks;
 use super::guard::{corrupt, cut, empty};
+use super::workers::{Block, Join, Parallel, Work};
+use super::xxh32::Xxh32;
 use super::{Codec, CodecInfo, Encoder, Level, Levels, guard};
 
 static INFO: CodecInfo = CodecInfo {
@@ -62,6 +66,19 @@ impl Codec for Lz4 {
         }))
     }
 
+    fn parallel(
+        &self,
+        out: Box<dyn Write + Send>,
+        level: Level,
+        threads: usize,
+    ) -> io::Result<Box<dyn Encoder>> {
+        let frame = Independent {
+            level: INFO.number(level),
+            content: Xxh32::new(),
+        };
+        Ok(guard::encoding(Parallel::new(frame, out, threads)?))
+    }
+
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
         Ok(guard::decoding(Frames {
             now: Now::Between(BufReader::with_capacity(BUFFER, input)),
@@ -96,6 +113,85 @@ impl Encoder for Frame {
         let (mut out, result) = self.encoder.finish();
         result?;
         out.flush()
+    }
+}
+
+/// One frame of blocks that know nothing of each other.
+///
+/// Source of the numbers: `lz4_Frame_format.md`, version 1.6.4.
+struct Independent {
+    level: i32,
+    /// Checksum of everything that was written.
+    content: Xxh32,
+}
+
+const MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
+
+/// Version 1, independent blocks, a content checksum; blocks of up to 1 MiB.
+const DESCRIPTOR: [u8; 2] = [0b0110_0100, 6 << 4];
+
+/// In the size of a block: it is stored as it is.
+const UNCOMPRESSED: u32 = 1 << 31;
+
+impl Join for Independent {
+    type Worker = Compress;
+
+    /// As the descriptor says. A match reaches 64 KiB back, so what the beginnings
+    /// of blocks lose is little.
+    const BLOCK: usize = 1 << 20;
+
+    const HISTORY: usize = 0;
+
+    fn worker(&self) -> io::Result<Compress> {
+        // From where on the library's frames are made in its high-compression mode.
+        let mode = match self.level {
+            ..2 => CompressionMode::DEFAULT,
+            level => CompressionMode::HIGHCOMPRESSION(level),
+        };
+        Ok(Compress(mode))
+    }
+
+    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let mut sum = Xxh32::new();
+        sum.update(&DESCRIPTOR);
+        let [_, second, ..] = sum.sum().to_le_bytes();
+        out.write_all(&MAGIC)?;
+        out.write_all(&DESCRIPTOR)?;
+        out.write_all(&[second])
+    }
+
+    fn join(&mut self, block: &Block<()>, out: &mut dyn Write) -> io::Result<()> {
+        self.content.update(block.plain());
+        out.write_all(&block.packed)
+    }
+
+    fn end(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&[0; 4])?;
+        out.write_all(&self.content.sum().to_le_bytes())
+    }
+}
+
+/// Makes blocks with their sizes before them.
+struct Compress(CompressionMode);
+
+impl Work for Compress {
+    type Note = ();
+
+    fn pack(&mut self, block: &mut Block<()>) -> io::Result<()> {
+        let (_, plain, packed) = block.parts();
+        packed.resize(4 + compress_bound(plain.len())?, 0);
+        let (header, body) = packed.split_at_mut(4);
+        let mut length = compress_to_buffer(plain, Some(self.0), false, body)?;
+        let mut kind = 0;
+        if length >= plain.len() {
+            length = plain.len();
+            kind = UNCOMPRESSED;
+            body[..length].copy_from_slice(plain);
+        }
+        let size = u32::try_from(length).expect("a block is at most 1 MiB");
+        header.copy_from_slice(&(size | kind).to_le_bytes());
+        packed.truncate(4 + length);
+        Ok(())
     }
 }
 

@@ -33,6 +33,8 @@ mod lz4;
 mod none;
 mod snappy;
 mod stream;
+mod workers;
+mod xxh32;
 mod xz;
 mod zstd;
 
@@ -89,6 +91,20 @@ pub trait Codec: fmt::Debug + Send + Sync {
     /// An encoder that writes what it makes to `out`.
     fn encoder(&self, out: Box<dyn Write + Send>, level: Level) -> io::Result<Box<dyn Encoder>>;
 
+    /// The same on `threads` threads beside the one that writes, and still one stream.
+    ///
+    /// What comes out does not depend on their number, but may be other bytes than
+    /// those of [`encoder`](Self::encoder), which is what remains where several
+    /// threads are of no use.
+    fn parallel(
+        &self,
+        out: Box<dyn Write + Send>,
+        level: Level,
+        _threads: usize,
+    ) -> io::Result<Box<dyn Encoder>> {
+        self.encoder(out, level)
+    }
+
     /// What compresses bytes that are in memory as a whole; `None` where an
     /// [`encoder`](Self::encoder) is just as fast. What comes out may be other bytes than
     /// an encoder's.
@@ -119,6 +135,12 @@ pub struct Whole {
 /// `flush` passes on what is encoded, and cuts no block short for it. After any
 /// error there is no success, and `finish` fails.
 pub trait Encoder: Write + Send {
+    /// Most plain bytes that were taken and are not in the output yet, where these
+    /// can be more than a block.
+    fn held(&self) -> u64 {
+        0
+    }
+
     /// Writes the end of the stream and flushes. What was encoded is whole only
     /// after this returned `Ok`. Dropped without it, the encoder writes nothing
     /// more.
@@ -142,7 +164,7 @@ pub struct CodecInfo {
 
 impl CodecInfo {
     /// What `level` is as a number of this codec; 0 where there are no levels.
-    fn number(&self, level: Level) -> i32 {
+    pub fn number(&self, level: Level) -> i32 {
         self.levels
             .as_ref()
             .map_or(0, |levels| levels.number(level))

@@ -12,9 +12,11 @@
 //! one, so here they are an error.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::mem;
 
 use super::blocks::Blocks;
 use super::guard::{corrupt, cut, empty};
+use super::workers::{Block, Join, Parallel, Work};
 use super::{Codec, CodecInfo, Encoder, Level, guard};
 
 static INFO: CodecInfo = CodecInfo {
@@ -60,13 +62,19 @@ impl Codec for Snappy {
     fn encoder(&self, out: Box<dyn Write + Send>, _level: Level) -> io::Result<Box<dyn Encoder>> {
         Ok(guard::encoding(Chunks {
             blocks: Blocks::new(CHUNK),
-            packer: Packer {
-                raw: snap::raw::Encoder::new(),
-                packed: Vec::new(),
-                begun: false,
-                out,
-            },
+            packer: Packer::new(),
+            head: &IDENTIFIER,
+            out,
         }))
+    }
+
+    fn parallel(
+        &self,
+        out: Box<dyn Write + Send>,
+        _level: Level,
+        threads: usize,
+    ) -> io::Result<Box<dyn Encoder>> {
+        Ok(guard::encoding(Parallel::new(Several, out, threads)?))
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
@@ -84,6 +92,9 @@ impl Codec for Snappy {
 struct Chunks {
     blocks: Blocks,
     packer: Packer,
+    /// What is written before the first chunk; empty behind it.
+    head: &'static [u8],
+    out: Box<dyn Write + Send>,
 }
 
 /// Writes chunks.
@@ -91,22 +102,18 @@ struct Packer {
     raw: snap::raw::Encoder,
     /// Room for one chunk as it is written.
     packed: Vec<u8>,
-    begun: bool,
-    out: Box<dyn Write + Send>,
 }
 
 impl Packer {
-    fn begin(&mut self) -> io::Result<()> {
-        if !self.begun {
-            self.out.write_all(&IDENTIFIER)?;
-            self.begun = true;
+    fn new() -> Self {
+        Self {
+            raw: snap::raw::Encoder::new(),
+            packed: Vec::new(),
         }
-        Ok(())
     }
 
     /// Writes one chunk; `plain` is neither empty nor longer than [`CHUNK`].
-    fn chunk(&mut self, plain: &[u8]) -> io::Result<()> {
-        self.begin()?;
+    fn chunk(&mut self, plain: &[u8], out: &mut impl Write) -> io::Result<()> {
         self.packed
             .resize(HEADER + snap::raw::max_compress_len(plain.len()), 0);
         let length = self.raw.compress(plain, &mut self.packed[HEADER..])?;
@@ -121,10 +128,10 @@ impl Packer {
         self.packed[..4].copy_from_slice(&(size << 8 | u32::from(kind)).to_le_bytes());
         self.packed[4..HEADER].copy_from_slice(&masked_crc(plain).to_le_bytes());
         if kind == COMPRESSED {
-            self.out.write_all(&self.packed[..HEADER + body])
+            out.write_all(&self.packed[..HEADER + body])
         } else {
-            self.out.write_all(&self.packed[..HEADER])?;
-            self.out.write_all(plain)
+            out.write_all(&self.packed[..HEADER])?;
+            out.write_all(plain)
         }
     }
 }
@@ -139,26 +146,69 @@ fn masked_crc(plain: &[u8]) -> u32 {
 
 impl Write for Chunks {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let packer = &mut self.packer;
-        self.blocks.feed(buf, |block| packer.chunk(block))?;
+        let (packer, head, out) = (&mut self.packer, &mut self.head, &mut self.out);
+        self.blocks.feed(buf, |block| {
+            // Not before: alone it is a whole stream.
+            out.write_all(mem::take(head))?;
+            packer.chunk(block, out)
+        })?;
         Ok(buf.len())
     }
 
     /// Passes on the chunks that are full; a short one in the middle would
     /// change the output.
     fn flush(&mut self) -> io::Result<()> {
-        self.packer.out.flush()
+        self.out.flush()
     }
 }
 
 impl Encoder for Chunks {
     fn finish(mut self: Box<Self>) -> io::Result<()> {
-        self.packer.begin()?;
+        self.out.write_all(self.head)?;
         let rest = self.blocks.into_rest();
         if !rest.is_empty() {
-            self.packer.chunk(&rest)?;
+            self.packer.chunk(&rest, &mut self.out)?;
         }
-        self.packer.out.flush()
+        self.out.flush()
+    }
+}
+
+/// The same chunks, several of them to a thread at a time.
+struct Several;
+
+impl Join for Several {
+    type Worker = Packer;
+
+    const BLOCK: usize = 16 * CHUNK;
+
+    const HISTORY: usize = 0;
+
+    fn worker(&self) -> io::Result<Packer> {
+        Ok(Packer::new())
+    }
+
+    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&IDENTIFIER)
+    }
+
+    fn join(&mut self, block: &Block<()>, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&block.packed)
+    }
+
+    fn end(&mut self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Work for Packer {
+    type Note = ();
+
+    fn pack(&mut self, block: &mut Block<()>) -> io::Result<()> {
+        let (_, plain, packed) = block.parts();
+        packed.reserve(plain.len() + HEADER * plain.len().div_ceil(CHUNK));
+        plain
+            .chunks(CHUNK)
+            .try_for_each(|plain| self.chunk(plain, packed))
     }
 }
 

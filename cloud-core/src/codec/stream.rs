@@ -34,6 +34,11 @@ pub(super) trait Pack: Send {
     /// Encodes some of `input` into `output`; with `finish` the input is empty
     /// and the end of the stream is written, in as many calls as it takes.
     fn step(&mut self, input: &[u8], output: &mut [u8], finish: bool) -> io::Result<Step>;
+
+    /// See [`Encoder::held`].
+    fn held(&self) -> u64 {
+        0
+    }
 }
 
 /// Decodes from buffer to buffer.
@@ -56,9 +61,14 @@ pub(super) struct Packer<P> {
 
 impl<P: Pack> Packer<P> {
     pub(super) fn new(pack: P, out: Box<dyn Write + Send>) -> Self {
+        Self::with_buffer(BUFFER, pack, out)
+    }
+
+    /// Passes on `size` bytes at a time.
+    pub(super) fn with_buffer(size: usize, pack: P, out: Box<dyn Write + Send>) -> Self {
         Self {
             pack,
-            buffer: vec![0; BUFFER].into(),
+            buffer: vec![0; size].into(),
             filled: 0,
             out,
         }
@@ -101,6 +111,10 @@ impl<P: Pack> Write for Packer<P> {
 }
 
 impl<P: Pack> Encoder for Packer<P> {
+    fn held(&self) -> u64 {
+        self.pack.held()
+    }
+
     fn finish(mut self: Box<Self>) -> io::Result<()> {
         while !self.step(&[], true)?.end {}
         self.flush()

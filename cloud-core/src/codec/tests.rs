@@ -10,6 +10,8 @@ use proptest::prelude::*;
 
 use super::{CODECS, Codec, Level, Whole, backup_suffixes, by_name, by_suffix, suffixes};
 
+mod parallel;
+
 /// A vector that outlives the encoder that fills it.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);

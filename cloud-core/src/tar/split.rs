@@ -32,11 +32,13 @@ pub trait ArchiveSink: Write {
     fn begin(&mut self, part: u32, first_member: u64) -> io::Result<()>;
 
     /// Bytes the archive has so far where the limit counts, which may lag
-    /// behind what was written.
+    /// behind what was written: by what is inside an encoder the limit may be
+    /// exceeded, beside one member.
     fn bytes_out(&self) -> u64;
 
     /// Whether the archive is sure to take `bytes` more bytes of tar, however
-    /// badly they compress (docs/decisions.md 22).
+    /// badly they compress (docs/decisions.md 22), with all that was written
+    /// before.
     fn fits(&self, bytes: u64) -> bool;
 
     /// Ends the archive, which is a whole tar now.

@@ -24,6 +24,8 @@ pub struct LaneOptions {
     pub codec: &'static dyn Codec,
     /// Its level.
     pub level: Level,
+    /// Threads that encode one archive; one is the lane's own.
+    pub threads: usize,
     /// Sizes.
     pub plan: PartPlan,
     /// What the store allows.
@@ -46,6 +48,8 @@ struct OpenArchive {
     encoder: Box<dyn Encoder>,
     filler: Arc<Mutex<PartFiller>>,
     part_size: u64,
+    /// Bytes before compression.
+    plain: u64,
 }
 
 impl<'a> Lane<'a> {
@@ -97,32 +101,40 @@ impl<'a> Lane<'a> {
             bytes: 0,
         }));
         let out = Box::new(FillerHandle(Arc::clone(&filler)));
-        let encoder = self.options.codec.encoder(out, self.options.level)?;
+        let (codec, level) = (self.options.codec, self.options.level);
+        // The threads begin here, so they have the priority of this one.
+        let encoder = match self.options.threads {
+            ..=1 => codec.encoder(out, level)?,
+            threads => codec.parallel(out, level, threads)?,
+        };
         self.open = Some(OpenArchive {
             encoder,
             filler,
             part_size,
+            plain: 0,
         });
         Ok(())
     }
 
     /// Bytes that the open archive has in the store or in parts, after
-    /// compression.
+    /// compression, and those that are to be expected of what its encoder holds.
     pub fn bytes_out(&self) -> u64 {
-        self.open
-            .as_ref()
-            .map_or(0, |open| lock(&open.filler).bytes)
+        self.open.as_ref().map_or(0, |open| {
+            let bytes = lock(&open.filler).bytes;
+            bytes.saturating_add(expected(bytes, open.plain, open.encoder.held()))
+        })
     }
 
     /// Whether a member of `bytes` plain bytes, headers included, is sure to
-    /// fit what part numbers the open archive has left.
+    /// fit what part numbers the open archive has left, behind what its encoder holds.
     pub fn fits(&self, bytes: u64) -> bool {
         let Some(open) = &self.open else { return true };
         let capacity = open
             .part_size
             .saturating_mul(u64::from(self.options.limits.max_parts))
             .min(self.options.limits.max_object);
-        lock(&open.filler).bytes.saturating_add(worst_case(bytes)) <= capacity
+        let to_come = worst_case(bytes.saturating_add(open.encoder.held()));
+        lock(&open.filler).bytes.saturating_add(to_come) <= capacity
     }
 
     /// Ends the open archive: its last bytes are encoded and handed over.
@@ -143,13 +155,30 @@ impl<'a> Lane<'a> {
 impl Write for Lane<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match &mut self.open {
-            Some(open) => open.encoder.write(buf),
+            Some(open) => {
+                let taken = open.encoder.write(buf)?;
+                open.plain += taken as u64;
+                Ok(taken)
+            }
             None => Err(io::Error::other("no archive is open")),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// What becomes of `held` plain bytes in an encoder that made `bytes` of the others,
+/// `plain` in all: as many if they are as those. Of the first ones nothing is known
+/// but that they hardly grow.
+fn expected(bytes: u64, plain: u64, held: u64) -> u64 {
+    let held = held.min(plain);
+    let scaled = u128::from(held) * u128::from(bytes) / u128::from(plain - held).max(1);
+    if bytes == 0 {
+        held
+    } else {
+        u64::try_from(scaled).map_or(held, |scaled| scaled.min(held))
     }
 }
 

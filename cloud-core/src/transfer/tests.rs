@@ -32,6 +32,7 @@ struct Run {
     budget: Budget,
     cancel: CancellationToken,
     limits: Limits,
+    threads: usize,
 }
 
 impl Run {
@@ -45,6 +46,7 @@ impl Run {
             budget: Budget::new(plan().budget),
             cancel,
             limits,
+            threads: 1,
         }
     }
 
@@ -52,6 +54,7 @@ impl Run {
         LaneOptions {
             codec,
             level: Level::Medium,
+            threads: self.threads,
             plan: plan(),
             limits: self.limits,
             budget: self.budget.clone(),
@@ -88,9 +91,14 @@ const SIZES: &[usize] = &[0, 1, 65_536, 65_537, 1_000_000];
 
 #[tokio::test]
 async fn archives_arrive_whole_in_one_put_or_in_many_parts() {
-    for codec in codec::CODECS {
+    let threads = [1, 3].iter().flat_map(|threads| {
+        let codecs = codec::CODECS.iter();
+        codecs.map(move |codec| (codec, *threads))
+    });
+    for (codec, threads) in threads {
         let memory = MemoryStore::new();
-        let run = Run::on(Arc::new(memory.clone()));
+        let mut run = Run::on(Arc::new(memory.clone()));
+        run.threads = threads;
         // Without compression there is no archive of no bytes at all.
         let sizes = if codec.info().name == "none" {
             &SIZES[1..]
@@ -207,6 +215,58 @@ async fn a_lane_that_dies_leaves_nothing_visible() {
         run.budget.total(),
         "all memory came back"
     );
+}
+
+/// Nothing came out yet of what the threads of an encoder are at, and yet it is in
+/// the archive.
+#[tokio::test]
+async fn what_is_inside_an_encoder_counts_for_the_size_of_its_archive() {
+    const MIB: u64 = 1 << 20;
+    let mut run = Run::on(Arc::new(MemoryStore::new()));
+    run.threads = 4;
+    let mut options = run.options(codec::by_name("gzip").unwrap());
+    options.limits.max_parts = 24;
+    options.plan.part_size = MIB;
+    options.budget = Budget::new(3 * MIB);
+    let (uploader, runtime) = (run.uploader.clone(), Handle::current());
+    let work = move || {
+        let mut lane = Lane::new(&options, &uploader, runtime);
+        lane.begin(Key::new("archive").unwrap(), None, 0).unwrap();
+        assert!(lane.bytes_out() == 0 && lane.fits(7 * MIB) && !lane.fits(8 * MIB));
+        lane.write_all(&content(1 << 20)).unwrap();
+        // Of the first blocks nothing is known but that they hardly grow.
+        assert_eq!(lane.bytes_out(), MIB);
+        assert!(lane.fits(6 * MIB) && !lane.fits(7 * MIB));
+        lane.end().unwrap();
+        lane.begin(Key::new("second").unwrap(), None, 0).unwrap();
+        lane.write_all(&vec![0; 8 << 20]).unwrap();
+        // Zeroes shrink to a thousandth, and so will those that are inside.
+        assert!(lane.bytes_out() < MIB / 10, "{}", lane.bytes_out());
+        lane.write_all(&content(2 << 20)).unwrap();
+        let before = lane.bytes_out();
+        lane.end().unwrap();
+        before
+    };
+    let before = tokio::task::spawn_blocking(work).await.unwrap();
+    let report = run.uploader.finish().await.unwrap();
+    // Noise is taken for zeroes while it is inside: by that much it is too little.
+    let sizes: Vec<u64> = report.archives.iter().map(|done| done.bytes).collect();
+    assert!(sizes[0] > MIB && before <= sizes[1] && sizes[1] <= before + 2 * MIB);
+}
+
+/// The encoder's threads, its blocks and its part are given back.
+#[tokio::test]
+async fn a_store_that_fails_under_several_threads_is_no_success() {
+    for codec in codec::CODECS {
+        let memory = MemoryStore::new();
+        let faulty = FaultyStore::new(Arc::new(memory.clone())).die_after(3);
+        let mut run = Run::on(Arc::new(faulty));
+        run.threads = 2;
+        run.archives(*codec, &[20_000_000]).await;
+        assert!(run.uploader.finish().await.is_err());
+        assert_eq!(run.budget.available(), run.budget.total());
+        assert!(memory.contents().is_empty());
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Where the archives of a base backup go, and what the user asked for about them.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
+use std::thread;
 
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,11 @@ pub struct ArchiveOptions {
     pub server: String,
     /// Compression of the archives.
     pub codec: &'static dyn Codec,
+    /// Its level; `None` for the one that suits base backups.
+    pub level: Option<Level>,
+    /// Threads that compress one archive: 0 for as many as there are cores, `None` for
+    /// as many as parts are uploaded at the same time, but no more than cores.
+    pub encoder_threads: Option<u32>,
     /// Parts uploaded at the same time.
     pub jobs: NonZeroU32,
     /// Upper bound of an archive's size in the store, in bytes.
@@ -40,9 +46,22 @@ pub struct ArchiveOptions {
 }
 
 impl ArchiveOptions {
-    /// The level of compression.
+    /// The level of compression, as a number of the codec.
     pub(in crate::ops) fn level(&self) -> i32 {
-        self.codec.info().backup_level
+        let info = self.codec.info();
+        self.level
+            .map_or(info.backup_level, |level| info.number(level))
+    }
+
+    /// How many threads compress one archive (docs/decisions.md 21).
+    fn threads(&self) -> usize {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let at_most = |wish: u32| usize::try_from(wish).unwrap_or(usize::MAX);
+        match self.encoder_threads {
+            Some(0) => cores,
+            Some(wish) => at_most(wish),
+            None => at_most(self.jobs.get()).min(cores),
+        }
     }
 
     /// How every object is stored.
@@ -124,6 +143,7 @@ impl Destination {
         let lane = LaneOptions {
             codec: options.codec,
             level: Level::Number(options.level()),
+            threads: options.threads(),
             plan: self.plan,
             limits: self.store.info().limits,
             budget,

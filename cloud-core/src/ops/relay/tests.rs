@@ -181,6 +181,8 @@ fn request() -> RelayRequest {
             path: "p".into(),
             server: "main".into(),
             codec: codec::by_name("none").expect("a codec"),
+            level: None,
+            encoder_threads: None,
             jobs: NonZeroU32::MIN,
             max_archive_size: 100 << 30,
             min_chunk_size: None,

@@ -3,12 +3,16 @@
 //! The decoder's memory is bounded by the format (about 4 MB). Every block and
 //! every stream carries a CRC-32, which is verified.
 
+mod blocks;
+
 use std::io::{self, Read, Write};
 
 use ::bzip2::{Action, Compress, Compression, Decompress, Status};
 
+use self::blocks::Stream as Joined;
 use super::guard::corrupt;
 use super::stream::{Pack, Packer, Step, Unpack, Unpacker, since};
+use super::workers::Parallel;
 use super::{Codec, CodecInfo, Encoder, Level, Levels, guard};
 
 static INFO: CodecInfo = CodecInfo {
@@ -46,6 +50,17 @@ impl Codec for Bzip2 {
         let level = Compression::new(INFO.number(level).unsigned_abs());
         let pack = Stream(Compress::new(level, WORK_FACTOR));
         Ok(guard::encoding(Packer::new(pack, out)))
+    }
+
+    fn parallel(
+        &self,
+        out: Box<dyn Write + Send>,
+        level: Level,
+        threads: usize,
+    ) -> io::Result<Box<dyn Encoder>> {
+        let level = u8::try_from(INFO.number(level)).expect("levels end at 9");
+        let parallel = Parallel::new(Joined::new(level), out, threads)?;
+        Ok(guard::encoding(parallel))
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
