@@ -247,8 +247,14 @@ impl<N: Send + 'static> Crew<N> {
             let worker = worker()?;
             let (todo, over) = (Arc::clone(&todo), Arc::clone(&crew.over));
             let thread = thread::Builder::new().name("encoder".into());
-            let thread = thread.spawn(move || serve(worker, &todo, &over))?;
-            crew.threads.push(thread);
+            let thread = thread.spawn(move || serve(worker, &todo, &over));
+            crew.threads.push(thread.map_err(|error| {
+                let text = format!(
+                    "could not start {threads} threads to compress with ({error}): fewer, or one, \
+                     may be possible"
+                );
+                io::Error::new(error.kind(), text)
+            })?);
         }
         Ok(crew)
     }

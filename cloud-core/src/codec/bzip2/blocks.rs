@@ -297,24 +297,31 @@ mod tests {
         }
     }
 
+    fn bits_of(bytes: &[u8]) -> Vec<bool> {
+        let bits = |byte: &u8| {
+            let byte = *byte;
+            (0..8).rev().map(move |bit| byte >> bit & 1 == 1)
+        };
+        bytes.iter().flat_map(bits).collect()
+    }
+
     proptest! {
         #[test]
         fn bits_are_joined_in_their_order(
             pieces in prop::collection::vec(
                 (prop::collection::vec(any::<u8>(), 1..6), any::<prop::sample::Index>()), 0..9)
         ) {
-            let mut expected = String::new();
+            let mut expected = Vec::new();
             let (mut bits, mut out) = (Bits::default(), Vec::new());
             for (bytes, length) in &pieces {
                 let length = length.index(bytes.len() * 8 + 1);
                 bits.push(bytes, length, &mut out);
-                let all: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
-                expected.push_str(&all[..length]);
+                expected.extend_from_slice(&bits_of(bytes)[..length]);
             }
             out.extend_from_slice(bits.rest());
-            let joined: String = out.iter().map(|byte| format!("{byte:08b}")).collect();
+            let joined = bits_of(&out);
             prop_assert!(joined.len() - expected.len() < 8);
-            prop_assert!(joined[expected.len()..].bytes().all(|bit| bit == b'0'));
+            prop_assert!(!joined[expected.len()..].contains(&true));
             prop_assert_eq!(&joined[..expected.len()], &expected);
         }
     }

@@ -172,6 +172,13 @@ fn every_level_on_several_threads_is_decoded_to_the_same_bytes() {
             assert!(first_member(name, &packed) == plain, "{name} {level}");
         }
     }
+    let zstd = by_name("zstd").expect("listed");
+    let (level, plain) = (Level::Number(20), &plain[..10_000]);
+    let one = encode_all(zstd, level, plain).expect("encoded");
+    assert!(
+        parallel_at(zstd, level, 2, plain) == one,
+        "one thread from 20 on"
+    );
 }
 
 #[test]
