@@ -4,6 +4,7 @@
 //! nothing of stores, compression or connections. Its callers move bytes between
 //! the members made and taken here and an archive.
 
+mod cache;
 mod control;
 mod display;
 mod exclude;
@@ -13,6 +14,7 @@ mod source;
 mod testing;
 mod walk;
 
+pub use cache::Gentle;
 pub use control::{
     CONTROL_NAME, CONTROL_SIZE, ClusterState, ControlError, ControlFile, ControlParseError,
     ControlProgress, ControlSizes, ControlSnapshot, read_control,

@@ -18,7 +18,9 @@ use crate::ops::archives::{
     CopyReport, Listing, Sources, Summed, Writing, files, identifier, lower_priority,
     manifest_failed, warn_of,
 };
-use crate::pgdata::{self, EntryKind, Found, HardLinks, LABEL_NAME, MANIFEST_NAME, OwnerNames};
+use crate::pgdata::{
+    self, EntryKind, Found, Gentle, HardLinks, LABEL_NAME, MANIFEST_NAME, OwnerNames,
+};
 use crate::report::Reporter;
 use crate::tar::{ArchiveSink, Member, MemberKind, Splitter};
 use crate::transfer::{Lane, LaneOptions, TransferError, Uploader};
@@ -179,7 +181,7 @@ impl Copy<'_> {
                     let open = entry
                         .open(&mut self.owners)
                         .map_err(|error| files(&error))?;
-                    let Some(mut open) = open else {
+                    let Some(open) = open else {
                         self.writing.report.vanished += 1;
                         continue;
                     };
@@ -203,7 +205,8 @@ impl Copy<'_> {
                         }
                         _ => {
                             links.note(part, &open.meta, &entry.name);
-                            let sum = self.file(base, &open.member, &mut open.file, out)?;
+                            let mut data = Gentle::new(&open.file, open.member.size());
+                            let sum = self.file(base, &open.member, &mut data, out)?;
                             if links.stored_as(&open.meta).is_some() {
                                 self.listing.note(&entry.name, open.member.size(), sum);
                             }
