@@ -337,3 +337,130 @@ async fn a_download_is_read_to_the_byte_or_fails() {
         "the store's own error is kept"
     );
 }
+
+const RANGE: u64 = 4 << 20;
+
+/// A large object read in ranges by so many jobs.
+async fn read_in_ranges(
+    store: &Arc<dyn ObjectStore>,
+    jobs: u32,
+    expected: u64,
+) -> (std::io::Result<Vec<u8>>, Option<crate::store::StoreError>) {
+    let downloads = Downloads::new(Arc::clone(store), jobs, Arc::new(Silent));
+    let key = Key::new("object").unwrap();
+    let cancel = CancellationToken::new();
+    let opened = downloads.open(&key, expected, &cancel).await;
+    let (_, mut reader, failure) = opened.unwrap();
+    // A thread of the runtime would hold up a clock that stands still.
+    let (done, read) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = std::io::Read::read_to_end(&mut reader, &mut bytes);
+        done.send((read.map(|_| bytes), failure.take()))
+    });
+    read.await.unwrap()
+}
+
+#[tokio::test]
+async fn ranges_side_by_side_come_in_order_and_small_objects_by_one_request() {
+    for (size, jobs, requests) in [
+        (4 * RANGE, 4, 1),
+        (4 * RANGE + 1, 4, 5),
+        (5 * RANGE, 2, 5),
+        (6 * RANGE - 7, 7, 6),
+        (6 * RANGE, 1, 1),
+    ] {
+        let memory = MemoryStore::new();
+        let body = content(usize::try_from(size).unwrap());
+        memory.insert("object", body.clone());
+        let faulty = FaultyStore::new(Arc::new(memory));
+        let store: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+        let (bytes, failure) = read_in_ranges(&store, jobs, size).await;
+        assert!(bytes.unwrap() == body && failure.is_none(), "{size} {jobs}");
+        assert_eq!(faulty.count(StoreOp::Get), requests, "{size} {jobs}");
+    }
+}
+
+/// Cuts at every byte are what `store::retry` tests; here the ranges are the real ones, each
+/// cut somewhere.
+#[tokio::test(start_paused = true)]
+async fn a_range_that_is_cut_goes_on_at_its_next_byte() {
+    let memory = MemoryStore::new();
+    let body = content(5 * usize::try_from(RANGE).unwrap());
+    memory.insert("object", body.clone());
+    let faulty = FaultyStore::new(Arc::new(memory));
+    let policy = crate::store::RetryPolicy::per_request(std::time::Duration::from_mins(10));
+    let retry = crate::store::Retry::new(Arc::new(faulty.clone()), policy);
+    let store: Arc<dyn ObjectStore> = Arc::new(retry);
+    for cut in [0, 1, 65_535, 65_536, RANGE - 1, RANGE] {
+        faulty.fail(StoreOp::Get, Fault::CutBody(cut), 4);
+        faulty.fail(StoreOp::Get, Fault::ShortBody(cut), 4);
+        let (bytes, failure) = read_in_ranges(&store, 3, 5 * RANGE).await;
+        assert!(bytes.unwrap() == body && failure.is_none(), "{cut}");
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_changes_between_its_ranges_is_corrupt() {
+    for gone in [true, false] {
+        let memory = MemoryStore::new();
+        let size = 20 * usize::try_from(RANGE).unwrap();
+        memory.insert("object", content(size));
+        let store: Arc<dyn ObjectStore> = Arc::new(memory.clone());
+        let downloads = Downloads::new(Arc::clone(&store), 2, Arc::new(Silent));
+        let key = Key::new("object").unwrap();
+        let cancel = CancellationToken::new();
+        let opened = downloads.open(&key, size as u64, &cancel).await;
+        let (_, mut reader, failure) = opened.unwrap();
+        // At most four ranges were asked for: nothing was read yet.
+        if gone {
+            memory.remove("object");
+        } else {
+            memory.insert("object", content(size + 1));
+        }
+        let read = tokio::task::spawn_blocking(move || {
+            std::io::Read::read_to_end(&mut reader, &mut Vec::new())
+        });
+        assert!(read.await.unwrap().is_err());
+        assert_eq!(failure.take().unwrap().kind, StoreErrorKind::Corrupt);
+    }
+}
+
+/// However many there are, and however slowly they are read, the ranges in memory are
+/// bounded, and no download stands in the way of another.
+#[tokio::test]
+async fn downloads_share_their_room_and_end_in_any_order() {
+    let memory = MemoryStore::new();
+    let size = 10 * usize::try_from(RANGE).unwrap();
+    let names = ["a", "b", "c"];
+    for name in names {
+        memory.insert(name, content(size));
+    }
+    let faulty = FaultyStore::new(Arc::new(memory));
+    let store: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+    let downloads = Downloads::new(store, 3, Arc::new(Silent));
+    let cancel = CancellationToken::new();
+    let mut readers = Vec::new();
+    for name in names {
+        let key = Key::new(name).unwrap();
+        let opened = downloads.open(&key, size as u64, &cancel).await.unwrap();
+        readers.push(opened.1);
+    }
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(
+        faulty.count(StoreOp::Get) <= 6,
+        "{}",
+        faulty.count(StoreOp::Get)
+    );
+    // The last one first, and one that nobody reads to its end.
+    drop(readers.remove(0));
+    while let Some(mut reader) = readers.pop() {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut bytes).map(|_| bytes)
+        });
+        assert!(read.await.unwrap().unwrap() == content(size));
+    }
+}

@@ -122,6 +122,44 @@ async fn a_download_goes_on_where_it_was_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_range_goes_on_wherever_it_was_cut_and_asks_for_no_byte_twice() {
+    let (memory, faulty, retry) = faulty();
+    let body: Bytes = (0..200_u8).collect::<Vec<_>>().into();
+    memory.insert("object", body.clone());
+    let version = memory.head(&key(), LockCheck::Skip).await.unwrap().version;
+    let range = ReadRange {
+        start: 50,
+        end: Some(150),
+        version: version.clone(),
+    };
+    for first in 0..=100 {
+        for fault in [Fault::CutBody(first), Fault::ShortBody(first)] {
+            let before = faulty.count(StoreOp::Get);
+            faulty.fail(StoreOp::Get, fault, 1);
+            // The rest is cut as well, behind its first byte.
+            faulty.fail(StoreOp::Get, Fault::CutBody(1), 1);
+            let download = retry.get(&key(), &range).await.unwrap();
+            assert_eq!((download.range, download.meta.size), (50..150, 200));
+            let pieces: Vec<Bytes> = download.body.try_collect().await.unwrap();
+            assert!(pieces.concat() == body[50..150], "{fault:?}");
+            let asked = faulty.count(StoreOp::Get) - before;
+            assert_eq!(
+                asked,
+                [3, 2, 1][first.saturating_sub(98) as usize],
+                "{fault:?}"
+            );
+            // What was planned and not needed is used up.
+            for _ in asked..2 {
+                let _ = faulty.get(&key(), &range).await;
+            }
+        }
+    }
+    memory.insert("object", vec![7; 200]);
+    let error = retry.get(&key(), &range).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Corrupt, "another version");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_download_of_an_object_that_was_replaced_meanwhile_is_corrupt() {
     let (memory, faulty, retry) = faulty();
     memory.insert("object", vec![1; 200_000]);
