@@ -1,5 +1,6 @@
 //! `barman-cloud-restore`: restores a base backup.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 use cloud_core::cli::args::{CommonArgs, Place, SnapshotPlaceArgs, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
-use cloud_core::ops::restore::{self, RecoveryTarget, RestoreRequest};
+use cloud_core::ops::restore::{self, Durability, RecoveryTarget, RestoreRequest};
 use cloud_core::ops::{Ctx, Env, OpError};
 use cloud_core::store::{Opened, RetryPolicy};
 
@@ -63,6 +64,14 @@ pub struct Args {
     #[arg(long, help_heading = argparse::OURS)]
     allow_incomplete: bool,
 
+    /// Archives unpacked side by side, and requests to the store at the same time
+    #[arg(long, default_value = "2", value_parser = values::positive, help_heading = argparse::OURS)]
+    jobs: NonZeroU32,
+
+    /// Do not wait until everything is on disk
+    #[arg(long, help_heading = argparse::OURS)]
+    no_sync: bool,
+
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -103,6 +112,12 @@ impl Tool for Args {
                 time: self.target_time,
             },
             allow_incomplete: self.allow_incomplete,
+            jobs: self.jobs,
+            durability: if self.no_sync {
+                Durability::Unsynced
+            } else {
+                Durability::Synced
+            },
         };
         restore::run(ctx, at.store, request).await
     }

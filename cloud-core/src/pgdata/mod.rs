@@ -22,8 +22,8 @@ pub use control::{
 pub use display::display_name;
 pub use exclude::Rules;
 pub use restore::{
-    RestoreError, Target, Unpacker, check_destination, is_held_back, open_targets, plain_name,
-    sync_all,
+    Durability, Known, Names, RestoreError, Target, Unpacker, check_destination, is_held_back,
+    open_targets, plain_name, sync_all,
 };
 pub use source::{
     HardLinks, LABEL_NAME, MANIFEST_NAME, OpenFile, OwnerNames, made_member, open_external,

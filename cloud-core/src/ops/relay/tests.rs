@@ -139,6 +139,8 @@ impl Bench {
             tablespaces: vec![format!("fast:{}", fast.display())],
             recovery_target: restore::RecoveryTarget::default(),
             allow_incomplete: false,
+            jobs: NonZeroU32::MIN.saturating_add(1),
+            durability: restore::Durability::Synced,
         };
         let store = Arc::new(self.store.memory.clone());
         restore::run(&context().0, store, request)

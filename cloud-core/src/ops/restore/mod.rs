@@ -1,21 +1,24 @@
 //! Restoring a base backup.
 //!
 //! Choose the backup, list its archives and look at every target directory
-//! before the first byte (`plan`); unpack; link; make durable; and only then
-//! write `backup_label` and, last of all, `pg_control` (`unpack`), so that a
+//! before the first byte (`plan`); unpack, several archives side by side (`pipeline`); link;
+//! make durable; and only then write `backup_label` and, last of all, `pg_control` (`unpack`), so that a
 //! restore killed anywhere leaves a directory PostgreSQL cannot start on (R1,
 //! docs/decisions.md 27).
 
 mod choose;
+mod pipeline;
 mod plan;
 mod unpack;
 mod verify;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use self::plan::check_rules;
 use super::{Ctx, OpError};
+pub use crate::pgdata::Durability;
 use crate::report::Work;
 use crate::store::ObjectStore;
 
@@ -36,6 +39,10 @@ pub struct RestoreRequest {
     pub recovery_target: RecoveryTarget,
     /// Restore a backup that is not DONE.
     pub allow_incomplete: bool,
+    /// Archives unpacked side by side, and requests at the same time.
+    pub jobs: NonZeroU32,
+    /// Whether the end waits for the disk.
+    pub durability: Durability,
 }
 
 /// What `auto` has to be good for; each as typed.
@@ -58,7 +65,7 @@ pub async fn run(
     let plan = plan::make(ctx, &store, &request).await?;
     tracing::info!("Restoring from backup_id: {}", plan.id);
     ctx.reporter.begin(Work::Restore, Some(plan.stored_bytes()));
-    let result = unpack::all(ctx, &store, plan).await;
+    let result = unpack::all(ctx, &store, plan, &request).await;
     ctx.reporter.end();
     result
 }

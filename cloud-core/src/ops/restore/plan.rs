@@ -38,6 +38,12 @@ impl Plan {
         )
     }
 
+    /// The directory of each source.
+    pub(super) fn targets(&self) -> Vec<PathBuf> {
+        let targets = self.sources.iter().map(|source| source.target.clone());
+        targets.collect()
+    }
+
     /// Bytes that will be read from the store.
     pub(super) fn stored_bytes(&self) -> u64 {
         self.sources

@@ -1,67 +1,60 @@
 //! Unpacking, and the order that makes an interrupted restore harmless.
 
-use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{Plan, Source, interrupted, not_usable};
-use super::verify::{Restored, Summed, Unpacked};
+use super::RestoreRequest;
+use super::pipeline::{Before, Held, Pipeline, Unpacked};
+use super::plan::{Plan, interrupted, not_usable};
+use super::verify::Restored;
 use crate::catalogue::info::Status;
 use crate::catalogue::layout::{Archive, ArchiveBase};
-use crate::codec;
-use crate::manifest;
 use crate::ops::{Ctx, OpError, OpErrorKind, chain};
 use crate::pgdata::{
-    CONTROL_NAME, ControlFile, LABEL_NAME, MANIFEST_NAME, RestoreError, Target, Unpacker,
-    display_name, is_held_back, open_targets, plain_name, sync_all,
+    CONTROL_NAME, ControlFile, Durability, LABEL_NAME, RestoreError, Target, display_name,
+    open_targets, sync_all,
 };
-use crate::report::Reporter;
-use crate::store::{ObjectStore, StoreError};
-use crate::tar::{Member, MemberKind, TarError, TarReader};
-use crate::transfer::{DownloadFailure, DownloadReader, open_download};
+use crate::store::ObjectStore;
+use crate::transfer::Downloads;
+use crate::units::pretty_size;
 use crate::wal::Lsn;
-
-/// Largest member that is kept in memory until the end, in bytes: `pg_control`
-/// has 8 KiB, a label some hundred bytes.
-const MAX_HELD: u64 = 1 << 20;
-
-/// Members that are written last, by their name in PGDATA.
-type Held = BTreeMap<Vec<u8>, (Member, Vec<u8>)>;
-
-/// How far the restore is.
-#[derive(Default)]
-struct Progress {
-    held: Held,
-    unpacked: Unpacked,
-    /// Whether the last member of PGDATA was a manifest.
-    after_manifest: bool,
-}
 
 /// Unpacks everything and makes it durable.
 pub(super) async fn all(
     ctx: &Ctx,
     store: &Arc<dyn ObjectStore>,
     plan: Plan,
+    request: &RestoreRequest,
 ) -> Result<(), OpError> {
-    let paths: Vec<_> = plan
-        .sources
-        .iter()
-        .map(|source| source.target.clone())
-        .collect();
+    let paths: Vec<PathBuf> = plan.targets();
     let opened = blocking(move || open_targets(&paths).map_err(not_usable));
     let targets: Vec<Arc<Target>> = opened.await?.into_iter().map(Arc::new).collect();
-    let mut progress = Progress::default();
-    for (source, target) in plan.sources.iter().zip(&targets) {
-        for archive in &source.archives {
-            one(ctx, store, source, archive, target, &mut progress).await?;
+    let fetched = Arc::new(AtomicU64::new(0));
+    let unpacked = archives(ctx, store, &plan, request, &targets, &fetched).await;
+    let written = |targets: &[Arc<Target>]| targets.iter().map(|target| target.written()).sum();
+    let result = match unpacked {
+        Ok(_) if ctx.cancel.is_cancelled() => Err(interrupted()),
+        Ok(unpacked) => {
+            let (targets, durability) = (targets.clone(), request.durability);
+            blocking(move || finish(&plan, &targets, unpacked, durability)).await
         }
-    }
-    if ctx.cancel.is_cancelled() {
-        return Err(interrupted());
-    }
-    blocking(move || finish(&plan, &targets, progress)).await
+        Err(error) => Err(error),
+    };
+    tell(fetched.load(Ordering::Relaxed), written(&targets));
+    result
+}
+
+/// What went over the line and to the disk.
+fn tell(fetched: u64, written: u64) {
+    tracing::info!(
+        "{fetched} bytes were fetched ({}) and {written} bytes written ({})",
+        pretty_size(fetched),
+        pretty_size(written)
+    );
 }
 
 async fn blocking<T: Send + 'static>(
@@ -71,174 +64,129 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|_| OpError::new(OpErrorKind::General, "the unpacking thread ended early"))?
 }
 
-/// Unpacks one archive.
-async fn one(
+/// Unpacks all archives, several side by side. Gives what is left of each, in their order.
+async fn archives(
     ctx: &Ctx,
     store: &Arc<dyn ObjectStore>,
-    source: &Source,
-    archive: &Archive,
-    target: &Arc<Target>,
-    progress: &mut Progress,
-) -> Result<(), OpError> {
-    // A token of its own: an archive that cannot be unpacked stops its download.
-    let cancel = ctx.cancel.child_token();
-    let _stop = cancel.clone().drop_guard();
-    tracing::info!("Restoring '{}'", archive.key);
-    let opened = tokio::select! {
-        biased;
-        () = ctx.cancel.cancelled() => return Err(interrupted()),
-        opened = open_download(store, &archive.key, &cancel, &ctx.reporter) => opened,
+    plan: &Plan,
+    request: &RestoreRequest,
+    targets: &[Arc<Target>],
+    fetched: &Arc<AtomicU64>,
+) -> Result<Vec<Unpacked>, OpError> {
+    // An archive that cannot be unpacked stops the others.
+    let stop = ctx.cancel.child_token();
+    let _stop = stop.clone().drop_guard();
+    let jobs = request.jobs.get();
+    let lanes = Lanes {
+        downloads: Downloads::new(Arc::clone(store), jobs, Arc::clone(&ctx.reporter)),
+        ctx,
+        stop: &stop,
+        fetched,
     };
-    let (_, reader, failure) = opened.map_err(|error| OpError::of_store(&error))?;
-    let work = Unpacking {
-        key: archive.key.to_string(),
-        suffix: archive.suffix.clone(),
-        base: source.base,
-        target: Arc::clone(target),
-        cancel: ctx.cancel.clone(),
-        reporter: Arc::clone(&ctx.reporter),
-    };
-    let taken = std::mem::take(progress);
-    *progress = blocking(move || work.run(reader, &failure, taken)).await?;
-    ctx.reporter.archive_done(archive.key.base_name());
-    Ok(())
+    let sources = plan.sources.iter().zip(targets);
+    let all = sources.flat_map(|(source, target)| {
+        let archives = source.archives.iter();
+        archives.map(move |archive| (source.base, archive, target))
+    });
+    let mut running = stream::iter(all.zip(0_u32..))
+        .map(|((base, archive, target), number)| lanes.one(base, archive, target, number))
+        .buffer_unordered(usize::try_from(jobs).unwrap_or(usize::MAX));
+    let mut done = Vec::new();
+    let mut failure = None;
+    // To the end: no thread may still be writing when this returns.
+    while let Some(result) = running.next().await {
+        match result {
+            Ok(unpacked) => done.push(unpacked),
+            Err(error) => {
+                stop.cancel();
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    done.sort_unstable_by_key(|(number, _)| *number);
+    Ok(done.into_iter().map(|(_, unpacked)| unpacked).collect())
 }
 
-struct Unpacking {
-    key: String,
-    suffix: String,
-    /// What the archive holds.
-    base: ArchiveBase,
-    target: Arc<Target>,
-    cancel: CancellationToken,
-    reporter: Arc<dyn Reporter>,
+/// What the archives that are unpacked side by side share.
+struct Lanes<'a> {
+    downloads: Downloads,
+    ctx: &'a Ctx,
+    stop: &'a CancellationToken,
+    /// Bytes of archives that were read to their end, or to where they failed.
+    fetched: &'a AtomicU64,
 }
 
-/// Why an archive could not be unpacked.
-enum Trouble {
-    Archive(TarError),
-    Files(RestoreError),
-}
-
-impl Unpacking {
-    fn run(
+impl Lanes<'_> {
+    async fn one(
         &self,
-        reader: DownloadReader,
-        failure: &DownloadFailure,
-        mut progress: Progress,
-    ) -> Result<Progress, OpError> {
-        match self.members(reader, &mut progress) {
-            Ok(()) => Ok(progress),
-            Err(_) if self.cancel.is_cancelled() => Err(interrupted()),
-            Err(trouble) => Err(self.explain(trouble, failure.take())),
+        base: ArchiveBase,
+        archive: &Archive,
+        target: &Arc<Target>,
+        number: u32,
+    ) -> Result<(u32, Unpacked), OpError> {
+        if self.stop.is_cancelled() {
+            return Err(interrupted());
         }
-    }
-
-    fn members(&self, reader: DownloadReader, progress: &mut Progress) -> Result<(), Trouble> {
-        let codec = codec::by_suffix(&self.suffix).unwrap_or(&codec::None);
-        let plain = codec
-            .decoder(Box::new(reader))
-            .map_err(|error| Trouble::Archive(error.into()))?;
-        let counted = Counted {
-            inner: plain,
-            cancel: &self.cancel,
-            reporter: self.reporter.as_ref(),
+        tracing::info!("Restoring '{}'", archive.key);
+        // A token of its own: an archive that cannot be unpacked stops its download.
+        let cancel = self.stop.child_token();
+        let _cancel = cancel.clone().drop_guard();
+        let opened = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(interrupted()),
+            opened = self.downloads.open(&archive.key, archive.size, &cancel) => opened,
         };
-        let mut archive = TarReader::new(counted);
-        let mut unpacker = Unpacker::new(&self.target);
-        while let Some(member) = archive.next_member().map_err(Trouble::Archive)? {
-            // Only members of PGDATA are held back.
-            if self.base == ArchiveBase::Data && is_held_back(&member.name) {
-                let name = plain_name(&member.name).map_err(Trouble::Files)?;
-                let bytes = hold(&member, &mut archive).map_err(Trouble::Archive)?;
-                if name == LABEL_NAME {
-                    progress.unpacked.own_manifest = progress.after_manifest;
-                }
-                progress.after_manifest = false;
-                progress.held.insert(name, (member, bytes));
-            } else {
-                // Later members win, and one that takes the name of a member
-                // that is held back is of its kind anyhow.
-                let mut content = Summed {
-                    inner: &mut archive,
-                    crc: 0,
-                };
-                unpacker
-                    .unpack(&member, &mut content)
-                    .map_err(Trouble::Files)?;
-                let crc = content.crc;
-                self.remember(&member, crc, progress)
-                    .map_err(Trouble::Files)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Remembers a member that was unpacked. The manifest does not list itself.
-    fn remember(
-        &self,
-        member: &Member,
-        crc: u32,
-        progress: &mut Progress,
-    ) -> Result<(), RestoreError> {
-        let unpacked = &mut progress.unpacked;
-        let tablespace = self.base.tablespace();
-        let path = manifest::path(tablespace, &plain_name(&member.name)?);
-        if self.base == ArchiveBase::Data {
-            progress.after_manifest = path == MANIFEST_NAME;
-        }
-        match &member.kind {
-            MemberKind::File { .. } if path == MANIFEST_NAME => {}
-            MemberKind::File { size } => unpacked.file(&path, *size, crc),
-            MemberKind::HardLink { target } => {
-                let target = manifest::path(tablespace, &plain_name(target)?);
-                unpacked.linked(&path, &target);
-            }
-            _ => unpacked.replaced(&path),
-        }
-        Ok(())
-    }
-
-    /// The store's own error where it has one: that the archive ends early is
-    /// then only its echo.
-    fn explain(&self, trouble: Trouble, store: Option<StoreError>) -> OpError {
-        if let Some(error) = store {
-            return OpError::of_store(&error);
-        }
-        let text = match trouble {
-            Trouble::Archive(error) => format!("archive `{}` cannot be read: {error}", self.key),
-            Trouble::Files(error @ RestoreError::Read { .. }) => {
-                format!("archive `{}` cannot be read: {}", self.key, chain(&error))
-            }
-            Trouble::Files(error) => {
-                format!(
-                    "archive `{}` cannot be restored: {}",
-                    self.key,
-                    chain(&error)
-                )
-            }
+        let (_, reader, failure) = opened.map_err(|error| OpError::of_store(&error))?;
+        let taken = reader.taken();
+        let pipeline = Pipeline {
+            key: archive.key.to_string(),
+            suffix: archive.suffix.clone(),
+            base,
+            number,
+            target: Arc::clone(target),
+            cancel: self.stop.clone(),
+            reporter: Arc::clone(&self.ctx.reporter),
         };
-        OpError::new(OpErrorKind::General, text)
+        let unpacked = blocking(move || pipeline.run(reader, &failure)).await;
+        self.fetched
+            .fetch_add(taken.load(Ordering::Relaxed), Ordering::Relaxed);
+        let unpacked = unpacked?;
+        self.ctx.reporter.archive_done(archive.key.base_name());
+        Ok((number, unpacked))
     }
 }
 
-/// Reads a member that is written at the end.
-fn hold(member: &Member, archive: &mut impl Read) -> Result<Vec<u8>, TarError> {
-    if !matches!(member.kind, MemberKind::File { size } if size <= MAX_HELD) {
-        let name = display_name(&member.name);
-        return Err(io::Error::other(format!("`{name}` is not the small file it must be")).into());
+/// The members that are written last, and whether the backup's own manifest stands
+/// before the label. Later archives win.
+fn held_back(unpacked: Vec<Unpacked>) -> (Held, bool) {
+    let mut held = Held::new();
+    let (mut own_manifest, mut last) = (false, None);
+    for archive in unpacked {
+        held.extend(archive.held);
+        if let Some(before) = archive.before_label {
+            let before = match before {
+                Before::Nothing => last,
+                before => Some(before),
+            };
+            own_manifest = before == Some(Before::Manifest);
+        }
+        last = archive.last.or(last);
     }
-    let mut bytes = Vec::new();
-    archive.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    (held, own_manifest)
 }
 
 /// The comparison with the manifest; links, directories, everything to disk; then
 /// the label; then `pg_control` (upholds R1).
-fn finish(plan: &Plan, targets: &[Arc<Target>], progress: Progress) -> Result<(), OpError> {
-    let Progress {
-        mut held, unpacked, ..
-    } = progress;
+fn finish(
+    plan: &Plan,
+    targets: &[Arc<Target>],
+    unpacked: Vec<Unpacked>,
+    durability: Durability,
+) -> Result<(), OpError> {
+    let (mut held, own_manifest) = held_back(unpacked);
     let complete = plan.info.status == Status::Done;
     let mut take = |name: &[u8]| match held.remove(name) {
         None if complete => Err(OpError::new(
@@ -267,7 +215,7 @@ fn finish(plan: &Plan, targets: &[Arc<Target>], progress: Progress) -> Result<()
             targets,
             held: held.collect(),
         };
-        restored.verify(unpacked)?;
+        restored.verify(own_manifest)?;
     }
     let (pgdata, tablespaces) = targets.split_first().ok_or_else(interrupted)?;
     for (source, target) in plan.sources[1..].iter().zip(tablespaces) {
@@ -288,11 +236,13 @@ fn finish(plan: &Plan, targets: &[Arc<Target>], progress: Progress) -> Result<()
     for target in targets {
         target.finish().map_err(|error| general(&error))?;
     }
-    let all: Vec<&Target> = targets.iter().map(Arc::as_ref).collect();
-    sync_all(&all).map_err(|error| general(&error))?;
+    if durability == Durability::Synced {
+        let all: Vec<&Target> = targets.iter().map(Arc::as_ref).collect();
+        sync_all(&all).map_err(|error| general(&error))?;
+    }
     for (member, bytes) in label.iter().chain(&control) {
         pgdata
-            .write_held(member, bytes)
+            .write_held(member, bytes, durability)
             .map_err(|error| general(&error))?;
     }
     warn_of_configuration(plan);
@@ -378,27 +328,52 @@ fn general(error: &RestoreError) -> OpError {
     OpError::new(OpErrorKind::General, chain(error))
 }
 
-/// Tells how far the restore is, and ends when it is asked to.
-struct Counted<'a, R> {
-    inner: R,
-    cancel: &'a CancellationToken,
-    reporter: &'a dyn Reporter,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("the restore was stopped"));
-        }
-        let count = self.inner.read(buf)?;
-        self.reporter.processed(count as u64);
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_own_manifest_is_the_one_just_before_the_label() {
+        let archive = |before_label, last| Unpacked {
+            held: Held::new(),
+            before_label,
+            last,
+        };
+        use Before::{Manifest, Nothing, Other};
+        let tablespace = || archive(None, None);
+        for (archives, expected) in [
+            (vec![archive(Some(Manifest), Some(Other))], true),
+            (vec![archive(Some(Other), Some(Manifest))], false),
+            (vec![archive(Some(Nothing), Some(Other))], false),
+            // The manifest was the last of the archive before.
+            (
+                vec![
+                    archive(None, Some(Manifest)),
+                    archive(Some(Nothing), Some(Other)),
+                    tablespace(),
+                ],
+                true,
+            ),
+            (
+                vec![
+                    archive(None, Some(Manifest)),
+                    archive(None, Some(Other)),
+                    archive(Some(Nothing), Some(Other)),
+                ],
+                false,
+            ),
+            // Of two labels the later one counts.
+            (
+                vec![
+                    archive(Some(Manifest), Some(Other)),
+                    archive(Some(Other), Some(Other)),
+                ],
+                false,
+            ),
+        ] {
+            assert_eq!(held_back(archives).1, expected);
+        }
+    }
 
     #[test]
     fn a_position_is_the_same_however_many_zeroes_it_has() {

@@ -1,16 +1,14 @@
 //! What was unpacked, held against the manifest.
 //!
 //! The manifest comes at the very end of the last archive, so every file is
-//! summed up while it is unpacked and 16 bytes of each are remembered. Nothing of
+//! summed up while it is unpacked and 16 bytes of each are remembered (`pgdata::Names`). Nothing of
 //! this is believed to be the backup's manifest but one whose own checksum holds
 //! and that names the backup's own range of WAL: data directories contain
 //! manifests left by other tools and by earlier restores (docs/decisions.md 24).
 //! None of those stands just before the label, where the backup's own one does: one
 //! that does not count there was damaged, or came with an archive of another backup.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,58 +28,6 @@ const BLOCK: usize = 256 << 10;
 /// How many damaged files are named; the others are counted.
 const NAMED: usize = 3;
 
-/// Files as they were unpacked, each remembered by two numbers: which it is, and
-/// what it holds.
-#[derive(Debug, Default)]
-pub(super) struct Unpacked {
-    hasher: RandomState,
-    files: HashMap<u64, u64>,
-    /// Whether the manifest stood where the backup's own one stands.
-    pub(super) own_manifest: bool,
-}
-
-impl Unpacked {
-    /// A file was unpacked; an earlier one of that name is gone.
-    pub(super) fn file(&mut self, path: &[u8], size: u64, crc: u32) {
-        let what = self.what(size, crc);
-        self.files.insert(self.which(path), what);
-    }
-
-    /// A second name was given to a file.
-    pub(super) fn linked(&mut self, path: &[u8], target: &[u8]) {
-        if let Some(what) = self.files.get(&self.which(target)) {
-            self.files.insert(self.which(path), *what);
-        }
-    }
-
-    /// What has this name now is no file.
-    pub(super) fn replaced(&mut self, path: &[u8]) {
-        self.files.remove(&self.which(path));
-    }
-
-    fn which(&self, path: &[u8]) -> u64 {
-        self.hasher.hash_one(path)
-    }
-
-    fn what(&self, size: u64, crc: u32) -> u64 {
-        self.hasher.hash_one((size, crc))
-    }
-}
-
-/// Sums up what passes by.
-pub(super) struct Summed<R> {
-    pub(super) inner: R,
-    pub(super) crc: u32,
-}
-
-impl<R: Read> Read for Summed<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buf)?;
-        self.crc = crc32c::crc32c_append(self.crc, &buf[..count]);
-        Ok(count)
-    }
-}
-
 /// The files of a restore, before the last two of them are written.
 pub(super) struct Restored<'a> {
     pub(super) plan: &'a Plan,
@@ -94,9 +40,14 @@ pub(super) struct Restored<'a> {
 impl Restored<'_> {
     /// Compares all files with the manifest, if the backup has one. A stray one is
     /// taken away.
-    pub(super) fn verify(&self, mut unpacked: Unpacked) -> Result<(), OpError> {
-        for (name, bytes) in &self.held {
-            unpacked.file(name, bytes.len() as u64, crc32c::crc32c(bytes));
+    ///
+    /// `own_manifest`: it stood where the backup's own one stands.
+    pub(super) fn verify(&self, own_manifest: bool) -> Result<(), OpError> {
+        if let Some(pgdata) = self.targets.first() {
+            for (name, bytes) in &self.held {
+                let (size, crc) = (bytes.len() as u64, crc32c::crc32c(bytes));
+                pgdata.names().fill(name, u32::MAX, size, crc);
+            }
         }
         let Some(file) = self.open(MANIFEST_NAME)? else {
             tracing::info!("backup {} has no manifest to compare with", self.plan.id);
@@ -104,12 +55,12 @@ impl Restored<'_> {
         };
         let why = match manifest::read(BufReader::new(file), |_| ()) {
             Ok(summary) if self.is_ours(&summary) => {
-                return self.compare(unpacked);
+                return self.compare();
             }
             Ok(_) => "it is of another backup".to_owned(),
             Err(error) => error.to_string(),
         };
-        if unpacked.own_manifest {
+        if own_manifest {
             let why = format!("its `backup_manifest` cannot be used: {why}");
             return Err(self.plan.damaged(&why));
         }
@@ -140,18 +91,23 @@ impl Restored<'_> {
         range().is_some_and(|range| summary.ranges == [range]) && same_cluster
     }
 
-    fn compare(&self, mut unpacked: Unpacked) -> Result<(), OpError> {
+    fn compare(&self) -> Result<(), OpError> {
+        // The manifest does not list itself.
+        if let Some(pgdata) = self.targets.first() {
+            pgdata.names().remove_file(MANIFEST_NAME);
+        }
         let Some(file) = self.open(MANIFEST_NAME)? else {
             return Ok(());
         };
         let mut damage = Damage::default();
         let read = manifest::read(BufReader::new(file), |entry| {
-            let found = unpacked.files.remove(&unpacked.which(&entry.path));
+            let found = self.located(&entry.path);
+            let found = found.and_then(|(target, name)| target.names().remove_file(name));
             let problem = match (found, &entry.checksum) {
                 (None, _) => Some("is missing".to_owned()),
-                (Some(what), Some(Checksum::Crc32c(crc))) => (what
-                    != unpacked.what(entry.size, *crc))
-                .then(|| "is not what was backed up".to_owned()),
+                (Some(known), Some(Checksum::Crc32c(crc))) => {
+                    (!known.is(entry.size, *crc)).then(|| "is not what was backed up".to_owned())
+                }
                 (Some(_), Some(checksum @ Checksum::Sha256(_))) => {
                     self.sum_up_again(&entry, checksum)
                 }
@@ -165,8 +121,8 @@ impl Restored<'_> {
             let text = format!("could not read the manifest again: {error}");
             OpError::new(OpErrorKind::General, text)
         })?;
-        if !unpacked.files.is_empty() {
-            for path in self.named(&unpacked) {
+        if self.targets.iter().any(|target| target.names().files() > 0) {
+            for path in self.left_over() {
                 damage.note(format!("`{}` does not belong to it", display_name(&path)));
             }
         }
@@ -206,20 +162,27 @@ impl Restored<'_> {
         }
     }
 
-    /// The file of a path in a manifest.
-    fn path(&self, path: &[u8]) -> PathBuf {
-        use std::os::unix::ffi::OsStrExt;
-        let to_path = |bytes: &[u8]| Path::new(std::ffi::OsStr::from_bytes(bytes)).to_owned();
+    /// The target of a path in a manifest, and its name there.
+    fn located<'p>(&self, path: &'p [u8]) -> Option<(&Target, &'p [u8])> {
         for (source, target) in self.plan.sources.iter().zip(self.targets) {
             let prefix = manifest::path(source.base.tablespace(), b"");
             if let ArchiveBase::Tablespace(_) = source.base
                 && let Some(rest) = path.strip_prefix(prefix.as_slice())
             {
-                return target.path().join(to_path(rest));
+                return Some((target.as_ref(), rest));
             }
         }
-        let pgdata = self.targets.first().map(|target| target.path());
-        pgdata.unwrap_or(Path::new("")).join(to_path(path))
+        self.targets.first().map(|target| (target.as_ref(), path))
+    }
+
+    /// The file of a path in a manifest.
+    fn path(&self, path: &[u8]) -> PathBuf {
+        use std::os::unix::ffi::OsStrExt;
+        let located = self.located(path).map(|(target, name)| {
+            let name = Path::new(std::ffi::OsStr::from_bytes(name));
+            target.path().join(name)
+        });
+        located.unwrap_or_default()
     }
 
     fn open(&self, name: &[u8]) -> Result<Option<File>, OpError> {
@@ -234,20 +197,19 @@ impl Restored<'_> {
         }
     }
 
-    /// The paths of the files that are remembered, found by looking at all that
+    /// The paths of the files that are still remembered, found by looking at all that
     /// is on disk.
-    fn named(&self, unpacked: &Unpacked) -> Vec<Vec<u8>> {
+    fn left_over(&self) -> Vec<Vec<u8>> {
         let mut found: Vec<Vec<u8>> = Vec::new();
         for (source, target) in self.plan.sources.iter().zip(self.targets) {
             let prefix = manifest::path(source.base.tablespace(), b"");
-            collect(target.path(), &prefix, &mut |path| {
-                if unpacked.files.contains_key(&unpacked.which(path)) {
-                    found.push(path.to_vec());
+            collect(target.path(), b"", &mut |name| {
+                if target.names().has_file(name) {
+                    found.push([&prefix, name].concat());
                 }
             });
         }
         found.sort();
-        found.dedup();
         found
     }
 }
@@ -263,7 +225,7 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Gives every file below a directory to `take`, by its path in a manifest.
+/// Gives every file below a directory to `take`, by its name in it.
 fn collect(directory: &Path, text: &[u8], take: &mut dyn FnMut(&[u8])) {
     use std::os::unix::ffi::OsStrExt;
     let Ok(entries) = directory.read_dir() else {

@@ -7,13 +7,15 @@
 //! files are dropped.
 //!
 //! Where several members have one name the last one wins, as with the tools we are
-//! compatible with; the earlier file is removed, never opened.
+//! compatible with; the earlier file is removed, never opened. That is the one that
+//! is last in the last archive, whatever the order in which archives are unpacked (`names`).
 //!
 //! Upholds R1 (docs/decisions.md 27) together with its caller: the two members without which
 //! PostgreSQL cannot start on the directory are never unpacked, but written by
 //! [`Target::write_held`] after everything else was synced.
 
 mod name;
+mod names;
 mod owner;
 mod sync;
 mod target;
@@ -25,7 +27,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use name::{is_held_back, plain_name};
-pub use sync::sync_all;
+pub use names::{Known, Names};
+pub use sync::{Durability, sync_all};
 pub use target::{Target, check_destination, open_targets};
 pub use unpack::Unpacker;
 

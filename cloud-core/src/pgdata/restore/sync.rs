@@ -11,6 +11,15 @@ use rustix::io::Errno;
 
 use super::{RestoreError, Target};
 
+/// Whether the end of a restore waits until everything is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It does: what was restored outlives a failure of the machine.
+    Synced,
+    /// It is left to the system, which writes it some time later.
+    Unsynced,
+}
+
 /// Syncs everything that was restored to `targets`. Called after [`Target::finish`] of each.
 ///
 /// Everything in a target is taken to be on the target's own file system, which it

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
@@ -19,7 +20,9 @@ use super::super::display::display_name;
 use super::super::walk::OPEN_DIRECTORY;
 use super::RestoreError;
 use super::name::{components, is_held_back};
+use super::names::Names;
 use super::owner::{Ids, Owners};
+use super::sync::Durability;
 use super::unpack::create_file;
 use crate::tar::{Member, MemberKind, Mtime};
 
@@ -40,16 +43,19 @@ pub struct Target {
     root: Arc<OwnedFd>,
     /// Whether files can be given away.
     pub(super) gives_away: bool,
+    names: Names,
+    written: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Directories made so far by name, the target itself being empty.
+    /// Directories made so far by name, the target itself being empty, and what the archive of
+    /// the greatest number says of them.
     ///
     /// Their attributes are set at the end: a directory without write permission must not keep its
     /// files out, and every file changes its directory's date.
-    directories: BTreeMap<Vec<u8>, Option<Attributes>>,
+    directories: BTreeMap<Vec<u8>, Option<(u32, Attributes)>>,
     owners: Owners,
     /// What has no owner of its own and came before the cluster's was known.
     ownerless: Vec<Vec<u8>>,
@@ -186,6 +192,8 @@ impl Target {
             path: absolute,
             root: Arc::new(root),
             gives_away: rustix::process::geteuid().is_root(),
+            names: Names::new(),
+            written: AtomicU64::new(0),
             state: Mutex::new(State {
                 made,
                 ..State::default()
@@ -196,6 +204,20 @@ impl Target {
     /// The directory's absolute path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What was restored under which name, by all archives so far.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Bytes written to files so far.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(super) fn root(&self) -> &Arc<OwnedFd> {
@@ -256,7 +278,7 @@ impl Target {
         for (name, attributes) in std::mem::take(&mut state.directories).into_iter().rev() {
             let directory = self.open_directory(&name_parts(&name), &name)?;
             let set = match attributes {
-                Some(attributes) => self.set_attributes(&directory, attributes, cluster),
+                Some((_, attributes)) => self.set_attributes(&directory, attributes, cluster),
                 None => cluster.map_or(Ok(()), |ids| chown(&directory, ids)),
             };
             match set {
@@ -271,11 +293,16 @@ impl Target {
 
     /// Writes a member that was held back, and syncs it and the directory it is in.
     /// It gets its name when all of it is on disk: where there is a `pg_control`, it
-    /// is a whole one.
+    /// is a whole one. (With [`Durability::Unsynced`], when all of it was written.)
     ///
     /// Called after [`sync_all`](super::sync_all), first for the backup label, last of all for
     /// `pg_control` (R1).
-    pub fn write_held(&self, member: &Member, bytes: &[u8]) -> Result<(), RestoreError> {
+    pub fn write_held(
+        &self,
+        member: &Member,
+        bytes: &[u8],
+        durability: Durability,
+    ) -> Result<(), RestoreError> {
         if !is_held_back(&member.name) || !matches!(member.kind, MemberKind::File { .. }) {
             return Err(RestoreError::Refused {
                 name: display_name(&member.name),
@@ -295,7 +322,9 @@ impl Target {
         let cluster = self.state().owners.of_cluster();
         self.set_attributes(&file, attributes, cluster)
             .map_err(|errno| failed(errno.into()))?;
-        file.sync_all().map_err(failed)?;
+        if durability == Durability::Synced {
+            file.sync_all().map_err(failed)?;
+        }
         rustix::fs::renameat(&*parent, &unfinished[..], &*parent, *base)
             .map_err(|errno| failed(errno.into()))?;
         let date = modified(
@@ -306,7 +335,11 @@ impl Target {
             Ok(()) | Err(Errno::PERM) => {}
             Err(errno) => return Err(failed(errno.into())),
         }
-        rustix::fs::fsync(&*parent).map_err(|errno| failed(errno.into()))
+        self.count_written(bytes.len());
+        match durability {
+            Durability::Synced => rustix::fs::fsync(&*parent).map_err(|errno| failed(errno.into())),
+            Durability::Unsynced => Ok(()),
+        }
     }
 
     /// What `member`, called `name` below the target, says about itself.
@@ -328,9 +361,14 @@ impl Target {
         }
     }
 
-    /// Notes that the directory called `name` gets these attributes at the end.
-    pub(super) fn note_directory(&self, name: Vec<u8>, attributes: Attributes) {
-        self.state().directories.insert(name, Some(attributes));
+    /// Notes that the directory called `name` gets these attributes at the end, unless an archive
+    /// with a greater number says something else.
+    pub(super) fn note_directory(&self, name: Vec<u8>, archive: u32, attributes: Attributes) {
+        let mut state = self.state();
+        let noted = state.directories.entry(name).or_insert(None);
+        if noted.is_none_or(|(other, _)| other <= archive) {
+            *noted = Some((archive, attributes));
+        }
     }
 
     /// The owner of a file that has these attributes, if it can be given one now; otherwise it is

@@ -67,7 +67,7 @@ fn place() -> (TempDir, Target) {
 }
 
 fn unpack(target: &Target, member: &Member, content: &[u8]) -> Result<(), RestoreError> {
-    Unpacker::new(target).unpack(member, &mut Cursor::new(content))
+    Unpacker::new(target, 0).unpack(member, &mut Cursor::new(content))
 }
 
 /// All files below `root`, links not followed.
@@ -94,7 +94,7 @@ fn copy(source: &Path, target: &Target) {
     };
     let mut owners = OwnerNames::default();
     let mut links = HardLinks::default();
-    let mut unpacker = Unpacker::new(target);
+    let mut unpacker = Unpacker::new(target, 0);
     for found in Walk::open(source, rules, &[]).expect("the source can be opened") {
         let Found::Entry(entry) = found.expect("the source can be read") else {
             panic!("everything is stored");
@@ -116,7 +116,7 @@ fn copy(source: &Path, target: &Target) {
                 .expect("unpacked");
         } else {
             unpacker
-                .unpack(&opened.member, &mut opened.file)
+                .unpack(&opened.member, &mut io::BufReader::new(&mut opened.file))
                 .expect("unpacked");
             links.note(0, &opened.meta, &opened.member.name);
         }
@@ -199,7 +199,7 @@ fn content_is_read_exactly_as_far_as_the_size() {
     let (_place, target) = place();
     let mut content = Cursor::new(b"1234rest");
     let four = file("four", b"1234");
-    Unpacker::new(&target)
+    Unpacker::new(&target, 0)
         .unpack(&four, &mut content)
         .expect("unpacked");
     assert_eq!(
@@ -221,8 +221,8 @@ fn content_is_read_exactly_as_far_as_the_size() {
         "{short:?}"
     );
 
-    let mut broken = Cursor::new(b"12").chain(Broken);
-    let failed = Unpacker::new(&target).unpack(&four, &mut broken);
+    let mut broken = io::BufReader::new(Cursor::new(b"12").chain(Broken));
+    let failed = Unpacker::new(&target, 0).unpack(&four, &mut broken);
     assert!(
         matches!(failed, Err(RestoreError::Read { .. })),
         "{failed:?}"
@@ -301,7 +301,7 @@ fn a_target_of_another_owner_keeps_its_mode() {
         unpack(&target, &file("PG_VERSION", b"15"), b"15").expect("unpacked");
         target.finish().expect("finished");
         target
-            .write_held(&file("backup_label", b"x"), b"x")
+            .write_held(&file("backup_label", b"x"), b"x", Durability::Synced)
             .expect("written");
     });
 }
@@ -410,10 +410,14 @@ fn the_held_back_members_come_after_everything_else_and_disturb_no_date() {
 
     let label = file("./backup_label", b"START WAL LOCATION");
     target
-        .write_held(&label, b"START WAL LOCATION")
+        .write_held(&label, b"START WAL LOCATION", Durability::Synced)
         .expect("written");
     target
-        .write_held(&file("global/pg_control", b"control"), b"control")
+        .write_held(
+            &file("global/pg_control", b"control"),
+            b"control",
+            Durability::Synced,
+        )
         .expect("written");
     let found = all_below(target.path());
     assert_eq!(found.len(), 4);
@@ -428,7 +432,7 @@ fn the_held_back_members_come_after_everything_else_and_disturb_no_date() {
     assert_eq!(content, b"control");
 
     for other in [file("global/1262", b"x"), link("backup_label", "x")] {
-        let refused = target.write_held(&other, b"x");
+        let refused = target.write_held(&other, b"x", Durability::Synced);
         assert!(
             matches!(refused, Err(RestoreError::Refused { .. })),
             "{refused:?}"
@@ -464,7 +468,11 @@ fn root_gives_files_to_their_owners_and_nameless_ones_to_the_clusters() {
         .expect("linked");
     target.finish().expect("finished");
     target
-        .write_held(&owned(file("backup_label", b"x"), 0), b"x")
+        .write_held(
+            &owned(file("backup_label", b"x"), 0),
+            b"x",
+            Durability::Synced,
+        )
         .expect("written");
     let owners: Vec<(String, u32, u32)> = all_below(target.path())
         .into_iter()
@@ -493,7 +501,7 @@ fn several_threads_can_unpack_into_one_target() {
         for thread in 0..4 {
             let target = &target;
             scope.spawn(move || {
-                let mut unpacker = Unpacker::new(target);
+                let mut unpacker = Unpacker::new(target, 0);
                 for number in 0..200 {
                     let own = format!("base/{number}/{thread}");
                     let content = own.clone().into_bytes();
@@ -521,6 +529,59 @@ fn several_threads_can_unpack_into_one_target() {
     );
 }
 
+/// docs/decisions.md 28: of a name in several archives the last one's file stays, in whatever
+/// order they are unpacked, and so do the attributes of a directory.
+#[test]
+fn the_last_archive_wins_in_whatever_order_they_are_unpacked() {
+    let orders: [[u32; 3]; 4] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]];
+    for order in orders {
+        let (_place, target) = place();
+        for archive in order {
+            let mut unpacker = Unpacker::new(&target, archive);
+            let content = vec![b'0' + u8::try_from(archive).expect("small"); 10];
+            let size = usize::try_from(archive + 1).expect("small");
+            let content = &content[..size];
+            let mut take = |member: Member| {
+                let unpacked = unpacker.unpack(&member, &mut &*content);
+                unpacked.expect("unpacked");
+            };
+            take(Member {
+                mode: 0o700 + archive,
+                ..directory("d")
+            });
+            take(file("d/file", content));
+            take(link("d/link", &archive.to_string()));
+            if archive < 2 {
+                take(file("d/either", content));
+            }
+            take(file("d/twice", b""));
+            take(file("d/twice", content));
+            take(file(&format!("d/own{archive}"), content));
+            take(hard_link(
+                &format!("d/other{archive}"),
+                &format!("d/own{archive}"),
+            ));
+        }
+        target.finish().expect("finished");
+        let read = |name: &str| fs::read(target.path().join("d").join(name)).expect("readable");
+        assert_eq!(read("file"), b"222", "{order:?}");
+        assert_eq!(read("twice"), b"222", "{order:?}");
+        assert_eq!(read("either"), b"11", "{order:?}");
+        let led = fs::read_link(target.path().join("d/link")).expect("a link");
+        assert_eq!(led, Path::new("2"), "{order:?}");
+        let mode = fs::metadata(target.path().join("d")).expect("there").mode();
+        assert_eq!(mode & 0o7777, 0o702, "{order:?}");
+        for (name, size, crc) in [
+            ("d/file", 3, crc32c::crc32c(b"222")),
+            ("d/either", 2, crc32c::crc32c(b"11")),
+            ("d/other0", 1, crc32c::crc32c(b"0")),
+        ] {
+            let known = target.names().remove_file(name.as_bytes());
+            assert!(known.is_some_and(|known| known.is(size, crc)), "{name}");
+        }
+    }
+}
+
 /// An archive made by the tools we are compatible with, restored in the order of
 /// docs/decisions.md 27, gives what they restore.
 #[test]
@@ -528,7 +589,7 @@ fn the_golden_backup_comes_back_with_the_recorded_hashes_and_modes() {
     let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny"));
     let archive = golden.join("none/base/20261121T120000/data.tar");
     let (_place, target) = place();
-    let mut unpacker = Unpacker::new(&target);
+    let mut unpacker = Unpacker::new(&target, 0);
     let mut held = BTreeMap::new();
     let mut reader = TarReader::new(fs::File::open(archive).expect("the golden archive"));
     while let Some(member) = reader.next_member().expect("a whole archive") {
@@ -540,7 +601,8 @@ fn the_golden_backup_comes_back_with_the_recorded_hashes_and_modes() {
                 (member, content),
             );
         } else {
-            unpacker.unpack(&member, &mut reader).expect("unpacked");
+            let mut content = io::BufReader::new(&mut reader);
+            unpacker.unpack(&member, &mut content).expect("unpacked");
         }
     }
     target.ensure_directory("pg_wal").expect("made");
@@ -548,7 +610,9 @@ fn the_golden_backup_comes_back_with_the_recorded_hashes_and_modes() {
     sync_all(&[&target]).expect("synced");
     for name in [LABEL_NAME, CONTROL_NAME] {
         let (member, content) = &held[name];
-        target.write_held(member, content).expect("written");
+        target
+            .write_held(member, content, Durability::Synced)
+            .expect("written");
     }
 
     let expected = fs::read_to_string(golden.join("EXPECTED-RESTORE.txt")).expect("the record");

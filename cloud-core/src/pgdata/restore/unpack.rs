@@ -1,7 +1,7 @@
 //! Unpacks one member after the other.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -10,44 +10,48 @@ use rustix::io::Errno;
 
 use super::super::display::display_name;
 use super::RestoreError;
-use super::name::{components, is_held_back};
+use super::name::{components, is_held_back, plain_name};
 use super::target::{Attributes, Target, chown_at, modified_at};
 use crate::tar::{Member, MemberKind};
-
-/// Bytes moved at a time.
-const BLOCK: usize = 256 * 1024;
 
 /// How often a name is cleared for a member while other threads keep taking it.
 const ATTEMPTS: u32 = 16;
 
-/// Unpacks members into a [`Target`]; each thread has its own.
+/// Unpacks the members of one archive into a [`Target`]; each thread has its own.
 #[derive(Debug)]
 pub struct Unpacker<'t> {
     target: &'t Target,
-    block: Box<[u8]>,
+    /// Number of the archive: of two that have one name, the greater number has the file that
+    /// stays.
+    archive: u32,
     /// The directory of the last member: most have the same as the one before. A directory, once
     /// made, is never replaced, so it stays valid.
     last: Option<(Vec<u8>, Arc<OwnedFd>)>,
 }
 
 impl<'t> Unpacker<'t> {
-    /// Unpacks into `target`.
-    pub fn new(target: &'t Target) -> Self {
+    /// Unpacks the archive with this number into `target`.
+    pub fn new(target: &'t Target, archive: u32) -> Self {
         Self {
             target,
-            block: vec![0; BLOCK].into_boxed_slice(),
+            archive,
             last: None,
         }
     }
 
-    /// Restores `member`; `content` is read only for a file, exactly as far as its size.
+    /// Restores `member`; `content` is read only for a file, as far as its size, and not at all
+    /// if a later archive has a file of that name.
     ///
     /// # Errors
     ///
     /// See [`RestoreError`]. Names for which [`is_held_back`] is true are refused, since
     /// they must not be there before everything else is on disk (R1). After an error the target is
     /// incomplete.
-    pub fn unpack(&mut self, member: &Member, content: &mut dyn Read) -> Result<(), RestoreError> {
+    pub fn unpack(
+        &mut self,
+        member: &Member,
+        content: &mut dyn BufRead,
+    ) -> Result<(), RestoreError> {
         if is_held_back(&member.name) {
             return Err(refused(member, "it is written at the end"));
         }
@@ -58,54 +62,83 @@ impl<'t> Unpacker<'t> {
             if member.kind != MemberKind::Directory {
                 return Err(refused(member, "it would replace the target directory"));
             }
-            self.target.note_directory(name, attributes);
+            self.target.note_directory(name, self.archive, attributes);
             return Ok(());
         };
         if member.kind == MemberKind::Directory {
             self.target.directory(&parts, &member.name)?;
-            self.target.note_directory(name, attributes);
+            self.target.note_directory(name, self.archive, attributes);
             return Ok(());
         }
         let parent = self.parent(above, member)?;
+        let names = self.target.names();
+        if let MemberKind::File { size } = member.kind {
+            let file = names.take(&name, self.archive, || {
+                create_file(self.target, &parent, base, &member.name)
+            })?;
+            let Some(file) = file.map(File::from) else {
+                return Ok(());
+            };
+            let crc = self.copy(member, content, &file, size)?;
+            self.set(&file, attributes, &name, member)?;
+            names.fill(&name, self.archive, size, crc);
+            return Ok(());
+        }
+        // Not while the name is taken: both may have one lock.
+        let linked = member.target().and_then(|target| {
+            let target = plain_name(target).ok()?;
+            names.of_archive(&target, self.archive)
+        });
+        let taken = names.take(&name, self.archive, || {
+            self.make(member, &parent, base, attributes, &name, linked.is_some())
+        })?;
+        if let (Some(()), Some(known), MemberKind::HardLink { .. }) = (taken, linked, &member.kind)
+        {
+            names.copy(&name, known);
+        }
+        Ok(())
+    }
+
+    /// Makes what is neither file nor directory. `linked`: a hard link's file is of this archive.
+    fn make(
+        &self,
+        member: &Member,
+        parent: &OwnedFd,
+        base: &[u8],
+        attributes: Attributes,
+        name: &[u8],
+        linked: bool,
+    ) -> Result<(), RestoreError> {
+        let create = |doing, create: &dyn Fn() -> rustix::io::Result<()>| {
+            clear_and(self.target, parent, base, &member.name, doing, create)
+        };
         match &member.kind {
-            MemberKind::Directory => Ok(()),
-            MemberKind::File { size } => {
-                let file = File::from(create_file(self.target, &parent, base, &member.name)?);
-                self.copy(member, content, &file, *size)?;
-                self.set(&file, attributes, &name, member)
-            }
+            MemberKind::File { .. } | MemberKind::Directory => {}
             MemberKind::Symlink { target } => {
                 if target.contains(&0) {
                     return Err(refused(member, "its target contains a NUL"));
                 }
-                clear_and(
-                    self.target,
-                    &parent,
-                    base,
-                    &member.name,
-                    "create link",
-                    || rustix::fs::symlinkat(target.as_slice(), &*parent, *base),
-                )?;
-                self.set_link(&parent, base, attributes, &name, member)
+                create("create link", &|| {
+                    rustix::fs::symlinkat(target.as_slice(), parent, base)
+                })?;
+                self.set_link(parent, base, attributes, name, member)?;
             }
-            MemberKind::HardLink { target } => self.link(member, &parent, base, target),
+            MemberKind::HardLink { target } => {
+                return self.link(member, parent, base, target, linked);
+            }
             MemberKind::Fifo => {
-                clear_and(
-                    self.target,
-                    &parent,
-                    base,
-                    &member.name,
-                    "create pipe",
-                    || rustix::fs::mkfifoat(&*parent, *base, Mode::RUSR | Mode::WUSR),
-                )?;
+                create("create pipe", &|| {
+                    rustix::fs::mkfifoat(parent, base, Mode::RUSR | Mode::WUSR)
+                })?;
                 // Not by name: another thread might put a link there meanwhile.
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let pipe = rustix::fs::openat(&*parent, *base, flags, Mode::empty())
+                let pipe = rustix::fs::openat(parent, base, flags, Mode::empty())
                     .map_err(|errno| self.target.error("open", &member.name, errno))?;
-                self.set(&File::from(pipe), attributes, &name, member)
+                self.set(&File::from(pipe), attributes, name, member)?;
             }
-            MemberKind::Device => Err(refused(member, "it is a device file")),
+            MemberKind::Device => return Err(refused(member, "it is a device file")),
         }
+        Ok(())
     }
 
     fn parent(&mut self, above: &[&[u8]], member: &Member) -> Result<Arc<OwnedFd>, RestoreError> {
@@ -120,38 +153,26 @@ impl<'t> Unpacker<'t> {
         Ok(directory)
     }
 
+    /// Writes the content, and gives its CRC-32C.
     fn copy(
-        &mut self,
+        &self,
         member: &Member,
-        content: &mut dyn Read,
+        content: &mut dyn BufRead,
         mut file: &File,
         size: u64,
-    ) -> Result<(), RestoreError> {
-        let mut left = size;
+    ) -> Result<u32, RestoreError> {
+        let (mut left, mut crc) = (size, 0);
         while left > 0 {
-            let wanted = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
-            let count = match content.read(&mut self.block[..wanted]) {
-                Ok(0) => {
-                    return Err(RestoreError::Short {
-                        name: display_name(&member.name),
-                        expected: size,
-                        found: size - left,
-                    });
-                }
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => {
-                    return Err(RestoreError::Read {
-                        name: display_name(&member.name),
-                        source,
-                    });
-                }
-            };
-            file.write_all(&self.block[..count])
+            let piece = next_piece(member, content, left, size)?;
+            file.write_all(piece)
                 .map_err(|source| self.target.error("write", &member.name, source))?;
+            crc = crc32c::crc32c_append(crc, piece);
+            let count = piece.len();
+            content.consume(count);
+            self.target.count_written(count);
             left -= count as u64;
         }
-        Ok(())
+        Ok(crc)
     }
 
     /// Makes another name of a file that was unpacked earlier.
@@ -161,6 +182,7 @@ impl<'t> Unpacker<'t> {
         parent: &OwnedFd,
         base: &[u8],
         target: &[u8],
+        linked: bool,
     ) -> Result<(), RestoreError> {
         let Ok(parts) = components(target) else {
             return Err(refused(
@@ -195,6 +217,12 @@ impl<'t> Unpacker<'t> {
         }
         if components(&member.name)? == parts {
             return Ok(());
+        }
+        if !linked {
+            return Err(refused(
+                member,
+                "it is a hard link to a file that another archive has too",
+            ));
         }
         clear_and(
             self.target,
@@ -242,6 +270,35 @@ impl<'t> Unpacker<'t> {
                 .error("set the attributes of", &member.name, errno)
         })
     }
+}
+
+/// The next bytes of a file's content, at least one and at most `left`.
+fn next_piece<'c>(
+    member: &Member,
+    content: &'c mut dyn BufRead,
+    left: u64,
+    size: u64,
+) -> Result<&'c [u8], RestoreError> {
+    let failed = |source| RestoreError::Read {
+        name: display_name(&member.name),
+        source,
+    };
+    // Asked twice, since what was asked for first could not be returned from the loop.
+    while let Err(error) = content.fill_buf() {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(failed(error));
+        }
+    }
+    let piece = content.fill_buf().map_err(failed)?;
+    if piece.is_empty() {
+        return Err(RestoreError::Short {
+            name: display_name(&member.name),
+            expected: size,
+            found: size - left,
+        });
+    }
+    let most = usize::try_from(left).unwrap_or(usize::MAX);
+    Ok(&piece[..piece.len().min(most)])
 }
 
 /// Creates an empty file that nobody else can open yet, in place of what is there.

@@ -151,7 +151,7 @@ fn set_id_bits_of_files_are_dropped() {
 fn a_link_in_the_place_of_global_keeps_pg_control_inside() {
     let (place, target) = place();
     unpack(&target, &link("global", ".."), b"").expect("unpacked");
-    let result = target.write_held(&file("global/pg_control", b"x"), b"x");
+    let result = target.write_held(&file("global/pg_control", b"x"), b"x", Durability::Synced);
     assert!(
         matches!(result, Err(RestoreError::InTheWay { .. })),
         "{result:?}"

@@ -1,0 +1,206 @@
+//! Which archive has each name of a target, and what was restored under it.
+//!
+//! Archives of one directory are unpacked side by side. Where several have one name, the
+//! file of the later archive stays, whichever is unpacked first: a name is taken for
+//! an archive while its file is made, and a file of an earlier archive is not made any more.
+//!
+//! A name costs 16 bytes and its share of a tree, since there may be millions. It is known by a
+//! salted hash: two names with one hash would only hide that a file is missing, once in
+//! 2^40 restores of a million files.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+/// Parts of the tree with a lock each: a file is made under the lock of its name.
+const SHARDS: usize = 64;
+
+/// Greatest number of an archive. Beyond it, the last one that is unpacked stays.
+const LAST: u32 = (1 << 20) - 1;
+
+/// The names of one target.
+#[derive(Debug)]
+pub struct Names {
+    salt: [u8; 8],
+    shards: Vec<Mutex<BTreeMap<u64, Known>>>,
+}
+
+/// What is known of a name, in 64 bits: 20 of the archive, one that says whether it is a file
+/// whose content is known, 11 of its size and 32 of its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known(u64);
+
+const FILE: u64 = 1 << 43;
+
+impl Known {
+    fn of_archive(number: u32) -> Self {
+        Self(u64::from(number.min(LAST)) << 44)
+    }
+
+    fn with_file(self, size: u64, crc: u32) -> Self {
+        // A prime below 2^11: sizes of relations are multiples of a block.
+        Self(self.0 & !(FILE - 1) | FILE | (size % 2039) << 32 | u64::from(crc))
+    }
+
+    fn archive(self) -> u32 {
+        u32::try_from(self.0 >> 44).unwrap_or(LAST)
+    }
+
+    /// Whether it is a file of this size, in bytes, and with this CRC-32C.
+    pub fn is(self, size: u64, crc: u32) -> bool {
+        Self::of_archive(self.archive()).with_file(size, crc) == self
+    }
+}
+
+impl Names {
+    /// No names yet. The salt makes that nobody can choose two names of one hash.
+    pub(super) fn new() -> Self {
+        Self {
+            salt: fastrand::u64(..).to_le_bytes(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    fn which(&self, name: &[u8]) -> u64 {
+        let digest = Sha256::new().chain_update(self.salt).chain_update(name);
+        let digest = digest.finalize();
+        u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+    }
+
+    fn shard(&self, which: u64) -> MutexGuard<'_, BTreeMap<u64, Known>> {
+        let shard = usize::try_from(which % SHARDS as u64).unwrap_or(0);
+        // Every change under the lock is a single insertion.
+        self.shards[shard]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes something under `name` for the archive with this number; `None`, and nothing is made,
+    /// if a later archive has the name.
+    pub(super) fn take<T, E>(
+        &self,
+        name: &[u8],
+        archive: u32,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let which = self.which(name);
+        let mut shard = self.shard(which);
+        let mine = Known::of_archive(archive);
+        if let Some(known) = shard.get(&which)
+            && known.archive() > mine.archive()
+        {
+            return Ok(None);
+        }
+        let made = make()?;
+        shard.insert(which, mine);
+        Ok(Some(made))
+    }
+
+    /// The content of a file is known, unless the name was taken for a later archive meanwhile.
+    pub fn fill(&self, name: &[u8], archive: u32, size: u64, crc: u32) {
+        let which = self.which(name);
+        let mine = Known::of_archive(archive);
+        let mut shard = self.shard(which);
+        let known = shard.entry(which).or_insert(mine);
+        if known.archive() <= mine.archive() {
+            *known = mine.with_file(size, crc);
+        }
+    }
+
+    /// What is known of a name that this archive has now; `None` if it is another's.
+    pub(super) fn of_archive(&self, name: &[u8], archive: u32) -> Option<Known> {
+        let which = self.which(name);
+        let known = self.shard(which).get(&which).copied();
+        known.filter(|known| known.archive() == archive.min(LAST))
+    }
+
+    /// Gives a name what is known of another one of the same archive.
+    pub(super) fn copy(&self, name: &[u8], known: Known) {
+        let which = self.which(name);
+        self.shard(which).insert(which, known);
+    }
+
+    /// Whether something was restored under this name that is no directory.
+    pub fn has(&self, name: &[u8]) -> bool {
+        let which = self.which(name);
+        self.shard(which).contains_key(&which)
+    }
+
+    /// Whether a file with known content was restored under this name.
+    pub fn has_file(&self, name: &[u8]) -> bool {
+        let which = self.which(name);
+        let shard = self.shard(which);
+        shard.get(&which).is_some_and(|known| known.0 & FILE != 0)
+    }
+
+    /// Takes a file's name out, with what is known of it.
+    pub fn remove_file(&self, name: &[u8]) -> Option<Known> {
+        let which = self.which(name);
+        let mut shard = self.shard(which);
+        let known = shard.get(&which).copied();
+        let known = known.filter(|known| known.0 & FILE != 0)?;
+        shard.remove(&which);
+        Some(known)
+    }
+
+    /// How many files there are.
+    pub fn files(&self) -> usize {
+        let count = |shard: &Mutex<BTreeMap<u64, Known>>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().filter(|known| known.0 & FILE != 0).count()
+        };
+        self.shards.iter().map(count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(names: &Names, name: &[u8], archive: u32) -> bool {
+        names.take(name, archive, || Ok::<(), ()>(())) == Ok(Some(()))
+    }
+
+    #[test]
+    fn the_last_archive_keeps_a_name_in_whatever_order_they_come() {
+        let names = Names::new();
+        assert!(take(&names, b"a", 2));
+        assert!(!take(&names, b"a", 1));
+        names.fill(b"a", 1, 10, 7);
+        assert!(!names.has_file(b"a"), "what the loser knows is of no use");
+        assert!(take(&names, b"a", 2), "a later member of the same archive");
+        names.fill(b"a", 2, 10, 7);
+        assert!(take(&names, b"a", 3));
+        assert!(names.of_archive(b"a", 2).is_none() && names.of_archive(b"a", 3).is_some());
+        assert!(take(&names, b"b", u32::MAX) && take(&names, b"b", LAST));
+        assert_eq!(names.take(b"a", 4, || Err::<(), _>("no")), Err("no"));
+        assert!(names.of_archive(b"a", 3).is_some(), "it was not taken");
+    }
+
+    #[test]
+    fn size_and_checksum_are_remembered() {
+        let names = Names::new();
+        names.fill(b"a", 0, 8192, 0xffff_ffff);
+        names.fill(b"a", 5, 16384, 0x1234);
+        names.fill(b"b", 5, 0, 0);
+        assert_eq!(names.files(), 2);
+        let known = names.of_archive(b"a", 5).unwrap();
+        for (size, crc, expected) in [
+            (16384, 0x1234, true),
+            (16384, 0x1235, false),
+            (8192, 0x1234, false),
+            (0, 0, false),
+        ] {
+            assert_eq!(known.is(size, crc), expected, "{size} {crc}");
+        }
+        names.copy(b"c", known);
+        assert!(names.remove_file(b"c").is_some() && !names.has(b"c"));
+        assert!(names.remove_file(b"c").is_none());
+        assert!(
+            take(&names, b"a", 5),
+            "made anew, its content is not known yet"
+        );
+        assert!(names.has(b"a") && !names.has_file(b"a"));
+    }
+}
