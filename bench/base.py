@@ -1,0 +1,294 @@
+"""Base backups taken and restored by our tools, Barman's and pgBackRest's in the same run:
+what it costs each of them, and whether ours keep what is promised. Started by base.sh,
+which knows where everything is.
+"""
+
+import argparse
+import datetime
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+import base_verdict
+from base_tools import BARMAN_LEVELS, CODECS, LEVELS, PGBACKREST, BarmanBase, OurBase, PgBackRestBase, Server
+from places import Network, World
+from wal import machine
+
+NEAR = Network(0, tls=True)
+# Bytes of a part of the plain upload: what our tools send, too.
+PART = 10 << 20
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="base.sh", description=__doc__)
+    internal = parser.add_argument_group("given by base.sh")
+    for name in ("binaries", "barman", "certificates", "disk"):
+        internal.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    internal.add_argument("--cluster", type=pathlib.Path, action="append", required=True)
+    internal.add_argument("--revision", required=True)
+    parser.add_argument("--sizes", default="1000,5000", help="clusters, in million bytes (1000,5000)")
+    parser.add_argument("--codecs", default=",".join(CODECS), help=f"some of {','.join(CODECS)}")
+    parser.add_argument(
+        "--large", default="none,lz4,zstd", help="those for clusters of more than 2000 million bytes (none,lz4,zstd)"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of each; figures are medians (2)")
+    parser.add_argument("--without", default="", help="leave out some of barman,pgbackrest,floors,restore")
+    parser.add_argument("--quick", action="store_true", help="nothing is judged")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file for all that was measured")
+    options = parser.parse_args()
+    options.without = set(filter(None, options.without.split(",")))
+    return options
+
+
+class Bench:
+    """What all measurements share."""
+
+    def __init__(self, options, world):
+        self.options, self.world, self.place = options, world, world.place(NEAR)
+        homes = options.disk / "homes"
+        self.ours = OurBase(homes / "ours", options.certificates, options.binaries)
+        self.barman = BarmanBase(homes / "barman", options.certificates, options.barman)
+        self.pgbackrest = PgBackRestBase(homes / "pgbackrest", options.certificates)
+        self.buckets, self.records = 0, []
+
+    def bucket(self):
+        self.buckets += 1
+        return f"base-{self.buckets}"
+
+    def has(self, tool):
+        return tool not in self.options.without
+
+    def run(self, command, environment, **facts):
+        """Runs a program to its end and records what it cost, with all its processes."""
+        before, costs = self.place.stats(), self.place.costs()
+        begin = time.perf_counter()
+        log = self.options.disk / "stderr"
+        with log.open("wb") as errors:
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+            _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{' '.join(command)} ended with {process.returncode}: {log.read_text()[-3000:]}")
+        after, now = self.place.stats(), self.place.costs()
+        return self.keep(
+            facts
+            | {
+                "seconds": seconds,
+                "cpu": usage.ru_utime + usage.ru_stime,
+                "peak_kib": usage.ru_maxrss,
+                "bytes": {way: after[way] - before[way] for way in ("in", "out")},
+                "server_cpu": now["server"] - costs["server"],
+            }
+        )
+
+    def keep(self, record):
+        self.records.append(record)
+        words = [f"{key} {value}" for key, value in record.items() if key in ("job", "tool", "codec", "size", "how")]
+        words.append(f"{record['seconds']:.2f} s")
+        if "cpu" in record:
+            words.append(f"CPU {record['cpu']:.2f} s")
+        if "peak_kib" in record:
+            words.append(f"peak {record['peak_kib'] / 1024:.0f} MiB, server's CPU {record['server_cpu']:.2f} s")
+            words.append(f"in {record['bytes']['in'] / 1e6:.0f} MB, out {record['bytes']['out'] / 1e6:.0f} MB")
+        print("  " + " ".join(words), flush=True)
+        return record
+
+
+def warm(folder):
+    """Has the files in memory for all sides alike."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(1 << 20):
+                    pass
+
+
+def floor(bench, server, codec, **facts):
+    """The codec's own program behind tar, on as many processors at once as there are, each
+    with its share of the files."""
+    files = sorted((path.stat().st_size, str(path)) for path in server.data.rglob("*") if path.is_file())
+    shares = [[] for _ in range(os.cpu_count())]
+    for number, (_, path) in enumerate(file for file in reversed(files) if "/pg_wal/" not in file[1]):
+        shares[number % len(shares)].append(path)
+    level = LEVELS.get(codec)
+    program = {
+        "none": "cat",
+        "lz4": f"lz4 -{level}",
+        "zstd": f"zstd -{level} --single-thread",
+        "gzip": f"gzip -{level}",
+        "bzip2": f"bzip2 -{level}",
+        "snappy": f"{bench.options.barman / 'python3'} -c 'import sys, snappy; "
+        "snappy.stream_compress(sys.stdin.buffer, sys.stdout.buffer)'",
+    }[codec]
+    before, begin = os.times(), time.perf_counter()
+    running = []
+    for number, share in enumerate(shares):
+        names = bench.options.disk / f"share-{number}"
+        names.write_text("\n".join(share))
+        command = f"tar -cf - -P -T {names} | {program} >/dev/null"
+        running.append(subprocess.Popen(["bash", "-o", "pipefail", "-c", command], stderr=subprocess.DEVNULL))
+    if any([process.wait() for process in running]):
+        sys.exit(f"the floor of {codec} could not be measured")
+    seconds, after = time.perf_counter() - begin, os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    bench.keep({"job": "backup", "tool": "floor", "codec": codec, "seconds": seconds, "cpu": cpu} | facts)
+
+
+def upload(bench, size, codec, **facts):
+    """The plain upload of as many bytes in parts, over two connections."""
+    trust = ssl.create_default_context(cafile=bench.options.certificates / "ca.pem")
+    body, numbers = bytes(PART), iter(range(1, -(-size // PART) + 1))
+    lock, bucket = threading.Lock(), bench.bucket()
+
+    def connect():
+        return http.client.HTTPSConnection("127.0.0.1", bench.place.port, context=trust)
+
+    def ask(connection, method, target, body=b""):
+        connection.request(method, target, body)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        if answer.status != 200:
+            sys.exit(f"the plain upload got {answer.status}")
+        return text
+
+    first = connect()
+    begin = time.perf_counter()
+    upload_id = ask(first, "POST", f"/{bucket}/object?uploads").partition("<UploadId>")[2].partition("<")[0]
+
+    def work(connection):
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            ask(connection, "PUT", f"/{bucket}/object?partNumber={number}&uploadId={upload_id}", body)
+
+    threads = [threading.Thread(target=work, args=(connection,)) for connection in (first, connect())]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - begin
+    ask(first, "DELETE", f"/{bucket}/object?uploadId={upload_id}")
+    bench.keep({"job": "backup", "tool": "upload", "codec": codec, "seconds": seconds} | facts)
+
+
+def backups(bench, server, codec, size, number):
+    """One backup by each side; gives what can be restored: the side and its bucket."""
+    facts = {"job": "backup", "codec": codec, "size": size, "round": number}
+    kept = {}
+
+    def ours(how, **settings):
+        bucket = bench.bucket()
+        bench.ours.begin(bench.place, bucket, server.data, zstd=False)
+        command = bench.ours.backup(server, codec, **settings)
+        record = bench.run(command, bench.ours.environment(), tool="ours", how=how, **facts)
+        if "ours" in kept:
+            bench.place.drop(kept.pop("ours"))
+        kept["ours"] = bucket
+        return record
+
+    if BARMAN_LEVELS.get(codec, LEVELS.get(codec)) != LEVELS.get(codec) and bench.has("barman"):
+        ours("as Barman's level", threads=0, level=BARMAN_LEVELS[codec])
+    ours("gentle")
+    record = ours("all cores", threads=0)
+    if bench.has("floors"):
+        floor(bench, server, codec, size=size, round=number)
+        upload(bench, record["bytes"]["in"], codec, size=size, round=number)
+    if bench.has("barman") and codec != "zstd":
+        kept["barman"] = bench.bucket()
+        bench.barman.begin(bench.place, kept["barman"], server.data, zstd=False)
+        bench.run(bench.barman.backup(server, codec), bench.barman.environment(), tool="barman", **facts)
+    if bench.has("pgbackrest") and codec in PGBACKREST:
+        kept["pgbackrest"] = bench.bucket()
+        bench.pgbackrest.prepare(bench.place, kept["pgbackrest"], server, codec)
+        bench.run(bench.pgbackrest.backup(), bench.pgbackrest.environment(), tool="pgbackrest", **facts)
+    return kept
+
+
+def restores(bench, server, codec, size, number, kept):
+    """Each archive restored by each side that can; what came out is compared with the
+    first of them."""
+    facts = {"job": "restore", "codec": codec, "size": size, "round": number}
+    backup_ids = {
+        name: next(path.split("/")[2] for path in bench.place.names(bucket) if "/base/" in path)
+        for name, bucket in kept.items()
+        if name != "pgbackrest"
+    }
+    target = bench.options.disk / "restored"
+
+    def restore(tool, command, **more):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(mode=0o700)
+        # What an earlier one left to be written would be paid for by this one.
+        os.sync()
+        bench.run(command, tool.environment(), tool=tool.name, **facts, **more)
+        if not (target / "global/pg_control").is_file():
+            sys.exit(f"{tool.name} restored nothing")
+
+    for source, backup_id in backup_ids.items():
+        for tool in (bench.ours, bench.barman):
+            if tool is bench.barman and (codec == "zstd" or not bench.has("barman")):
+                continue
+            tool.begin(bench.place, kept[source], server.data, zstd=False)
+            if tool is bench.ours:
+                for sync in (True, False):
+                    restore(tool, tool.fetch(backup_id, target, sync), of=source, how="sync" if sync else "no sync")
+            else:
+                restore(tool, tool.fetch(backup_id, target), of=source, how="no sync")
+    if "pgbackrest" in kept:
+        tool = bench.pgbackrest
+        tool.prepare(bench.place, kept["pgbackrest"], server, codec)
+        restore(tool, tool.fetch(target), of="pgbackrest", how="sync")
+    shutil.rmtree(target, ignore_errors=True)
+
+
+def main():
+    options = arguments()
+    with World(options.binaries, options.certificates) as world:
+        bench = Bench(options, world)
+        results = {
+            "date": datetime.date.today().isoformat(),
+            "revision": options.revision,
+            "machine": machine(),
+            "versions": {tool.name: tool.version() for tool in (bench.ours, bench.barman, bench.pgbackrest)},
+            "options": {"sizes": options.sizes, "rounds": options.rounds},
+            "load_before": os.getloadavg(),
+            "records": bench.records,
+        }
+        for size, folder in zip(map(int, options.sizes.split(",")), options.cluster, strict=True):
+            wanted = options.codecs.split(",")
+            codecs = [codec for codec in wanted if size <= 2000 or codec in options.large.split(",")]
+            with Server(folder) as server:
+                for number in range(1, options.rounds + 1):
+                    for codec in codecs:
+                        print(f"\n{size} MB, {codec}, round {number}")
+                        warm(server.data)
+                        kept = backups(bench, server, codec, size, number)
+                        if bench.has("restore"):
+                            restores(bench, server, codec, size, number, kept)
+                        for bucket in kept.values():
+                            bench.place.drop(bucket)
+        results["load_after"] = os.getloadavg()
+    lines = base_verdict.judge(bench.records)
+    results["lines"] = [line.record() for line in lines]
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print()
+    for line in lines:
+        print(line)
+    if options.quick:
+        print("a quick run: nothing is judged")
+    sys.exit(0 if options.quick or all(line.kept for line in lines) else 1)
+
+
+if __name__ == "__main__":
+    main()
