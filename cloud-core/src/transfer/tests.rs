@@ -125,6 +125,25 @@ async fn archives_arrive_whole_in_one_put_or_in_many_parts() {
     }
 }
 
+/// The budget has one part, as it is with an archive that begins with an enormous
+/// member.
+#[tokio::test]
+async fn parts_as_large_as_the_budget_are_sent_one_after_the_other() {
+    let memory = MemoryStore::new();
+    let mut run = Run::on(Arc::new(memory.clone()));
+    run.budget = Budget::new(PART);
+    let work = async {
+        run.archives(&codec::None, &[300_000]).await;
+        run.uploader.finish().await.unwrap()
+    };
+    // Not a bound of time: what waits for itself waits for ever.
+    let report = tokio::time::timeout(std::time::Duration::from_mins(1), work).await;
+    run.cancel.cancel();
+    let report = report.expect("it does not wait for itself");
+    assert_eq!(report.archives[0].bytes, 300_000);
+    assert_eq!(memory.contents()["archive0"].len(), 300_000);
+}
+
 #[tokio::test]
 async fn a_failure_anywhere_is_reported_and_leaves_no_upload_open() {
     let kind = StoreErrorKind::PermissionDenied;

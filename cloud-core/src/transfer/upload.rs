@@ -1,6 +1,6 @@
 //! Uploads of archives: each in order, their parts side by side.
 //!
-//! An archive that fits one part becomes one `put`; anything larger is a
+//! An archive that does not fill one part becomes one `put`; anything larger is a
 //! multipart upload whose parts share `--jobs` places with those of all other
 //! archives. Every multipart upload that was begun is completed or aborted on
 //! every way out that the process controls; one that could be neither is named
@@ -225,12 +225,16 @@ impl Shared {
                 "archive `{key}` ended without a byte"
             )));
         };
+        // A full part is sent at once. If it waited for what comes next, and parts are so
+        // large that the budget has one of them, nothing would come.
+        if first.is_full() {
+            return self.multipart(key, options, first, &mut incoming).await;
+        }
         match incoming.next().await? {
             Message::End => self.put(key, options, first).await,
-            Message::Part(second) => {
-                self.multipart(key, options, [first, second], &mut incoming)
-                    .await
-            }
+            Message::Part(_) => Err(TransferError::Files(format!(
+                "archive `{key}` goes on after a part that is not full"
+            ))),
         }
     }
 
@@ -268,7 +272,7 @@ impl Shared {
         &self,
         key: Key,
         options: &PutOptions,
-        first_two: [PartBuffer; 2],
+        first: PartBuffer,
         incoming: &mut Incoming<'_>,
     ) -> Result<ArchiveReceipt, TransferError> {
         let began = Instant::now();
@@ -285,7 +289,7 @@ impl Shared {
         };
         let mut sending = JoinSet::new();
         let outcome = self
-            .send_parts(&upload, first_two, incoming, &mut sending)
+            .send_parts(&upload, first, incoming, &mut sending)
             .await;
         let outcome = match outcome {
             Ok(sent) => tokio::select! {
@@ -320,16 +324,15 @@ impl Shared {
     async fn send_parts(
         &self,
         upload: &Arc<dyn MultipartUpload>,
-        first_two: [PartBuffer; 2],
+        first: PartBuffer,
         incoming: &mut Incoming<'_>,
         sending: &mut JoinSet<Result<(PartReceipt, Duration), StoreError>>,
     ) -> Result<Sent, TransferError> {
         let mut sent = Sent::default();
         let mut number = PartNumber::FIRST;
-        let mut ahead = Vec::from(first_two);
-        ahead.reverse();
+        let mut ahead = Some(first);
         loop {
-            let part = if let Some(part) = ahead.pop() {
+            let part = if let Some(part) = ahead.take() {
                 part
             } else {
                 let message = loop {
