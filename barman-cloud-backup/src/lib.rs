@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use cloud_core::cli::args::{
-    BackupCompressionArgs, CommonArgs, DestinationArgs, EncryptionArgs, Place, SnapshotPlaceArgs,
-    TagArgs,
+    BackupCompressionArgs, CommonArgs, DestinationArgs, EncryptionArgs, Place, ProgressArgs,
+    SnapshotPlaceArgs, TagArgs,
 };
+use cloud_core::cli::progress::Progress;
 use cloud_core::cli::{self, Habits, Tool, argparse, tags, values};
 use cloud_core::codec::{CodecInfo, Level};
 use cloud_core::manifest::Algorithm;
@@ -182,6 +183,9 @@ pub struct Args {
     manifest_checksums: Algorithm,
 
     #[command(flatten)]
+    progress: ProgressArgs,
+
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -222,6 +226,10 @@ impl Tool for Args {
         retry: Some(RetryPolicy::per_request(Duration::from_mins(10))),
         may_be_dropped: false,
     };
+
+    fn progress(&self) -> Progress {
+        self.progress.get()
+    }
 
     fn common(&self) -> &CommonArgs {
         &self.common

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use cloud_core::cli::args::{CommonArgs, Place, SnapshotPlaceArgs, SourceArgs};
+use cloud_core::cli::args::{CommonArgs, Place, ProgressArgs, SnapshotPlaceArgs, SourceArgs};
+use cloud_core::cli::progress::Progress;
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::restore::{self, Durability, RecoveryTarget, RestoreRequest};
 use cloud_core::ops::{Ctx, Env, OpError};
@@ -73,6 +74,9 @@ pub struct Args {
     no_sync: bool,
 
     #[command(flatten)]
+    progress: ProgressArgs,
+
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -86,6 +90,10 @@ impl Tool for Args {
         retry: Some(RetryPolicy::per_request(Duration::from_mins(10))),
         may_be_dropped: false,
     };
+
+    fn progress(&self) -> Progress {
+        self.progress.get()
+    }
 
     fn common(&self) -> &CommonArgs {
         &self.common

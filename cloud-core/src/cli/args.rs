@@ -6,7 +6,8 @@
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args};
 
-use super::argparse::BareLine;
+use super::argparse::{self, BareLine};
+use super::progress::Progress;
 use super::{tags, values};
 use crate::codec::{self, Codec};
 use crate::store::{Provider, StoreConfig, Tag};
@@ -159,6 +160,32 @@ impl SourceArgs {
         Place {
             url: &self.source_url,
             server: &self.server_name,
+        }
+    }
+}
+
+/// How the progress of long work is shown.
+#[derive(Debug, Clone, Args)]
+pub struct ProgressArgs {
+    /// How far the work is, on standard error: a line if that is a terminal
+    /// (auto), a JSON object each second (json), or nothing (off)
+    #[arg(
+        long,
+        value_name = "FORM",
+        default_value = "auto",
+        value_parser = PossibleValuesParser::new(["auto", "json", "off"]),
+        help_heading = argparse::OURS
+    )]
+    progress: String,
+}
+
+impl ProgressArgs {
+    /// The form that was asked for.
+    pub fn get(&self) -> Progress {
+        match self.progress.as_str() {
+            "json" => Progress::Json,
+            "off" => Progress::Off,
+            _ => Progress::Auto,
         }
     }
 }

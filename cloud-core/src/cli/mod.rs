@@ -8,7 +8,7 @@ pub mod argparse;
 pub mod args;
 mod exit;
 mod logging;
-mod progress;
+pub mod progress;
 mod signals;
 pub mod tags;
 pub mod values;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::argparse::Refusal;
 use self::args::{CommonArgs, Place};
+use self::progress::Progress;
 use self::signals::{EndBy, Signals};
 use crate::catalogue::layout::Layout;
 use crate::ops::{Answer, Ctx, Env, OpError, OpErrorKind};
@@ -71,6 +72,11 @@ pub trait Tool: clap::Parser + Send + Sync + 'static {
     /// Does the work.
     async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError>;
 
+    /// How the progress of long work is shown.
+    fn progress(&self) -> Progress {
+        Progress::Off
+    }
+
     /// The exit code that says that the store could not be reached.
     fn unreachable_code(&self) -> u8 {
         exit::UNREACHABLE
@@ -80,7 +86,7 @@ pub trait Tool: clap::Parser + Send + Sync + 'static {
 /// How a tool works inside.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
-    /// Whether it moves much data, and wants threads and a progress line.
+    /// Whether it moves much data, and wants threads.
     pub long: bool,
     /// Whether a signal ends it *by* that signal, as PostgreSQL wants it of the
     /// commands it runs.
@@ -191,9 +197,8 @@ async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), O
         },
         None => opened,
     };
-    let shown = T::HABITS.long && common.quiet == 0;
     let ctx = Ctx {
-        reporter: progress::reporter(shown),
+        reporter: progress::reporter(tool.progress(), common.quiet > 0),
         cancel: cancel.clone(),
         env: Env::of_process(),
     };

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::key::Key;
-use crate::report::Reporter;
+use crate::report::{InFlight, Reporter};
 use crate::store::{
     Download, ObjectMeta, ObjectStore, ReadRange, Result, StoreError, StoreErrorKind, StoreOp,
 };
@@ -278,6 +278,7 @@ async fn pump(
     cancel: CancellationToken,
     reporter: Arc<dyn Reporter>,
 ) {
+    let _in_flight = InFlight::new(&reporter);
     let mut missing = download.range.end - download.range.start;
     let (mut pieces, mut held) = (Vec::new(), 0);
     let end = loop {

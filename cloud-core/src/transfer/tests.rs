@@ -1,5 +1,7 @@
 //! Lanes and uploads together, on stores that behave and on stores that fail.
 
+mod reporting;
+
 use std::io::Write;
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::PartBuffer;
 use crate::key::Key;
-use crate::report::Reporter;
+use crate::report::{InFlight, Reporter};
 use crate::store::{MultipartUpload, ObjectStore, PartNumber, PartReceipt, PutOptions, StoreError};
 
 /// How long the clean-up of one upload may take: half of what a signal leaves
@@ -138,6 +138,7 @@ impl Uploader {
         // only be more memory.
         let (sender, receiver) = mpsc::channel(1);
         let shared = Arc::clone(&self.shared);
+        shared.reporter.archive_begun(key.base_name());
         let task = self.shared.runtime.spawn(async move {
             let options = PutOptions {
                 fingerprint,
@@ -251,6 +252,7 @@ impl Shared {
             .map_err(|_| TransferError::Cancelled)?;
         let bytes = body.len() as u64;
         let began = Instant::now();
+        let _in_flight = InFlight::new(&self.reporter);
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
@@ -358,7 +360,9 @@ impl Shared {
                 }
             };
             let upload = Arc::clone(upload);
+            let in_flight = InFlight::new(&self.reporter);
             sending.spawn(async move {
+                let _in_flight = in_flight;
                 let began = Instant::now();
                 let receipt = upload.put_part(number, part.into_bytes()).await?;
                 drop(place);

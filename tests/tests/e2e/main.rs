@@ -26,6 +26,7 @@ mod manifest;
 mod odd_tree;
 mod permissions_s3;
 mod pitr;
+mod progress;
 mod readme;
 mod relay;
 mod relay_by_hand;

@@ -27,7 +27,7 @@ use self::stored::Present;
 use super::archives::{ArchiveOptions, Destination};
 use super::hook::RelayedBackup;
 use super::{Ctx, OpError, OpErrorKind, chain};
-use crate::report::Work;
+use crate::report::{Phase, Work};
 use crate::store::ObjectStore;
 use crate::transfer::TransferError;
 use crate::units::pretty_duration;
@@ -71,6 +71,7 @@ pub async fn run(
     let id = source.id.clone();
     tracing::info!("Relaying backup '{id}'");
     ctx.reporter.begin(Work::Backup, source.info.cluster_size);
+    ctx.reporter.phase(Phase::Copying);
     let relay = Relay { ctx, to, request };
     let result = relay.run(source, present).await;
     ctx.reporter.end();

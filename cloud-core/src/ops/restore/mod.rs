@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use self::plan::check_rules;
 use super::{Ctx, OpError};
 pub use crate::pgdata::Durability;
-use crate::report::Work;
+use crate::report::{Phase, Work};
 use crate::store::ObjectStore;
 
 /// A base backup to restore.
@@ -65,6 +65,7 @@ pub async fn run(
     let plan = plan::make(ctx, &store, &request).await?;
     tracing::info!("Restoring from backup_id: {}", plan.id);
     ctx.reporter.begin(Work::Restore, Some(plan.stored_bytes()));
+    ctx.reporter.phase(Phase::Copying);
     let result = unpack::all(ctx, &store, plan, &request).await;
     ctx.reporter.end();
     result

@@ -18,6 +18,7 @@ use crate::pgdata::{
     CONTROL_NAME, ControlFile, Durability, LABEL_NAME, RestoreError, Target, display_name,
     open_targets, sync_all,
 };
+use crate::report::Phase;
 use crate::store::ObjectStore;
 use crate::transfer::Downloads;
 use crate::units::pretty_size;
@@ -39,6 +40,7 @@ pub(super) async fn all(
     let result = match unpacked {
         Ok(_) if ctx.cancel.is_cancelled() => Err(interrupted()),
         Ok(unpacked) => {
+            ctx.reporter.phase(Phase::Finishing);
             let (targets, durability) = (targets.clone(), request.durability);
             blocking(move || finish(&plan, &targets, unpacked, durability)).await
         }
@@ -131,6 +133,8 @@ impl Lanes<'_> {
             return Err(interrupted());
         }
         tracing::info!("Restoring '{}'", archive.key);
+        let name = archive.key.base_name();
+        self.ctx.reporter.archive_begun(name);
         // A token of its own: an archive that cannot be unpacked stops its download.
         let cancel = self.stop.child_token();
         let _cancel = cancel.clone().drop_guard();
@@ -154,7 +158,7 @@ impl Lanes<'_> {
         self.fetched
             .fetch_add(taken.load(Ordering::Relaxed), Ordering::Relaxed);
         let unpacked = unpacked?;
-        self.ctx.reporter.archive_done(archive.key.base_name());
+        self.ctx.reporter.archive_done(name);
         Ok((number, unpacked))
     }
 }
