@@ -8,6 +8,7 @@ mod cache;
 mod control;
 mod display;
 mod exclude;
+mod names;
 mod restore;
 mod source;
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //!
 //! Order, the same in every run: a directory before what it contains, its files
 //! before its sub-directories, each sorted by bytes. Memory is that of the names of
-//! the directories on the way down. Directories are held open and their entries
+//! the directories on the way down, packed: one directory may have a million files. Directories are held open and their entries
 //! named relative to them, so depth and renaming do not matter.
 
 use std::collections::VecDeque;
@@ -24,6 +24,7 @@ use rustix::io::Errno;
 
 use super::display::display_name;
 use super::exclude::{Rules, Verdict};
+use super::names::Names;
 
 /// Opens a directory without following a link at its last component.
 pub(super) const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
@@ -235,7 +236,7 @@ struct Level {
     directory: Arc<OwnedFd>,
     /// Name of the directory with a slash behind it; empty at the top.
     prefix: Vec<u8>,
-    names: std::vec::IntoIter<Vec<u8>>,
+    names: Names,
 }
 
 impl Walk {
@@ -258,14 +259,13 @@ impl Walk {
         let meta = walk.meta_of(&directory, b".")?;
         let (directory, names) = walk.list(directory, b".")?;
         if let Rules::Tablespace { major } = &walk.rules {
-            let is_own = |name: &Vec<u8>| {
+            let is_own = |name: &[u8]| {
                 walk.rules.is_version_directory(name)
-                    && rustix::fs::statat(&*directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
-                        .is_ok_and(|stat| {
-                            FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-                        })
+                    && rustix::fs::statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(
+                        |stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+                    )
             };
-            if !names.iter().any(is_own) {
+            if !names.left().any(is_own) {
                 return Err(SourceError::NoVersionDirectory {
                     root: root.to_owned(),
                     major: major.clone(),
@@ -282,7 +282,7 @@ impl Walk {
         walk.stack.push(Level {
             directory,
             prefix: Vec::new(),
-            names: names.into_iter(),
+            names,
         });
         Ok(walk)
     }
@@ -337,7 +337,7 @@ impl Walk {
         self.stack.push(Level {
             directory,
             prefix: [name.as_slice(), b"/"].concat(),
-            names: names.into_iter(),
+            names,
         });
         Ok(Some(self.found(name, EntryKind::Directory, meta, place)))
     }
@@ -396,13 +396,9 @@ impl Walk {
     }
 
     /// The names in `directory`: those of sub-directories last, both sorted.
-    fn list(
-        &self,
-        directory: OwnedFd,
-        name: &[u8],
-    ) -> Result<(Arc<OwnedFd>, Vec<Vec<u8>>), SourceError> {
+    fn list(&self, directory: OwnedFd, name: &[u8]) -> Result<(Arc<OwnedFd>, Names), SourceError> {
         let list = || {
-            let mut names = Vec::new();
+            let mut names = Names::default();
             for found in Dir::new(directory.try_clone()?)? {
                 let found = found?;
                 let base = found.file_name().to_bytes();
@@ -418,14 +414,13 @@ impl Walk {
                     }
                     kind => kind,
                 };
-                names.push((kind == FileType::Directory, base.to_vec()));
+                names.add(base, kind == FileType::Directory)?;
             }
             Ok(names)
         };
         let mut names =
             list().map_err(|error: io::Error| self.error("list directory", name, error))?;
-        names.sort_unstable();
-        let names = names.into_iter().map(|(_, base)| base).collect();
+        names.sort();
         Ok((Arc::new(directory), names))
     }
 
@@ -468,7 +463,7 @@ impl Iterator for Walk {
                 return Some(Ok(found));
             }
             let level = self.stack.last_mut()?;
-            let Some(base) = level.names.next() else {
+            let Some(base) = level.names.next().map(<[u8]>::to_vec) else {
                 self.stack.pop();
                 continue;
             };

@@ -31,6 +31,7 @@ mod readme;
 mod relay;
 mod relay_by_hand;
 mod s3;
+mod sizes;
 mod versions;
 mod wal_ahead;
 mod wal_helper;

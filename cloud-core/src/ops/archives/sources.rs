@@ -1,9 +1,10 @@
 //! Where the files of a base backup are: PGDATA, and each tablespace.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use crate::catalogue::layout::ArchiveBase;
-use crate::pgdata::{self, FileId, Rules, Walk};
+use crate::pgdata::{self, FileId, Found, Rules, Walk};
 
 /// What is copied.
 #[derive(Debug, Clone)]
@@ -14,6 +15,8 @@ pub(in crate::ops) struct Sources {
     pub(in crate::ops) tablespaces: Vec<TablespaceSource>,
     /// Configuration files outside of PGDATA.
     pub(in crate::ops) configuration: Vec<ConfigurationFile>,
+    /// How often what is in `base` is met: once, but in a simulation of sizes.
+    pub(in crate::ops) rounds: NonZeroU32,
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +47,20 @@ impl Sources {
         }
     }
 
+    /// The entries of a source, in as many rounds as there are.
+    pub(in crate::ops) fn entries(
+        &self,
+        base: ArchiveBase,
+    ) -> Result<Entries<'_>, pgdata::SourceError> {
+        Ok(Entries {
+            sources: self,
+            base,
+            walk: self.walk(base)?,
+            round: 0,
+            vanished: 0,
+        })
+    }
+
     /// Opens a source; what has an archive of its own is left out of it.
     pub(in crate::ops) fn walk(&self, base: ArchiveBase) -> Result<Walk, pgdata::SourceError> {
         let location = |tablespace: &TablespaceSource| tablespace.location.clone();
@@ -69,6 +86,53 @@ impl Sources {
             .filter_map(|path| FileId::of(path).ok())
             .collect();
         Walk::open(&root, self.rules(base), &elsewhere)
+    }
+}
+
+/// The entries of a source, in a stable order.
+pub(in crate::ops) struct Entries<'a> {
+    sources: &'a Sources,
+    base: ArchiveBase,
+    walk: Walk,
+    /// From 0.
+    round: u32,
+    /// In the rounds before this one.
+    vanished: u64,
+}
+
+impl Entries<'_> {
+    /// How many entries were gone when their turn came.
+    pub(in crate::ops) fn vanished(&self) -> u64 {
+        self.vanished + self.walk.vanished()
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Found, pgdata::SourceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let found = self.walk.next();
+            match found {
+                None if self.round + 1 < self.sources.rounds.get() => {
+                    self.vanished = self.vanished();
+                    self.round += 1;
+                    match self.sources.walk(self.base) {
+                        Ok(walk) => self.walk = walk,
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+                Some(Ok(Found::Entry(mut entry))) if self.round > 0 => {
+                    if let Some(database) = entry.name.strip_prefix(b"base/") {
+                        let round = format!("base/{}.", self.round);
+                        entry.name = [round.as_bytes(), database].concat();
+                        return Some(Ok(Found::Entry(entry)));
+                    }
+                }
+                Some(Ok(Found::LeftOut(_))) if self.round > 0 => {}
+                found => return found,
+            }
+        }
     }
 }
 

@@ -169,7 +169,7 @@ impl Copy<'_> {
         root: &Path,
         out: &mut Out,
     ) -> Result<(), TransferError> {
-        let mut walk = self.sources.walk(base).map_err(|error| files(&error))?;
+        let mut walk = self.sources.entries(base).map_err(|error| files(&error))?;
         let mut links = HardLinks::default();
         for found in &mut walk {
             if self.writing.cancel.is_cancelled() {

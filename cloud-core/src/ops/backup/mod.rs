@@ -9,6 +9,7 @@
 mod copy;
 mod outcome;
 mod preflight;
+mod simulation;
 mod stats;
 
 use std::sync::Arc;
@@ -20,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::copy::Closing;
 use self::outcome::{Failure, Record};
+pub use self::simulation::{Simulation, simulate};
 use super::archives::{ArchiveOptions, Destination, Sources};
 use super::{Ctx, OpError};
 use crate::catalogue::layout::BackupId;
 use crate::manifest::WalRange;
 use crate::pg::{BackupStop, Options as ConnectionOptions, PgError, Session};
-use crate::report::Work;
+use crate::report::{Phase, Work};
 use crate::store::ObjectStore;
 use crate::transfer::{Budget, TransferError};
 
@@ -107,6 +109,7 @@ impl Taking<'_> {
             start = session.start_backup(&label, self.request.immediate_checkpoint) => start?,
         };
         record.started(&start).await?;
+        self.ctx.reporter.phase(Phase::Copying);
 
         // A token of its own: a failed upload stops the copy, and is no signal.
         let cancel = self.ctx.cancel.child_token();
@@ -194,6 +197,7 @@ impl Taking<'_> {
             }
             copied = copied => copied.map_err(|_| None)?,
         }
+        self.ctx.reporter.phase(Phase::Finishing);
         tracing::info!("Stopping backup '{}'", self.id);
         let stop = session.stop_backup();
         let stop = async {

@@ -1,6 +1,7 @@
 //! Everything that can be found wrong before anything is written.
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,6 +122,7 @@ pub(super) async fn sources(facts: &ServerFacts) -> Result<Sources, OpError> {
         major: major(facts.version),
         tablespaces,
         configuration,
+        rounds: NonZeroU32::MIN,
     };
     let identifier = facts.system_identifier.clone();
     let checked = tokio::task::spawn_blocking(move || {

@@ -5,6 +5,7 @@
 //! backup that says DONE would be worse than none.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -80,6 +81,7 @@ impl Source {
                 .map(|it| tablespace(it.oid))
                 .collect(),
             configuration: Vec::new(),
+            rounds: NonZeroU32::MIN,
         };
         let source = Self {
             id,
