@@ -142,10 +142,10 @@ def floor(bench, server, codec, **facts):
     bench.keep({"job": "backup", "tool": "floor", "codec": codec, "seconds": seconds, "cpu": cpu} | facts)
 
 
-def upload(bench, size, codec, **facts):
+def upload(bench, length, codec, **facts):
     """The plain upload of as many bytes in parts, over two connections."""
     trust = ssl.create_default_context(cafile=bench.options.certificates / "ca.pem")
-    body, numbers = bytes(PART), iter(range(1, -(-size // PART) + 1))
+    body, numbers = bytes(PART), iter(range(1, -(-length // PART) + 1))
     lock, bucket = threading.Lock(), bench.bucket()
 
     def connect():
@@ -155,7 +155,7 @@ def upload(bench, size, codec, **facts):
         connection.request(method, target, body)
         answer = connection.getresponse()
         text = answer.read().decode()
-        if answer.status != 200:
+        if answer.status >= 300:
             sys.exit(f"the plain upload got {answer.status}")
         return text
 

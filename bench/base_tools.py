@@ -26,7 +26,7 @@ class Server:
 
     def __enter__(self):
         options = (
-            "-c listen_addresses= -c shared_buffers=128MB -c archive_mode=on -c archive_command=true "
+            "-c listen_addresses= -c shared_buffers=128MB -c archive_mode=off "
             f"-c wal_level=replica -c autovacuum=off -k {self.socket}"
         )
         self.control("-w", "-l", str(self.socket / "server.log"), "-o", options, "start")
@@ -47,7 +47,7 @@ class OurBase(Ours):
     def backup(self, server, codec, jobs=2, threads=None, level=None):
         """Without `threads`, the gentle default."""
         words = [] if codec == "none" else [f"--{codec}"]
-        words += ["--jobs", str(jobs)]
+        words += ["--immediate-checkpoint", "--jobs", str(jobs)]
         words += [] if threads is None else ["--encoder-threads", str(threads)]
         words += [] if level is None else ["--compression-level", str(level)]
         return self.command("barman-cloud-backup", *words, *server.options())
@@ -60,7 +60,7 @@ class OurBase(Ours):
 class BarmanBase(Barman):
     def backup(self, server, codec, jobs=2):
         words = [] if codec == "none" else [f"--{codec}"]
-        return self.command("barman-cloud-backup", *words, "--jobs", str(jobs), *server.options())
+        return self.command("barman-cloud-backup", *words, "--immediate-checkpoint", "--jobs", str(jobs), *server.options())
 
     def fetch(self, backup_id, target):
         return [*self.command("barman-cloud-restore"), backup_id, str(target)]
@@ -74,7 +74,7 @@ class PgBackRestBase(PgBackRest):
         level = f"compress-level={LEVELS[codec]}\n" if codec in LEVELS else ""
         text = self.config.read_text().replace("compress-type=none", f"compress-type={PGBACKREST[codec]}\n{level}".strip())
         text = text.replace(
-            "[main]", f"process-max={jobs}\nstart-fast=y\narchive-check=n\nrepo1-retention-full=9\n[main]"
+            "[main]", f"process-max={jobs}\nstart-fast=y\narchive-check=n\narchive-mode-check=n\nrepo1-retention-full=9\n[main]"
         )
         self.config.write_text(f"{text}pg1-socket-path={server.socket}\npg1-user=postgres\n")
 
