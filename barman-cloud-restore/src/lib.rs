@@ -9,7 +9,7 @@ use clap::{ArgAction, Parser};
 use cloud_core::cli::args::{CommonArgs, Place, ProgressArgs, SnapshotPlaceArgs, SourceArgs};
 use cloud_core::cli::progress::Progress;
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
-use cloud_core::ops::restore::{self, Durability, RecoveryTarget, RestoreRequest};
+use cloud_core::ops::restore::{self, Durability, Existing, RecoveryTarget, RestoreRequest};
 use cloud_core::ops::{Ctx, Env, OpError};
 use cloud_core::store::{Opened, RetryPolicy};
 
@@ -73,6 +73,15 @@ pub struct Args {
     #[arg(long, help_heading = argparse::OURS)]
     no_sync: bool,
 
+    /// Go on with an interrupted restore of this backup into this directory
+    #[arg(long, group = "existing", help_heading = argparse::OURS)]
+    resume: bool,
+
+    /// Restore over a data directory of the same cluster: only files that differ
+    /// are written, what is not in the backup is removed
+    #[arg(long, group = "existing", help_heading = argparse::OURS)]
+    delta: bool,
+
     #[command(flatten)]
     progress: ProgressArgs,
 
@@ -125,6 +134,11 @@ impl Tool for Args {
                 Durability::Unsynced
             } else {
                 Durability::Synced
+            },
+            existing: match (self.resume, self.delta) {
+                (true, _) => Existing::Resumed,
+                (_, true) => Existing::Delta,
+                _ => Existing::Refused,
             },
         };
         restore::run(ctx, at.store, request).await

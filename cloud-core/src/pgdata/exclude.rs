@@ -55,7 +55,7 @@ const HOLLOW: [&[u8]; 11] = [
 ];
 
 /// Files of PGDATA that are left out.
-const FILES: [&[u8]; 11] = [
+const FILES: [&[u8]; 12] = [
     // Stored at the very end, by itself (B4).
     b"global/pg_control",
     b"postmaster.pid",
@@ -70,6 +70,7 @@ const FILES: [&[u8]; 11] = [
     b"backup_label",
     b"tablespace_map",
     b"backup_manifest",
+    super::restore::JOURNAL_NAME,
 ];
 
 impl Rules {

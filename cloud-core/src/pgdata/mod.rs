@@ -23,8 +23,9 @@ pub use control::{
 pub use display::display_name;
 pub use exclude::Rules;
 pub use restore::{
-    Durability, Known, Names, RestoreError, Target, Unpacker, check_destination, is_held_back,
-    open_targets, plain_name, sync_all,
+    ASIDE_NAME, Contents, Durability, Extent, JOURNAL_NAME, Known, Names, Removed, RestoreError,
+    Target, Unpacker, check_destination, held_of_words, held_to_words, is_held_back, of_hex,
+    open_targets, plain_name, sync_all, to_hex,
 };
 pub use source::{
     HardLinks, LABEL_NAME, MANIFEST_NAME, OpenFile, OwnerNames, made_member, open_external,

@@ -141,6 +141,7 @@ impl Bench {
             allow_incomplete: false,
             jobs: NonZeroU32::MIN.saturating_add(1),
             durability: restore::Durability::Synced,
+            existing: restore::Existing::Refused,
         };
         let store = Arc::new(self.store.memory.clone());
         restore::run(&context().0, store, request)

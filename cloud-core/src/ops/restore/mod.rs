@@ -7,6 +7,8 @@
 //! docs/decisions.md 27).
 
 mod choose;
+mod delta;
+mod journal;
 mod pipeline;
 mod plan;
 mod unpack;
@@ -43,6 +45,19 @@ pub struct RestoreRequest {
     pub jobs: NonZeroU32,
     /// Whether the end waits for the disk.
     pub durability: Durability,
+    /// What may be at the destination.
+    pub existing: Existing,
+}
+
+/// What may be in the directories that a backup is restored to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing.
+    Refused,
+    /// What an interrupted restore of the same backup left, which goes on.
+    Resumed,
+    /// An older or newer state of the same cluster, of which stays what is the same.
+    Delta,
 }
 
 /// What `auto` has to be good for; each as typed.

@@ -63,6 +63,25 @@ pub(super) enum Before {
     Nothing,
 }
 
+impl Before {
+    /// As a word of a journal.
+    pub(super) fn word(before: Option<Self>) -> &'static str {
+        match before {
+            Some(Self::Manifest) => "manifest",
+            Some(Self::Other) => "other",
+            Some(Self::Nothing) => "nothing",
+            None => "-",
+        }
+    }
+
+    /// What a word of a journal means.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        [Self::Manifest, Self::Other, Self::Nothing]
+            .into_iter()
+            .find(|before| Self::word(Some(*before)) == word)
+    }
+}
+
 /// What an archive is unpacked with.
 pub(super) struct Pipeline {
     pub(super) key: String,

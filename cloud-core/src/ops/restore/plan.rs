@@ -1,16 +1,19 @@
 //! What is restored where, decided before the first byte.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::RestoreRequest;
 use super::choose::choose;
+use super::journal::{self, Header};
+use super::{Existing, RestoreRequest, delta};
 use crate::catalogue::info::{BackupInfo, Tablespace};
 use crate::catalogue::layout::{Archive, ArchiveBase, ArchiveError, ArchiveSet, BackupId, Layout};
 use crate::codec;
+use crate::key::Key;
 use crate::ops::{Ctx, OpError, OpErrorKind, chain};
-use crate::pgdata::{RestoreError, check_destination};
-use crate::store::{Depth, ObjectStore, list_all};
+use crate::pgdata::{Contents, RestoreError, Target, check_destination};
+use crate::store::{Depth, ObjectStore, ObjectVersion, list_all};
 
 /// A base backup and where each of its sources goes.
 #[derive(Debug)]
@@ -19,6 +22,12 @@ pub(super) struct Plan {
     pub(super) info: BackupInfo,
     /// PGDATA first, then the tablespaces.
     pub(super) sources: Vec<Source>,
+    /// The store, without secrets, and where in it the server is.
+    pub(super) store: String,
+    pub(super) path: String,
+    pub(super) server: String,
+    /// Versions of the archives, where the store tells them.
+    pub(super) versions: BTreeMap<Key, ObjectVersion>,
 }
 
 #[derive(Debug)]
@@ -38,10 +47,16 @@ impl Plan {
         )
     }
 
-    /// The directory of each source.
-    pub(super) fn targets(&self) -> Vec<PathBuf> {
-        let targets = self.sources.iter().map(|source| source.target.clone());
-        targets.collect()
+    /// All archives in their order, each with its source and the source's target.
+    pub(super) fn archives<'a>(
+        &'a self,
+        targets: &'a [Arc<Target>],
+    ) -> impl Iterator<Item = (&'a Source, &'a Archive, &'a Arc<Target>)> {
+        let sources = self.sources.iter().zip(targets);
+        sources.flat_map(|(source, target)| {
+            let archives = source.archives.iter();
+            archives.map(move |archive| (source, archive, target))
+        })
     }
 
     /// Bytes that will be read from the store.
@@ -79,7 +94,14 @@ pub(super) async fn make(
         return Err(OpError::new(OpErrorKind::General, message));
     }
     let mut locations = locations(&info.tablespaces, &request.tablespaces)?;
-    check(&request.target)?;
+    if request.existing == Existing::Refused {
+        check(&request.target)?;
+    }
+    let versions = page
+        .objects
+        .iter()
+        .filter_map(|object| Some((object.key.clone(), object.version.clone()?)))
+        .collect();
     let objects = page
         .objects
         .into_iter()
@@ -107,7 +129,9 @@ pub(super) async fn make(
             ArchiveBase::Data => request.target.clone(),
             ArchiveBase::Tablespace(_) => {
                 let location = locations.remove(0);
-                check(&location)?;
+                if request.existing == Existing::Refused {
+                    check(&location)?;
+                }
                 location
             }
         };
@@ -123,7 +147,59 @@ pub(super) async fn make(
         });
     }
     refuse_shared(&sources)?;
-    Ok(Plan { id, info, sources })
+    let plan = Plan {
+        id,
+        info,
+        sources,
+        store: store.info().location.clone(),
+        path: request.path.clone(),
+        server: request.server.clone(),
+        versions,
+    };
+    examine(&plan, request)?;
+    Ok(plan)
+}
+
+/// What may be in each target, and its journal if this restore goes on with it. Touches nothing;
+/// asked again when the targets are locked.
+pub(super) fn examine(
+    plan: &Plan,
+    request: &RestoreRequest,
+) -> Result<Vec<(Contents, Option<Header>)>, OpError> {
+    match request.existing {
+        Existing::Refused => Ok(vec![(Contents::Nothing, None); plan.sources.len()]),
+        Existing::Delta => {
+            delta::check(plan, request)?;
+            Ok(vec![(Contents::Kept, None); plan.sources.len()])
+        }
+        Existing::Resumed => {
+            let first = plan.sources.first();
+            let first = first.and_then(|source| journal::look(plan, source));
+            let one = |source: &Source| {
+                let found = journal::look(plan, source);
+                match found.filter(|found| found.is_of(first.as_ref())) {
+                    Some(found) => Ok((Contents::Kept, Some(found))),
+                    None => resumable(&source.target).map(|()| (Contents::Nothing, None)),
+                }
+            };
+            plan.sources.iter().map(one).collect()
+        }
+    }
+}
+
+/// A target without a journal of this restore has to be empty.
+fn resumable(path: &Path) -> Result<(), OpError> {
+    check_destination(path).map_err(|error| {
+        let not_empty = matches!(error, RestoreError::NotEmpty { .. });
+        let error = not_usable(error);
+        if not_empty {
+            return error.with_hint(
+                "only what an interrupted restore of the same backup from the same store left \
+                 there can be resumed",
+            );
+        }
+        error
+    })
 }
 
 /// Where each tablespace goes, in their order: the last rule that names it, or
@@ -182,7 +258,7 @@ fn invalid_rule(rule: &str) -> OpError {
 }
 
 /// The absolute path, with links resolved as far as it exists.
-fn resolved(path: &Path) -> Result<PathBuf, OpError> {
+pub(super) fn resolved(path: &Path) -> Result<PathBuf, OpError> {
     if let Ok(real) = path.canonicalize() {
         return Ok(real);
     }
@@ -193,7 +269,18 @@ fn resolved(path: &Path) -> Result<PathBuf, OpError> {
 }
 
 fn check(path: &Path) -> Result<(), OpError> {
-    check_destination(path).map_err(not_usable)
+    check_destination(path).map_err(|error| {
+        let interrupted = matches!(error, RestoreError::NotEmpty { .. }) && journal::is_there(path);
+        let error = not_usable(error);
+        if interrupted {
+            return error.with_hint("a restore into it was interrupted: --resume goes on with it");
+        }
+        error
+    })
+}
+
+pub(super) fn general(error: &RestoreError) -> OpError {
+    OpError::new(OpErrorKind::General, chain(error))
 }
 
 /// A target that nothing can be restored to.

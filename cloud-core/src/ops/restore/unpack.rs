@@ -1,21 +1,23 @@
 //! Unpacking, and the order that makes an interrupted restore harmless.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::RestoreRequest;
+use super::journal::{self, Done, Journal};
 use super::pipeline::{Before, Held, Pipeline, Unpacked};
-use super::plan::{Plan, interrupted, not_usable};
+use super::plan::{Plan, examine, general, interrupted, not_usable};
 use super::verify::Restored;
+use super::{Existing, RestoreRequest, delta};
 use crate::catalogue::info::Status;
 use crate::catalogue::layout::{Archive, ArchiveBase};
-use crate::ops::{Ctx, OpError, OpErrorKind, chain};
+use crate::ops::{Ctx, OpError, OpErrorKind};
 use crate::pgdata::{
-    CONTROL_NAME, ControlFile, Durability, LABEL_NAME, RestoreError, Target, display_name,
+    CONTROL_NAME, Contents, ControlFile, Durability, LABEL_NAME, Target, display_name,
     open_targets, sync_all,
 };
 use crate::report::Phase;
@@ -31,23 +33,84 @@ pub(super) async fn all(
     plan: Plan,
     request: &RestoreRequest,
 ) -> Result<(), OpError> {
-    let paths: Vec<PathBuf> = plan.targets();
-    let opened = blocking(move || open_targets(&paths).map_err(not_usable));
-    let targets: Vec<Arc<Target>> = opened.await?.into_iter().map(Arc::new).collect();
-    let fetched = Arc::new(AtomicU64::new(0));
-    let unpacked = archives(ctx, store, &plan, request, &targets, &fetched).await;
-    let written = |targets: &[Arc<Target>]| targets.iter().map(|target| target.written()).sum();
+    let (plan, request) = (Arc::new(plan), Arc::new(request.clone()));
+    let begun = {
+        let (plan, request) = (Arc::clone(&plan), Arc::clone(&request));
+        blocking(move || begin(&plan, &request)).await?
+    };
+    let Some(mut begun) = begun else {
+        return Ok(());
+    };
+    let fetched = AtomicU64::new(0);
+    let done = std::mem::take(&mut begun.done);
+    let begun = Arc::new(begun);
+    let unpacked = archives(ctx, store, &plan, request.jobs, &begun, done, &fetched).await;
     let result = match unpacked {
         Ok(_) if ctx.cancel.is_cancelled() => Err(interrupted()),
         Ok(unpacked) => {
             ctx.reporter.phase(Phase::Finishing);
-            let (targets, durability) = (targets.clone(), request.durability);
-            blocking(move || finish(&plan, &targets, unpacked, durability)).await
+            let begun = Arc::clone(&begun);
+            blocking(move || finish(&plan, &begun, unpacked, request.durability)).await
         }
         Err(error) => Err(error),
     };
-    tell(fetched.load(Ordering::Relaxed), written(&targets));
+    let written = begun.targets.iter().map(|target| target.written()).sum();
+    tell(fetched.load(Ordering::Relaxed), written);
     result
+}
+
+/// Targets that are locked, and what is to be done at the end.
+struct Begun {
+    targets: Vec<Arc<Target>>,
+    /// Unless the restore goes over a data directory.
+    journal: Option<Journal>,
+    /// What an earlier run had unpacked.
+    done: Done,
+}
+
+/// Locks the targets and looks at them once more. `None` if an earlier run had come to its end.
+fn begin(plan: &Plan, request: &RestoreRequest) -> Result<Option<Begun>, OpError> {
+    let paths = plan.sources.iter().zip(examine(plan, request)?);
+    let paths: Vec<_> = paths
+        .map(|(source, (contents, _))| (source.target.clone(), contents))
+        .collect();
+    let targets = open_targets(&paths).map_err(not_usable)?;
+    let targets: Vec<Arc<Target>> = targets.into_iter().map(Arc::new).collect();
+    if request.existing == Existing::Delta {
+        delta::check(plan, request)?;
+        delta::begin(plan, &targets)?;
+        let (journal, done) = (None, Done::new());
+        return Ok(Some(Begun {
+            targets,
+            journal,
+            done,
+        }));
+    }
+    let mut headers = Vec::with_capacity(paths.len());
+    for (source, (path, contents)) in plan.sources.iter().zip(&paths) {
+        let header = match contents {
+            Contents::Nothing => None,
+            Contents::Kept => Some(journal::look(plan, source).ok_or_else(|| {
+                let text = format!("{} was changed by somebody else", path.display());
+                OpError::new(OpErrorKind::Failed, text)
+            })?),
+        };
+        headers.push(header);
+    }
+    // It is written last of all, so everything else is there; a server may have changed it since.
+    if headers.first().is_some_and(Option::is_some)
+        && request.target.join("global/pg_control").exists()
+    {
+        tracing::info!("the restore that was interrupted had come to its end");
+        journal::remove(&targets)?;
+        return Ok(None);
+    }
+    let (journal, done) = Journal::begin(plan, &targets, &headers, request.durability)?;
+    Ok(Some(Begun {
+        targets,
+        journal: Some(journal),
+        done,
+    }))
 }
 
 /// What went over the line and to the disk.
@@ -70,30 +133,34 @@ async fn blocking<T: Send + 'static>(
 async fn archives(
     ctx: &Ctx,
     store: &Arc<dyn ObjectStore>,
-    plan: &Plan,
-    request: &RestoreRequest,
-    targets: &[Arc<Target>],
-    fetched: &Arc<AtomicU64>,
+    plan: &Arc<Plan>,
+    jobs: NonZeroU32,
+    begun: &Arc<Begun>,
+    mut done: Done,
+    fetched: &AtomicU64,
 ) -> Result<Vec<Unpacked>, OpError> {
     // An archive that cannot be unpacked stops the others.
     let stop = ctx.cancel.child_token();
     let _stop = stop.clone().drop_guard();
-    let jobs = request.jobs.get();
+    let jobs = jobs.get();
+    let known: HashSet<u32> = done.iter().map(|(number, _)| *number).collect();
+    let all = plan.archives(&begun.targets).zip(0_u32..);
+    let all: Vec<_> = all.filter(|(_, number)| !known.contains(number)).collect();
+    if !known.is_empty() {
+        tracing::info!("{} archives are restored already", known.len());
+    }
     let lanes = Lanes {
         downloads: Downloads::new(Arc::clone(store), jobs, Arc::clone(&ctx.reporter)),
         ctx,
+        plan,
+        begun,
         stop: &stop,
+        left: AtomicUsize::new(all.len()),
         fetched,
     };
-    let sources = plan.sources.iter().zip(targets);
-    let all = sources.flat_map(|(source, target)| {
-        let archives = source.archives.iter();
-        archives.map(move |archive| (source.base, archive, target))
-    });
-    let mut running = stream::iter(all.zip(0_u32..))
-        .map(|((base, archive, target), number)| lanes.one(base, archive, target, number))
+    let mut running = stream::iter(all)
+        .map(|((source, archive, target), number)| lanes.one(source.base, archive, target, number))
         .buffer_unordered(usize::try_from(jobs).unwrap_or(usize::MAX));
-    let mut done = Vec::new();
     let mut failure = None;
     // To the end: no thread may still be writing when this returns.
     while let Some(result) = running.next().await {
@@ -116,7 +183,11 @@ async fn archives(
 struct Lanes<'a> {
     downloads: Downloads,
     ctx: &'a Ctx,
+    plan: &'a Arc<Plan>,
+    begun: &'a Arc<Begun>,
     stop: &'a CancellationToken,
+    /// Archives that are not unpacked.
+    left: AtomicUsize,
     /// Bytes of archives that were read to their end, or to where they failed.
     fetched: &'a AtomicU64,
 }
@@ -158,6 +229,21 @@ impl Lanes<'_> {
         self.fetched
             .fetch_add(taken.load(Ordering::Relaxed), Ordering::Relaxed);
         let unpacked = unpacked?;
+        // Everything is synced behind the last one.
+        let is_last = self.left.fetch_sub(1, Ordering::Relaxed) == 1;
+        let unpacked = if is_last || self.begun.journal.is_none() {
+            unpacked
+        } else {
+            let (plan, begun) = (Arc::clone(self.plan), Arc::clone(self.begun));
+            let (archive, target) = (archive.clone(), Arc::clone(target));
+            blocking(move || {
+                if let Some(journal) = &begun.journal {
+                    journal.note(&plan, &archive, number, &target, &unpacked)?;
+                }
+                Ok(unpacked)
+            })
+            .await?
+        };
         self.ctx.reporter.archive_done(name);
         Ok((number, unpacked))
     }
@@ -182,14 +268,31 @@ fn held_back(unpacked: Vec<Unpacked>) -> (Held, bool) {
     (held, own_manifest)
 }
 
+/// The links from PGDATA to the tablespaces.
+pub(super) fn link_tablespaces(plan: &Plan, targets: &[Arc<Target>]) -> Result<(), OpError> {
+    let Some((pgdata, tablespaces)) = targets.split_first() else {
+        return Ok(());
+    };
+    for (source, target) in plan.sources[1..].iter().zip(tablespaces) {
+        if let ArchiveBase::Tablespace(oid) = source.base {
+            pgdata
+                .link_tablespace(oid, target.path())
+                .map_err(|error| general(&error))?;
+        }
+    }
+    Ok(())
+}
+
 /// The comparison with the manifest; links, directories, everything to disk; then
 /// the label; then `pg_control` (upholds R1).
 fn finish(
     plan: &Plan,
-    targets: &[Arc<Target>],
+    begun: &Begun,
     unpacked: Vec<Unpacked>,
     durability: Durability,
 ) -> Result<(), OpError> {
+    let targets = &begun.targets[..];
+    let pgdata = targets.first().ok_or_else(interrupted)?;
     let (mut held, own_manifest) = held_back(unpacked);
     let complete = plan.info.status == Status::Done;
     let mut take = |name: &[u8]| match held.remove(name) {
@@ -211,24 +314,8 @@ fn finish(
     if let Some((_, bytes)) = label.as_ref().filter(|_| complete) {
         check_label(plan, bytes)?;
     }
-    if complete {
-        let held = label.iter().map(|(_, bytes)| (LABEL_NAME, &bytes[..]));
-        let held = held.chain(control.iter().map(|(_, bytes)| (CONTROL_NAME, &bytes[..])));
-        let restored = Restored {
-            plan,
-            targets,
-            held: held.collect(),
-        };
-        restored.verify(own_manifest)?;
-    }
-    let (pgdata, tablespaces) = targets.split_first().ok_or_else(interrupted)?;
-    for (source, target) in plan.sources[1..].iter().zip(tablespaces) {
-        if let ArchiveBase::Tablespace(oid) = source.base {
-            pgdata
-                .link_tablespace(oid, target.path())
-                .map_err(|error| general(&error))?;
-        }
-    }
+    // Directories that no archive has a member of belong nevertheless.
+    link_tablespaces(plan, targets)?;
     let wal = if plan.info.version.is_some_and(|version| version < 100_000) {
         "pg_xlog"
     } else {
@@ -237,6 +324,23 @@ fn finish(
     pgdata
         .ensure_directory(wal)
         .map_err(|error| general(&error))?;
+    if begun.journal.is_none() {
+        delta::clean(plan, targets)?;
+    }
+    if complete {
+        let held = label.iter().map(|(_, bytes)| (LABEL_NAME, &bytes[..]));
+        let held = held.chain(control.iter().map(|(_, bytes)| (CONTROL_NAME, &bytes[..])));
+        let restored = Restored {
+            plan,
+            targets,
+            held: held.collect(),
+        };
+        restored.verify(own_manifest).inspect_err(|_| {
+            if let Some(journal) = &begun.journal {
+                journal.forget(plan);
+            }
+        })?;
+    }
     for target in targets {
         target.finish().map_err(|error| general(&error))?;
     }
@@ -248,6 +352,10 @@ fn finish(
         pgdata
             .write_held(member, bytes, durability)
             .map_err(|error| general(&error))?;
+    }
+    match &begun.journal {
+        Some(journal) => journal.end()?,
+        None => delta::end(targets)?,
     }
     warn_of_configuration(plan);
     Ok(())
@@ -326,10 +434,6 @@ fn warn_of_configuration(plan: &Plan) {
             );
         }
     }
-}
-
-fn general(error: &RestoreError) -> OpError {
-    OpError::new(OpErrorKind::General, chain(error))
 }
 
 #[cfg(test)]

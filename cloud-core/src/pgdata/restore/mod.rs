@@ -14,9 +14,12 @@
 //! PostgreSQL cannot start on the directory are never unpacked, but written by
 //! [`Target::write_held`] after everything else was synced.
 
+mod extra;
 mod name;
 mod names;
 mod owner;
+mod record;
+mod refill;
 mod sync;
 mod target;
 #[cfg(test)]
@@ -26,11 +29,17 @@ mod unpack;
 use std::io;
 use std::path::PathBuf;
 
+pub use extra::{ASIDE_NAME, Extent, Removed};
 pub use name::{is_held_back, plain_name};
 pub use names::{Known, Names};
+pub use record::{held_of_words, held_to_words, of_hex, to_hex};
 pub use sync::{Durability, sync_all};
-pub use target::{Target, check_destination, open_targets};
+pub use target::{Contents, Target, check_destination, open_targets};
 pub use unpack::Unpacker;
+
+/// What a restore calls the file in each of its targets that says how far it is. Neither
+/// stored nor restored.
+pub const JOURNAL_NAME: &[u8] = b".barman-cloud-restore";
 
 /// Why a member, or a whole target, could not be restored.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,8 @@
 //! 2^40 restores of a million files.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
@@ -22,7 +24,7 @@ const LAST: u32 = (1 << 20) - 1;
 /// The names of one target.
 #[derive(Debug)]
 pub struct Names {
-    salt: [u8; 8],
+    salt: AtomicU64,
     shards: Vec<Mutex<BTreeMap<u64, Known>>>,
 }
 
@@ -57,13 +59,19 @@ impl Names {
     /// No names yet. The salt makes that nobody can choose two names of one hash.
     pub(super) fn new() -> Self {
         Self {
-            salt: fastrand::u64(..).to_le_bytes(),
+            salt: AtomicU64::new(fastrand::u64(..)),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
         }
     }
 
+    /// The salt of an earlier restore, whose names are recalled. Before the first name.
+    pub fn set_salt(&self, salt: u64) {
+        self.salt.store(salt, Ordering::Relaxed);
+    }
+
     fn which(&self, name: &[u8]) -> u64 {
-        let digest = Sha256::new().chain_update(self.salt).chain_update(name);
+        let salt = self.salt.load(Ordering::Relaxed).to_le_bytes();
+        let digest = Sha256::new().chain_update(salt).chain_update(name);
         let digest = digest.finalize();
         u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
     }
@@ -77,22 +85,21 @@ impl Names {
     }
 
     /// Makes something under `name` for the archive with this number; `None`, and nothing is made,
-    /// if a later archive has the name.
+    /// if a later archive has the name. `make` is told whether no archive had it before.
     pub(super) fn take<T, E>(
         &self,
         name: &[u8],
         archive: u32,
-        make: impl FnOnce() -> Result<T, E>,
+        make: impl FnOnce(bool) -> Result<T, E>,
     ) -> Result<Option<T>, E> {
         let which = self.which(name);
         let mut shard = self.shard(which);
         let mine = Known::of_archive(archive);
-        if let Some(known) = shard.get(&which)
-            && known.archive() > mine.archive()
-        {
+        let known = shard.get(&which);
+        if known.is_some_and(|known| known.archive() > mine.archive()) {
             return Ok(None);
         }
-        let made = make()?;
+        let made = make(known.is_none())?;
         shard.insert(which, mine);
         Ok(Some(made))
     }
@@ -119,6 +126,33 @@ impl Names {
     pub(super) fn copy(&self, name: &[u8], known: Known) {
         let which = self.which(name);
         self.shard(which).insert(which, known);
+    }
+
+    /// Tells all names of an archive, as numbers for [`recall`](Self::recall).
+    pub(super) fn of(
+        &self,
+        archive: u32,
+        mut tell: impl FnMut(u64, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (which, known) in shard.iter() {
+                if known.archive() == archive.min(LAST) {
+                    tell(*which, known.0 & (2 * FILE - 1))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up what an earlier restore knew of a name.
+    pub(super) fn recall(&self, archive: u32, which: u64, what: u64) {
+        let known = Known(Known::of_archive(archive).0 | what & (2 * FILE - 1));
+        let mut shard = self.shard(which);
+        let other = shard.entry(which).or_insert(known);
+        if other.archive() <= known.archive() {
+            *other = known;
+        }
     }
 
     /// Whether something was restored under this name that is no directory.
@@ -159,7 +193,7 @@ mod tests {
     use super::*;
 
     fn take(names: &Names, name: &[u8], archive: u32) -> bool {
-        names.take(name, archive, || Ok::<(), ()>(())) == Ok(Some(()))
+        names.take(name, archive, |_| Ok::<(), ()>(())) == Ok(Some(()))
     }
 
     #[test]
@@ -174,7 +208,8 @@ mod tests {
         assert!(take(&names, b"a", 3));
         assert!(names.of_archive(b"a", 2).is_none() && names.of_archive(b"a", 3).is_some());
         assert!(take(&names, b"b", u32::MAX) && take(&names, b"b", LAST));
-        assert_eq!(names.take(b"a", 4, || Err::<(), _>("no")), Err("no"));
+        assert_eq!(names.take(b"a", 4, |fresh| Err::<(), _>(fresh)), Err(false));
+        assert_eq!(names.take(b"z", 4, |fresh| Err::<(), _>(fresh)), Err(true));
         assert!(names.of_archive(b"a", 3).is_some(), "it was not taken");
     }
 
@@ -202,5 +237,22 @@ mod tests {
             "made anew, its content is not known yet"
         );
         assert!(names.has(b"a") && !names.has_file(b"a"));
+    }
+
+    #[test]
+    fn names_of_an_archive_are_recalled_under_another_number() {
+        let (names, again) = (Names::new(), Names::new());
+        again.set_salt(names.salt.load(Ordering::Relaxed));
+        names.fill(b"a", 3, 8192, 77);
+        assert!(take(&names, b"link", 3) && take(&names, b"other", 2));
+        again.fill(b"a", 0, 1, 1);
+        let told = names.of(3, |which, what| {
+            again.recall(1, which, what);
+            Ok(())
+        });
+        told.unwrap();
+        assert!(again.of_archive(b"a", 1).unwrap().is(8192, 77));
+        assert!(again.has(b"link") && !again.has_file(b"link") && !again.has(b"other"));
+        assert!(!take(&again, b"link", 0) && take(&again, b"link", 1));
     }
 }

@@ -29,8 +29,9 @@ pub(super) struct Owners {
     cluster: Option<(Ids, Rank)>,
 }
 
+/// How certain it is whose the cluster is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+pub(super) enum Rank {
     FirstSeen,
     OfTheCluster,
 }
@@ -63,10 +64,20 @@ impl Owners {
             b"" | b"PG_VERSION" => Rank::OfTheCluster,
             _ => Rank::FirstSeen,
         };
+        self.learn(ids, rank);
+        Some(ids)
+    }
+
+    /// The owner of the cluster, and how certain that is.
+    pub(super) fn known(&self) -> Option<(Ids, Rank)> {
+        self.cluster
+    }
+
+    /// Takes up who may be the owner of the cluster.
+    pub(super) fn learn(&mut self, ids: Ids, rank: Rank) {
         if self.cluster.is_none_or(|(_, known)| known < rank) {
             self.cluster = Some((ids, rank));
         }
-        Some(ids)
     }
 
     /// The owner of what has none of its own; `None` as long as no member had one.

@@ -19,9 +19,10 @@ use rustix::io::Errno;
 use super::super::display::display_name;
 use super::super::walk::OPEN_DIRECTORY;
 use super::RestoreError;
-use super::name::{components, is_held_back};
+use super::name::{components, is_held_back, plain_name};
 use super::names::Names;
 use super::owner::{Ids, Owners};
+use super::refill::unlink;
 use super::sync::Durability;
 use super::unpack::create_file;
 use crate::tar::{Member, MemberKind, Mtime};
@@ -36,29 +37,33 @@ pub(super) const PRIVATE: Mode = Mode::RWXU;
 /// A directory that members are restored to; may be used by several threads.
 ///
 /// Nothing in it that this value did not make is ever changed or followed, but for the
-/// attributes of the directory itself.
+/// attributes of the directory itself, and in a target that is opened with
+/// [`Contents::Kept`]: there files are written in place, and what is in the way is
+/// removed. The WAL directory may be a link there.
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
     root: Arc<OwnedFd>,
     /// Whether files can be given away.
     pub(super) gives_away: bool,
+    /// Whether something was here before.
+    keeps: bool,
     names: Names,
     written: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Directories made so far by name, the target itself being empty, and what the archive of
     /// the greatest number says of them.
     ///
     /// Their attributes are set at the end: a directory without write permission must not keep its
     /// files out, and every file changes its directory's date.
-    directories: BTreeMap<Vec<u8>, Option<(u32, Attributes)>>,
-    owners: Owners,
+    pub(super) directories: BTreeMap<Vec<u8>, Option<(u32, Attributes)>>,
+    pub(super) owners: Owners,
     /// What has no owner of its own and came before the cluster's was known.
-    ownerless: Vec<Vec<u8>>,
+    pub(super) ownerless: Vec<Vec<u8>>,
     /// The target and directories above it, if they had to be made.
     made: Vec<PathBuf>,
 }
@@ -118,21 +123,37 @@ pub fn check_destination(path: &Path) -> Result<(), RestoreError> {
         .map_err(|errno| failed(nearest, errno.into()))
 }
 
-/// Opens all targets of a restore.
+/// What may be in a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// Nothing, but for the way to another target.
+    Nothing,
+    /// Anything: it is restored over.
+    Kept,
+}
+
+/// Opens all targets of a restore, with what may be in each.
 ///
 /// Before the first member is unpacked: one may be inside another, and a member must not be
-/// able to put a link in its way. Each must still be empty, but for the way to another: since
+/// able to put a link in its way. One that must be empty must still be so: since
 /// [`check_destination`] another restore may have begun, and even ended. Files of two
 /// backups must never meet in one directory.
-pub fn open_targets(paths: &[PathBuf]) -> Result<Vec<Target>, RestoreError> {
-    let opened: Result<Vec<_>, _> = paths.iter().map(|path| Target::open(path)).collect();
-    let targets = opened?;
+pub fn open_targets(paths: &[(PathBuf, Contents)]) -> Result<Vec<Target>, RestoreError> {
+    let open = |(path, contents): &(PathBuf, Contents)| {
+        let keeps = *contents == Contents::Kept;
+        Target::open(path).map(|target| Target { keeps, ..target })
+    };
+    let targets = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let real = |target: &Target| {
         let path = fs::canonicalize(&target.path);
         path.map_err(|source| target.error("resolve", b".", source))
     };
     let places = targets.iter().map(real).collect::<Result<Vec<_>, _>>()?;
-    for (target, place) in targets.iter().zip(&places) {
+    for (target, place) in targets
+        .iter()
+        .zip(&places)
+        .filter(|(target, _)| !target.keeps)
+    {
         let not_listed = |source| target.error("list", b".", source);
         for entry in fs::read_dir(place).map_err(not_listed)? {
             let entry = entry.map_err(not_listed)?.path();
@@ -192,6 +213,7 @@ impl Target {
             path: absolute,
             root: Arc::new(root),
             gives_away: rustix::process::geteuid().is_root(),
+            keeps: false,
             names: Names::new(),
             written: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -204,6 +226,50 @@ impl Target {
     /// The directory's absolute path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether something was here before.
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps
+    }
+
+    /// Whether a directory that has the name of this member was here before, and no archive has
+    /// it.
+    pub(super) fn may_replace(&self, member: &[u8]) -> bool {
+        self.keeps && plain_name(member).is_ok_and(|name| !self.has_directory(&name))
+    }
+
+    /// Whether an archive has this directory, or something in it.
+    pub(super) fn has_directory(&self, name: &[u8]) -> bool {
+        self.state().directories.contains_key(name)
+    }
+
+    /// The target and directories above it, if they had to be made.
+    pub fn made(&self) -> Vec<PathBuf> {
+        self.state().made.clone()
+    }
+
+    /// Takes up what was made for an earlier restore that this one goes on with.
+    pub fn add_made(&self, paths: &[PathBuf]) {
+        self.state().made.extend_from_slice(paths);
+    }
+
+    /// Removes a file at the top of the target, whose date stays.
+    pub fn remove_at_top(&self, name: &[u8]) -> Result<(), RestoreError> {
+        let failed = |errno| self.error("remove", name, errno);
+        let before = rustix::fs::fstat(&*self.root).map_err(failed)?;
+        unlink(&self.root, name).map_err(failed)?;
+        self.keep_date(&self.root, &before).map_err(failed)
+    }
+
+    /// Gives a directory the date that it had.
+    fn keep_date(&self, directory: &OwnedFd, before: &rustix::fs::Stat) -> rustix::io::Result<()> {
+        let nanos = u32::try_from(before.st_mtime_nsec).unwrap_or(0);
+        match rustix::fs::futimens(directory, &modified(before.st_mtime, nanos)) {
+            // Whose directory it is may write to it, and has its own clock.
+            Err(Errno::PERM) => Ok(()),
+            set => set,
+        }
     }
 
     /// What was restored under which name, by all archives so far.
@@ -232,6 +298,16 @@ impl Target {
         let parent = self.directory(&[b"pg_tblspc"], &name)?;
         match rustix::fs::symlinkat(&location, &*parent, oid.to_string()) {
             Ok(()) => {}
+            Err(Errno::EXIST) if self.keeps => {
+                let there = rustix::fs::readlinkat(&*parent, oid.to_string(), Vec::new());
+                let same =
+                    there.is_ok_and(|there| there.as_bytes() == location.as_os_str().as_bytes());
+                if !same {
+                    unlink(&parent, oid.to_string().as_bytes())
+                        .and_then(|()| rustix::fs::symlinkat(&location, &*parent, oid.to_string()))
+                        .map_err(|errno| self.error("replace", &name, errno))?;
+                }
+            }
             Err(Errno::EXIST) => {
                 return Err(RestoreError::LinkExists {
                     name: display_name(&name),
@@ -327,14 +403,8 @@ impl Target {
         }
         rustix::fs::renameat(&*parent, &unfinished[..], &*parent, *base)
             .map_err(|errno| failed(errno.into()))?;
-        let date = modified(
-            before.st_mtime,
-            u32::try_from(before.st_mtime_nsec).unwrap_or(0),
-        );
-        match rustix::fs::futimens(&*parent, &date) {
-            Ok(()) | Err(Errno::PERM) => {}
-            Err(errno) => return Err(failed(errno.into())),
-        }
+        self.keep_date(&parent, &before)
+            .map_err(|errno| failed(errno.into()))?;
         self.count_written(bytes.len());
         match durability {
             Durability::Synced => rustix::fs::fsync(&*parent).map_err(|errno| failed(errno.into())),
@@ -390,8 +460,13 @@ impl Target {
         cluster: Option<Ids>,
     ) -> rustix::io::Result<()> {
         // The owner first, since giving a file away may drop bits of its mode.
-        if let Some(ids) = attributes.owner.or(cluster).filter(|_| self.gives_away) {
+        if let Some(ids) = attributes.owner.or(cluster).filter(|_| self.gives_away)
+            && !(self.keeps && owned_by(&file, ids)?)
+        {
             chown(&file, ids)?;
+        }
+        if self.keeps && has_already(&file, attributes)? {
+            return Ok(());
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode))?;
         rustix::fs::futimens(&file, &modified_at(attributes.mtime))
@@ -406,13 +481,27 @@ impl Target {
         let mut directory = Arc::clone(&self.root);
         for depth in 0..parts.len() {
             let base = parts[depth];
-            let opened = match rustix::fs::openat(&*directory, base, OPEN_DIRECTORY, Mode::empty())
-            {
+            let name = parts[..=depth].join(&b'/');
+            if self.keeps {
+                self.state().directories.entry(name.clone()).or_insert(None);
+            }
+            let opened = match self.open_component(&directory, base, &name) {
+                // What is no directory, of the one that was here before.
+                Err(Errno::NOTDIR | Errno::LOOP) if self.keeps && !self.names.has(&name) => {
+                    let replaced = unlink(&directory, base)
+                        .and_then(|()| rustix::fs::mkdirat(&*directory, base, PRIVATE));
+                    match replaced {
+                        // Another thread has just done it.
+                        Ok(()) | Err(Errno::ISDIR | Errno::EXIST) => {}
+                        Err(errno) => return Err(self.error("replace", &name, errno)),
+                    }
+                    self.open_component(&directory, base, &name)
+                }
                 Err(Errno::NOENT) => {
                     match rustix::fs::mkdirat(&*directory, base, PRIVATE) {
                         Ok(()) => {
-                            let name = parts[..=depth].join(&b'/');
-                            self.state().directories.entry(name).or_insert(None);
+                            let mut state = self.state();
+                            state.directories.entry(name.clone()).or_insert(None);
                         }
                         // Another thread has just made it.
                         Err(Errno::EXIST) => {}
@@ -420,7 +509,7 @@ impl Target {
                             return Err(self.error("create the directory of", member, errno));
                         }
                     }
-                    rustix::fs::openat(&*directory, base, OPEN_DIRECTORY, Mode::empty())
+                    self.open_component(&directory, base, &name)
                 }
                 opened => opened,
             };
@@ -437,11 +526,30 @@ impl Target {
     ) -> Result<Arc<OwnedFd>, RestoreError> {
         let mut directory = Arc::clone(&self.root);
         for depth in 0..parts.len() {
-            let opened =
-                rustix::fs::openat(&*directory, parts[depth], OPEN_DIRECTORY, Mode::empty());
+            let name = parts[..=depth].join(&b'/');
+            let opened = self.open_component(&directory, parts[depth], &name);
             directory = Arc::new(self.opened(opened, &directory, &parts[..=depth], member)?);
         }
         Ok(directory)
+    }
+
+    /// Opens a directory in another one; never through a link, but for that of a WAL directory
+    /// that was here before.
+    fn open_component(
+        &self,
+        parent: &OwnedFd,
+        base: &[u8],
+        name: &[u8],
+    ) -> rustix::io::Result<OwnedFd> {
+        match rustix::fs::openat(parent, base, OPEN_DIRECTORY, Mode::empty()) {
+            Err(Errno::NOTDIR | Errno::LOOP)
+                if self.keeps && is_wal_directory(name) && !self.names.has(name) =>
+            {
+                let flags = OPEN_DIRECTORY.difference(OFlags::NOFOLLOW);
+                rustix::fs::openat(parent, base, flags, Mode::empty())
+            }
+            opened => opened,
+        }
     }
 
     fn opened(
@@ -485,17 +593,37 @@ impl Target {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is a single insertion.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The components of a name that is plain already.
-fn name_parts(name: &[u8]) -> Vec<&[u8]> {
+pub(super) fn name_parts(name: &[u8]) -> Vec<&[u8]> {
     name.split(|&byte| byte == b'/')
         .filter(|part| !part.is_empty())
         .collect()
+}
+
+/// Whether this is the name of the WAL directory, before PostgreSQL 10 and since.
+pub(super) fn is_wal_directory(name: &[u8]) -> bool {
+    name == b"pg_wal" || name == b"pg_xlog"
+}
+
+/// Whether mode and date are these. So a million files that are as they should be are not
+/// written to.
+fn has_already(file: impl std::os::fd::AsFd, attributes: Attributes) -> rustix::io::Result<bool> {
+    let stat = rustix::fs::fstat(file)?;
+    let Mtime { seconds, nanos } = attributes.mtime;
+    Ok(stat.st_mode & 0o7777 == attributes.mode
+        && stat.st_mtime == seconds
+        && u32::try_from(stat.st_mtime_nsec) == Ok(nanos))
+}
+
+fn owned_by(file: impl std::os::fd::AsFd, ids: Ids) -> rustix::io::Result<bool> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_uid, stat.st_gid) == (ids.uid, ids.gid))
 }
 
 fn chown(file: impl std::os::fd::AsFd, ids: Ids) -> rustix::io::Result<()> {

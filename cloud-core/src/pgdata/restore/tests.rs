@@ -1,6 +1,7 @@
 //! Archives as they should be; `hostile` has those that should not.
 
 mod hostile;
+mod kept;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -362,7 +363,7 @@ fn a_missing_target_is_made_for_the_owner_alone() {
 #[test]
 fn of_two_restores_into_one_directory_one_is_refused() {
     let place = tempfile::tempdir().expect("a temporary directory");
-    let path = |name: &str| place.path().join(name);
+    let path = |name: &str| (place.path().join(name), Contents::Nothing);
     let inside = path("main/pg_tblspc/inside");
     let paths = [path("main"), inside, path("other")];
     let first = open_targets(&paths).expect("targets, one inside another");

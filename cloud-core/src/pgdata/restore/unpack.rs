@@ -9,9 +9,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::display::display_name;
-use super::RestoreError;
 use super::name::{components, is_held_back, plain_name};
+use super::refill::{refill, remove_tree, reuse};
 use super::target::{Attributes, Target, chown_at, modified_at};
+use super::{JOURNAL_NAME, RestoreError};
 use crate::tar::{Member, MemberKind};
 
 /// How often a name is cleared for a member while other threads keep taking it.
@@ -57,6 +58,10 @@ impl<'t> Unpacker<'t> {
         }
         let parts = components(&member.name)?;
         let name = parts.join(&b'/');
+        if name == JOURNAL_NAME {
+            // Another restore's, that was stored with the directory it was in.
+            return Ok(());
+        }
         let attributes = self.target.attributes(member, &name);
         let Some((base, above)) = parts.split_last() else {
             if member.kind != MemberKind::Directory {
@@ -73,14 +78,24 @@ impl<'t> Unpacker<'t> {
         let parent = self.parent(above, member)?;
         let names = self.target.names();
         if let MemberKind::File { size } = member.kind {
-            let file = names.take(&name, self.archive, || {
-                create_file(self.target, &parent, base, &member.name)
+            let file = names.take(&name, self.archive, |fresh| {
+                let there = (fresh && self.target.keeps())
+                    .then(|| reuse(&parent, base))
+                    .flatten();
+                match there {
+                    Some(file) => Ok((file, true)),
+                    None => create_file(self.target, &parent, base, &member.name)
+                        .map(|file| (File::from(file), false)),
+                }
             })?;
-            let Some(file) = file.map(File::from) else {
-                return Ok(());
+            let crc = match &file {
+                None => return Ok(()),
+                Some((file, true)) => refill(self.target, member, content, file)?,
+                Some((file, false)) => self.copy(member, content, file, size)?,
             };
-            let crc = self.copy(member, content, &file, size)?;
-            self.set(&file, attributes, &name, member)?;
+            if let Some((file, _)) = &file {
+                self.set(file, attributes, &name, member)?;
+            }
             names.fill(&name, self.archive, size, crc);
             return Ok(());
         }
@@ -89,7 +104,7 @@ impl<'t> Unpacker<'t> {
             let target = plain_name(target).ok()?;
             names.of_archive(&target, self.archive)
         });
-        let taken = names.take(&name, self.archive, || {
+        let taken = names.take(&name, self.archive, |_| {
             self.make(member, &parent, base, attributes, &name, linked.is_some())
         })?;
         if let (Some(()), Some(known), MemberKind::HardLink { .. }) = (taken, linked, &member.kind)
@@ -273,7 +288,7 @@ impl<'t> Unpacker<'t> {
 }
 
 /// The next bytes of a file's content, at least one and at most `left`.
-fn next_piece<'c>(
+pub(super) fn next_piece<'c>(
     member: &Member,
     content: &'c mut dyn BufRead,
     left: u64,
@@ -331,6 +346,10 @@ fn clear_and<T>(
         }
         match rustix::fs::unlinkat(parent, base, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR) if target.may_replace(member) => {
+                remove_tree(parent, base)
+                    .map_err(|errno| target.error("replace", member, errno))?;
+            }
             Err(Errno::ISDIR) => {
                 return Err(RestoreError::InTheWay {
                     name: display_name(member),
