@@ -30,6 +30,7 @@ mod progress;
 mod readme;
 mod relay;
 mod relay_by_hand;
+mod restore_again;
 mod s3;
 mod sizes;
 mod versions;

@@ -126,7 +126,9 @@ impl Pipeline {
                 Ok(writer) => writer,
                 Err(error) => return (Err(Trouble::Archive(error.into())), Ok(())),
             };
-            let read = self.read(reader, items, &spare);
+            let read = self.read(reader, &items, &spare);
+            // There are no more members.
+            drop(items);
             let written = writer
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -147,7 +149,7 @@ impl Pipeline {
     fn read(
         &self,
         reader: DownloadReader,
-        items: SyncSender<Item>,
+        items: &SyncSender<Item>,
         spare: &Receiver<Vec<u8>>,
     ) -> Result<Unpacked, Trouble> {
         let codec = codec::by_suffix(&self.suffix).unwrap_or(&codec::None);

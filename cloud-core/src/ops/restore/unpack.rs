@@ -442,12 +442,12 @@ mod tests {
 
     #[test]
     fn the_own_manifest_is_the_one_just_before_the_label() {
+        use Before::{Manifest, Nothing, Other};
         let archive = |before_label, last| Unpacked {
             held: Held::new(),
             before_label,
             last,
         };
-        use Before::{Manifest, Nothing, Other};
         let tablespace = || archive(None, None);
         for (archives, expected) in [
             (vec![archive(Some(Manifest), Some(Other))], true),

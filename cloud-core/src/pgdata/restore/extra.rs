@@ -103,10 +103,7 @@ impl Target {
     fn clean_wal(&self, name: &[u8], removed: &mut Removed) -> Result<(), RestoreError> {
         let directory = self.open_directory(&[name], name)?;
         let failed = |errno| self.error("clear", name, errno);
-        let status = match self.open_directory(&[name, b"archive_status"], name) {
-            Ok(status) => Some(status),
-            Err(_) => None,
-        };
+        let status = self.open_directory(&[name, b"archive_status"], name).ok();
         for (base, kind) in entries(&directory).map_err(failed)? {
             let full = [name, b"/", &base[..]].concat();
             if base == KEPT_WAL || base == b"archive_status" || self.names().has(&full) {

@@ -208,8 +208,8 @@ mod tests {
         assert!(take(&names, b"a", 3));
         assert!(names.of_archive(b"a", 2).is_none() && names.of_archive(b"a", 3).is_some());
         assert!(take(&names, b"b", u32::MAX) && take(&names, b"b", LAST));
-        assert_eq!(names.take(b"a", 4, |fresh| Err::<(), _>(fresh)), Err(false));
-        assert_eq!(names.take(b"z", 4, |fresh| Err::<(), _>(fresh)), Err(true));
+        assert_eq!(names.take(b"a", 4, Err::<(), _>), Err(false));
+        assert_eq!(names.take(b"z", 4, Err::<(), _>), Err(true));
         assert!(names.of_archive(b"a", 3).is_some(), "it was not taken");
     }
 

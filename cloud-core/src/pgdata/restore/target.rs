@@ -259,17 +259,7 @@ impl Target {
         let failed = |errno| self.error("remove", name, errno);
         let before = rustix::fs::fstat(&*self.root).map_err(failed)?;
         unlink(&self.root, name).map_err(failed)?;
-        self.keep_date(&self.root, &before).map_err(failed)
-    }
-
-    /// Gives a directory the date that it had.
-    fn keep_date(&self, directory: &OwnedFd, before: &rustix::fs::Stat) -> rustix::io::Result<()> {
-        let nanos = u32::try_from(before.st_mtime_nsec).unwrap_or(0);
-        match rustix::fs::futimens(directory, &modified(before.st_mtime, nanos)) {
-            // Whose directory it is may write to it, and has its own clock.
-            Err(Errno::PERM) => Ok(()),
-            set => set,
-        }
+        keep_date(&self.root, &before).map_err(failed)
     }
 
     /// What was restored under which name, by all archives so far.
@@ -403,8 +393,7 @@ impl Target {
         }
         rustix::fs::renameat(&*parent, &unfinished[..], &*parent, *base)
             .map_err(|errno| failed(errno.into()))?;
-        self.keep_date(&parent, &before)
-            .map_err(|errno| failed(errno.into()))?;
+        keep_date(&parent, &before).map_err(|errno| failed(errno.into()))?;
         self.count_written(bytes.len());
         match durability {
             Durability::Synced => rustix::fs::fsync(&*parent).map_err(|errno| failed(errno.into())),
@@ -624,6 +613,16 @@ fn has_already(file: impl std::os::fd::AsFd, attributes: Attributes) -> rustix::
 fn owned_by(file: impl std::os::fd::AsFd, ids: Ids) -> rustix::io::Result<bool> {
     let stat = rustix::fs::fstat(file)?;
     Ok((stat.st_uid, stat.st_gid) == (ids.uid, ids.gid))
+}
+
+/// Gives a directory the date that it had.
+fn keep_date(directory: &OwnedFd, before: &rustix::fs::Stat) -> rustix::io::Result<()> {
+    let nanos = u32::try_from(before.st_mtime_nsec).unwrap_or(0);
+    match rustix::fs::futimens(directory, &modified(before.st_mtime, nanos)) {
+        // Whose directory it is may write to it, and has its own clock.
+        Err(Errno::PERM) => Ok(()),
+        set => set,
+    }
 }
 
 fn chown(file: impl std::os::fd::AsFd, ids: Ids) -> rustix::io::Result<()> {

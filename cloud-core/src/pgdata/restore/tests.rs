@@ -539,7 +539,7 @@ fn the_last_archive_wins_in_whatever_order_they_are_unpacked() {
         let (_place, target) = place();
         for archive in order {
             let mut unpacker = Unpacker::new(&target, archive);
-            let content = vec![b'0' + u8::try_from(archive).expect("small"); 10];
+            let content = [b'0' + u8::try_from(archive).expect("small"); 10];
             let size = usize::try_from(archive + 1).expect("small");
             let content = &content[..size];
             let mut take = |member: Member| {

@@ -69,9 +69,13 @@ impl<'w> Scene<'w> {
         for rule in rules {
             self.proxy.add(rule);
         }
+        // One request for the archive, so that rules meet the one they mean.
+        let ranges = options.iter().any(|option| option.starts_with("--jobs"));
+        let jobs = (!ranges).then_some("--jobs=1");
         self.workspace
             .tool("barman-cloud-restore")
             .envs(self.bucket.environment_through(&self.proxy))
+            .args(jobs)
             .args(options)
             .args([&self.bucket.url(), "main", "latest"])
             .arg(&self.target)
@@ -158,6 +162,26 @@ fn a_restore_goes_on_at_the_byte_where_it_was_cut() {
     assert_eq!(reads, scene.size.div_ceil(1 << 20), "no byte twice");
     often.lived_through();
     often.finish();
+
+    assert!(scene.size > 16 << 20, "too small to be read in ranges");
+    let ranges = "every answer for a range of an archive is cut after a megabyte";
+    let mut ranges = row(TOOL, ranges, WHOLE);
+    let before = scene.proxy.log().len();
+    let rule = Rule::new(&Fault::Truncate(1 << 20)).on(ARCHIVE).always();
+    let run = scene.restore(&[rule], &["--jobs=3"]);
+    scene.assert_whole(&run);
+    let reads = scene.reads(before);
+    assert_eq!(
+        reads.len() as u64,
+        scene.size.div_ceil(1 << 20),
+        "no byte twice"
+    );
+    let any = reads
+        .iter()
+        .filter(|read| !read.headers.contains_key("if-match"));
+    assert_eq!(any.count(), 1, "any version but the first");
+    ranges.lived_through();
+    ranges.finish();
 
     let slow = Fault::Status(503);
     for (done, rule, options) in [
