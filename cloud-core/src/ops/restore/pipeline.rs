@@ -21,8 +21,8 @@ use crate::catalogue::layout::ArchiveBase;
 use crate::codec;
 use crate::ops::{OpError, OpErrorKind, chain};
 use crate::pgdata::{
-    LABEL_NAME, MANIFEST_NAME, RestoreError, Target, Unpacker, display_name, is_held_back,
-    plain_name,
+    Durability, LABEL_NAME, MANIFEST_NAME, RestoreError, Target, Unpacker, display_name,
+    is_held_back, plain_name,
 };
 use crate::report::Reporter;
 use crate::store::StoreError;
@@ -91,6 +91,7 @@ pub(super) struct Pipeline {
     /// Its number: of a name in several archives the greatest has the file that stays.
     pub(super) number: u32,
     pub(super) target: Arc<Target>,
+    pub(super) durability: Durability,
     pub(super) cancel: CancellationToken,
     pub(super) reporter: Arc<dyn Reporter>,
 }
@@ -187,11 +188,11 @@ impl Pipeline {
             give(Item::Member(member))?;
             while left > 0 {
                 let mut chunk = spare.try_recv().unwrap_or_default();
-                chunk.clear();
                 let count = left.min(CHUNK);
-                chunk.reserve_exact(usize::try_from(count).unwrap_or(0));
-                let mut part = (&mut archive).take(count);
-                part.read_to_end(&mut chunk)
+                // Most are as long as they were, and nothing has to be cleared.
+                chunk.resize(usize::try_from(count).unwrap_or(0), 0);
+                archive
+                    .read_exact(&mut chunk)
                     .map_err(|error| Trouble::Archive(error.into()))?;
                 left -= count;
                 give(Item::Chunk(chunk))?;
@@ -206,7 +207,7 @@ impl Pipeline {
         items: &Receiver<Item>,
         give_back: &SyncSender<Vec<u8>>,
     ) -> Result<(), RestoreError> {
-        let mut unpacker = Unpacker::new(&self.target, self.number);
+        let mut unpacker = Unpacker::new(&self.target, self.number, self.durability);
         // The thread that reads says why there are no more members.
         while let Ok(item) = items.recv() {
             let Item::Member(member) = item else {

@@ -1,7 +1,6 @@
 //! Unpacking, and the order that makes an interrupted restore harmless.
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -44,7 +43,7 @@ pub(super) async fn all(
     let fetched = AtomicU64::new(0);
     let done = std::mem::take(&mut begun.done);
     let begun = Arc::new(begun);
-    let unpacked = archives(ctx, store, &plan, request.jobs, &begun, done, &fetched).await;
+    let unpacked = archives(ctx, store, &plan, &request, &begun, done, &fetched).await;
     let result = match unpacked {
         Ok(_) if ctx.cancel.is_cancelled() => Err(interrupted()),
         Ok(unpacked) => {
@@ -134,7 +133,7 @@ async fn archives(
     ctx: &Ctx,
     store: &Arc<dyn ObjectStore>,
     plan: &Arc<Plan>,
-    jobs: NonZeroU32,
+    request: &RestoreRequest,
     begun: &Arc<Begun>,
     mut done: Done,
     fetched: &AtomicU64,
@@ -142,7 +141,7 @@ async fn archives(
     // An archive that cannot be unpacked stops the others.
     let stop = ctx.cancel.child_token();
     let _stop = stop.clone().drop_guard();
-    let jobs = jobs.get();
+    let jobs = request.jobs.get();
     let known: HashSet<u32> = done.iter().map(|(number, _)| *number).collect();
     let all = plan.archives(&begun.targets).zip(0_u32..);
     let all: Vec<_> = all.filter(|(_, number)| !known.contains(number)).collect();
@@ -157,6 +156,7 @@ async fn archives(
         stop: &stop,
         left: AtomicUsize::new(all.len()),
         fetched,
+        durability: request.durability,
     };
     let mut running = stream::iter(all)
         .map(|((source, archive, target), number)| lanes.one(source.base, archive, target, number))
@@ -186,6 +186,7 @@ struct Lanes<'a> {
     plan: &'a Arc<Plan>,
     begun: &'a Arc<Begun>,
     stop: &'a CancellationToken,
+    durability: Durability,
     /// Archives that are not unpacked.
     left: AtomicUsize,
     /// Bytes of archives that were read to their end, or to where they failed.
@@ -222,6 +223,7 @@ impl Lanes<'_> {
             base,
             number,
             target: Arc::clone(target),
+            durability: self.durability,
             cancel: self.stop.clone(),
             reporter: Arc::clone(&self.ctx.reporter),
         };

@@ -68,7 +68,7 @@ fn place() -> (TempDir, Target) {
 }
 
 fn unpack(target: &Target, member: &Member, content: &[u8]) -> Result<(), RestoreError> {
-    Unpacker::new(target, 0).unpack(member, &mut Cursor::new(content))
+    Unpacker::new(target, 0, Durability::Synced).unpack(member, &mut Cursor::new(content))
 }
 
 /// All files below `root`, links not followed.
@@ -95,7 +95,7 @@ fn copy(source: &Path, target: &Target) {
     };
     let mut owners = OwnerNames::default();
     let mut links = HardLinks::default();
-    let mut unpacker = Unpacker::new(target, 0);
+    let mut unpacker = Unpacker::new(target, 0, Durability::Synced);
     for found in Walk::open(source, rules, &[]).expect("the source can be opened") {
         let Found::Entry(entry) = found.expect("the source can be read") else {
             panic!("everything is stored");
@@ -200,7 +200,7 @@ fn content_is_read_exactly_as_far_as_the_size() {
     let (_place, target) = place();
     let mut content = Cursor::new(b"1234rest");
     let four = file("four", b"1234");
-    Unpacker::new(&target, 0)
+    Unpacker::new(&target, 0, Durability::Synced)
         .unpack(&four, &mut content)
         .expect("unpacked");
     assert_eq!(
@@ -223,7 +223,7 @@ fn content_is_read_exactly_as_far_as_the_size() {
     );
 
     let mut broken = io::BufReader::new(Cursor::new(b"12").chain(Broken));
-    let failed = Unpacker::new(&target, 0).unpack(&four, &mut broken);
+    let failed = Unpacker::new(&target, 0, Durability::Synced).unpack(&four, &mut broken);
     assert!(
         matches!(failed, Err(RestoreError::Read { .. })),
         "{failed:?}"
@@ -502,7 +502,7 @@ fn several_threads_can_unpack_into_one_target() {
         for thread in 0..4 {
             let target = &target;
             scope.spawn(move || {
-                let mut unpacker = Unpacker::new(target, 0);
+                let mut unpacker = Unpacker::new(target, 0, Durability::Synced);
                 for number in 0..200 {
                     let own = format!("base/{number}/{thread}");
                     let content = own.clone().into_bytes();
@@ -538,7 +538,7 @@ fn the_last_archive_wins_in_whatever_order_they_are_unpacked() {
     for order in orders {
         let (_place, target) = place();
         for archive in order {
-            let mut unpacker = Unpacker::new(&target, archive);
+            let mut unpacker = Unpacker::new(&target, archive, Durability::Synced);
             let content = [b'0' + u8::try_from(archive).expect("small"); 10];
             let size = usize::try_from(archive + 1).expect("small");
             let content = &content[..size];
@@ -590,7 +590,7 @@ fn the_golden_backup_comes_back_with_the_recorded_hashes_and_modes() {
     let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny"));
     let archive = golden.join("none/base/20261121T120000/data.tar");
     let (_place, target) = place();
-    let mut unpacker = Unpacker::new(&target, 0);
+    let mut unpacker = Unpacker::new(&target, 0, Durability::Synced);
     let mut held = BTreeMap::new();
     let mut reader = TarReader::new(fs::File::open(archive).expect("the golden archive"));
     while let Some(member) = reader.next_member().expect("a whole archive") {

@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Write};
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::display::display_name;
 use super::name::{components, is_held_back, plain_name};
 use super::refill::{refill, remove_tree, reuse};
+use super::sync::Durability;
 use super::target::{Attributes, Target, chown_at, modified_at};
 use super::{JOURNAL_NAME, RestoreError};
 use crate::tar::{Member, MemberKind};
@@ -18,10 +20,15 @@ use crate::tar::{Member, MemberKind};
 /// How often a name is cleared for a member while other threads keep taking it.
 const ATTEMPTS: u32 = 16;
 
+/// Bytes of a file after which the system is told to write them to the disk. Left to itself it
+/// begins when a tenth of the memory is full of them, and the end would wait for all of that.
+const WRITE_OUT: u64 = 8 << 20;
+
 /// Unpacks the members of one archive into a [`Target`]; each thread has its own.
 #[derive(Debug)]
 pub struct Unpacker<'t> {
     target: &'t Target,
+    durability: Durability,
     /// Number of the archive: of two that have one name, the greater number has the file that
     /// stays.
     archive: u32,
@@ -32,9 +39,13 @@ pub struct Unpacker<'t> {
 
 impl<'t> Unpacker<'t> {
     /// Unpacks the archive with this number into `target`.
-    pub fn new(target: &'t Target, archive: u32) -> Self {
+    ///
+    /// `durability`: whether somebody will wait until all is on disk, so that the disk had
+    /// better begin at once.
+    pub fn new(target: &'t Target, archive: u32, durability: Durability) -> Self {
         Self {
             target,
+            durability,
             archive,
             last: None,
         }
@@ -176,7 +187,7 @@ impl<'t> Unpacker<'t> {
         mut file: &File,
         size: u64,
     ) -> Result<u32, RestoreError> {
-        let (mut left, mut crc) = (size, 0);
+        let (mut left, mut crc, mut written_out) = (size, 0, 0);
         while left > 0 {
             let piece = next_piece(member, content, left, size)?;
             file.write_all(piece)
@@ -186,6 +197,15 @@ impl<'t> Unpacker<'t> {
             content.consume(count);
             self.target.count_written(count);
             left -= count as u64;
+            let waiting = NonZeroU64::new(size - left - written_out);
+            if let (Durability::Synced, Some(waiting)) = (self.durability, waiting)
+                && waiting.get() >= WRITE_OUT
+            {
+                // That is what this advice does with what is not on disk yet. Nothing depends
+                // on it.
+                let _ = rustix::fs::fadvise(file, written_out, Some(waiting), Advice::DontNeed);
+                written_out += waiting.get();
+            }
         }
         Ok(crc)
     }

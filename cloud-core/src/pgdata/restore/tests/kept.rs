@@ -45,7 +45,7 @@ fn only_what_differs_is_written_and_never_under_another_name() {
         let target = over(&main);
         // In pieces, as it comes from an archive.
         let mut reader = io::BufReader::with_capacity(100_000, content.as_slice());
-        let mut unpacker = Unpacker::new(&target, 0);
+        let mut unpacker = Unpacker::new(&target, 0, Durability::Synced);
         unpacker
             .unpack(&file(name, &content), &mut reader)
             .expect("unpacked");
@@ -208,7 +208,7 @@ fn what_is_known_of_an_archive_is_recalled() {
         mode: 0o500,
         ..directory("d\n")
     };
-    let mut unpacker = Unpacker::new(&target, 4);
+    let mut unpacker = Unpacker::new(&target, 4, Durability::Synced);
     unpacker
         .unpack(&private, &mut io::empty())
         .expect("unpacked");
