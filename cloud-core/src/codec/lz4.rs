@@ -1,5 +1,5 @@
 //! lz4: one frame of linked 64 KiB blocks, or, made on several threads, of
-//! independent 1 MiB blocks; with a content checksum.
+//! independent 256 KiB blocks; with a content checksum.
 //!
 //! The checksum is ours: the tools we are compatible with write none, but their
 //! readers verify it when it is there, and without it a flipped bit is restored
@@ -127,8 +127,8 @@ struct Independent {
 
 const MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
 
-/// Version 1, independent blocks, a content checksum; blocks of up to 1 MiB.
-const DESCRIPTOR: [u8; 2] = [0b0110_0100, 6 << 4];
+/// Version 1, independent blocks, a content checksum; blocks of up to 256 KiB.
+const DESCRIPTOR: [u8; 2] = [0b0110_0100, 5 << 4];
 
 /// In the size of a block: it is stored as it is.
 const UNCOMPRESSED: u32 = 1 << 31;
@@ -138,7 +138,7 @@ impl Join for Independent {
 
     /// As the descriptor says. A match reaches 64 KiB back, so what the beginnings
     /// of blocks lose is little.
-    const BLOCK: usize = 1 << 20;
+    const BLOCK: usize = 256 << 10;
 
     const HISTORY: usize = 0;
 
@@ -188,7 +188,7 @@ impl Work for Compress {
             kind = UNCOMPRESSED;
             body[..length].copy_from_slice(plain);
         }
-        let size = u32::try_from(length).expect("a block is at most 1 MiB");
+        let size = u32::try_from(length).expect("a block is at most 256 KiB");
         header.copy_from_slice(&(size | kind).to_le_bytes());
         packed.truncate(4 + length);
         Ok(())

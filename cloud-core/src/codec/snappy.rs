@@ -179,7 +179,7 @@ struct Several;
 impl Join for Several {
     type Worker = Packer;
 
-    const BLOCK: usize = 16 * CHUNK;
+    const BLOCK: usize = 4 * CHUNK;
 
     const HISTORY: usize = 0;
 
