@@ -8,6 +8,7 @@
 //! Source of the format: PostgreSQL manual, "Backup Manifest Format".
 
 mod read;
+mod waiting;
 mod write;
 
 use std::fmt::{self, Write};

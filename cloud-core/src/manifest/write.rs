@@ -1,10 +1,11 @@
 //! Making a manifest while the files pass by.
 
 use std::fmt::Write as _;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
+use super::waiting::{Text, Waiting};
 use super::{Entry, WalRange, hex};
 
 /// `server_version_num` from which manifests carry the system identifier.
@@ -20,9 +21,10 @@ const WINDOW: u32 = 19;
 /// Takes the files of a backup one by one.
 ///
 /// The text goes into the archive only when the WAL is known that the backup
-/// needs, so it waits in memory. Compressed, a file takes some 25 bytes.
+/// needs, so it waits, compressed: a file takes some 25 bytes. The first megabytes wait
+/// in memory, the others in a temporary file.
 pub struct Builder {
-    text: zstd::Encoder<'static, Vec<u8>>,
+    text: zstd::Encoder<'static, Waiting>,
     sum: Sha256,
     size: u64,
     first: bool,
@@ -40,7 +42,7 @@ impl Builder {
     /// Begins the manifest of a backup of a server of `version`
     /// (`server_version_num`).
     pub fn new(version: u32, system_identifier: u64) -> io::Result<Self> {
-        let mut text = zstd::Encoder::new(Vec::new(), LEVEL)?;
+        let mut text = zstd::Encoder::new(Waiting::new(&std::env::temp_dir()), LEVEL)?;
         text.window_log(WINDOW)?;
         let mut builder = Self {
             text,
@@ -104,8 +106,14 @@ impl Builder {
         let sum = hex(&self.sum.finalize_reset());
         self.put(&format!("\"Manifest-Checksum\": \"{sum}\"}}\n"))?;
         let size = self.size;
-        let text = zstd::Decoder::with_buffer(Cursor::new(self.text.finish()?))?;
-        Ok(Manifest { size, text })
+        let waiting = self.text.finish()?;
+        let in_memory = waiting.in_memory();
+        let text = zstd::Decoder::with_buffer(waiting.into_text()?)?;
+        Ok(Manifest {
+            size,
+            in_memory,
+            text,
+        })
     }
 
     fn put(&mut self, text: &str) -> io::Result<()> {
@@ -119,7 +127,8 @@ impl Builder {
 /// It waits compressed.
 pub struct Manifest {
     size: u64,
-    text: zstd::Decoder<'static, Cursor<Vec<u8>>>,
+    in_memory: usize,
+    text: zstd::Decoder<'static, Text>,
 }
 
 impl std::fmt::Debug for Manifest {
@@ -138,7 +147,7 @@ impl Manifest {
 
     /// What it takes of memory, in bytes.
     pub fn in_memory(&self) -> usize {
-        self.text.get_ref().get_ref().len()
+        self.in_memory
     }
 }
 

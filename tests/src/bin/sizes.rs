@@ -3,9 +3,9 @@
 //! usage: `sizes tree DIRECTORY FILES SIZE`
 //!        `sizes copy DIRECTORY ROUNDS MAX_PARTS`
 //!
-//! `tree` makes a data directory with FILES files of SIZE bytes in one database: random
-//! bytes up to 64 KiB, so that no two have one checksum, and nothing at all (sparse) beyond
-//! that. `copy` backs it up as `barman-cloud-backup` does without options, with ROUNDS times
+//! `tree` makes a data directory with FILES files of SIZE bytes in one database. Beyond 64 KiB
+//! they are sparse; smaller ones have random bytes, up to twice as many, and random times, so
+//! that their lines in the manifest are no more alike than those of a real cluster. `copy` backs it up as `barman-cloud-backup` does without options, with ROUNDS times
 //! as many databases, to a store with the limits of S3 but of MAX_PARTS parts an object,
 //! which fails whatever is beyond them. Its only line of output is a JSON object: `archives`,
 //! `bytes`, `parts`, `most_parts` (of one archive), `largest_archive`, `largest_part` (bytes),
@@ -17,7 +17,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use cloud_core::codec;
 use cloud_core::manifest::{Algorithm, Checksum, Summing};
@@ -27,6 +27,9 @@ use cloud_core::store::{Limits, NullStore};
 
 /// What is larger is sparse.
 const REAL: u64 = 64 << 10;
+
+/// In seconds.
+const YEAR: u64 = 365 * 86_400;
 
 /// Those of S3. Source: S3 user guide, "Multipart upload limits".
 const S3: Limits = Limits {
@@ -75,9 +78,11 @@ fn tree(pgdata: &Path, files: u32, size: u64) -> Outcome {
     for number in 0..files {
         let mut file = File::create(database.join((16384 + number).to_string()))?;
         if size <= REAL {
-            let mut bytes = vec![0; usize::try_from(size)?];
+            let mut bytes = vec![0; usize::try_from(random.u64(1..=2 * size))?];
             random.fill(&mut bytes);
             file.write_all(&bytes)?;
+            let time = Duration::new(56 * YEAR + random.u64(..YEAR), random.u32(1..1_000_000_000));
+            file.set_modified(SystemTime::UNIX_EPOCH + time)?;
         } else {
             file.set_len(size)?;
         }

@@ -139,7 +139,11 @@ mod tests {
         // More than was expected.
         assert_eq!(meter.left(done - 1), Some(0));
         assert!(meter.looks.len() <= 62, "{}", meter.looks.len());
-        steps.extend(vec![0; 60]);
+        // A pause is not the end: half of the minute had its 100.
+        steps.extend(vec![0; 30]);
+        let paused = looks(&steps);
+        assert_eq!((paused.rate(), paused.left(done + 1000)), (0, Some(20)));
+        steps.extend(vec![0; 30]);
         assert_eq!(looks(&steps).left(done + 1000), None);
     }
 
