@@ -6,7 +6,6 @@ which knows where everything is.
 import argparse
 import datetime
 import http.client
-import json
 import os
 import pathlib
 import shutil
@@ -17,6 +16,7 @@ import threading
 import time
 
 import base_verdict
+import verdict
 from base_tools import BARMAN_LEVELS, CODECS, LEVELS, PGBACKREST, BarmanBase, OurBase, PgBackRestBase, Server
 from places import Network, World
 from wal import machine
@@ -279,15 +279,7 @@ def main():
                             bench.place.drop(bucket)
         results["load_after"] = os.getloadavg()
     lines = base_verdict.judge(bench.records)
-    results["lines"] = [line.record() for line in lines]
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-    print()
-    for line in lines:
-        print(line)
-    if options.quick:
-        print("a quick run: nothing is judged")
-    sys.exit(0 if options.quick or all(line.kept for line in lines) else 1)
+    verdict.conclude(results, lines, options)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the project promises about WAL, line by line, and what the records say to it."""
 
+import json
+import sys
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -53,6 +55,20 @@ class Line:
 
     def record(self):
         return asdict(self) | {"kept": self.kept, "found": self.found, "wanted": self.wanted, "verdict": self.verdict}
+
+
+def conclude(results, lines, options):
+    """Prints the verdicts, keeps all that was found if a file is named for it, and ends with 1
+    if a promise is missed."""
+    results["lines"] = [line.record() for line in lines]
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print()
+    for line in lines:
+        print(line)
+    if options.quick:
+        print("a quick run: nothing is judged")
+    sys.exit(0 if options.quick or all(line.kept for line in lines) else 1)
 
 
 def pick(records, **wanted):

@@ -5,7 +5,6 @@ promised. Started by wal.sh, which knows where everything is.
 
 import argparse
 import datetime
-import json
 import os
 import pathlib
 import platform
@@ -109,15 +108,7 @@ def main():
                 print(shown(record), flush=True)
         results["load_after"] = os.getloadavg()
     lines = verdict.judge(results["scenarios"], tools["ours"].archives_ahead)
-    results["lines"] = [line.record() for line in lines]
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-    print()
-    for line in lines:
-        print(line)
-    if options.quick:
-        print("a quick run: nothing is judged")
-    sys.exit(0 if options.quick or all(line.kept for line in lines) else 1)
+    verdict.conclude(results, lines, options)
 
 
 if __name__ == "__main__":
