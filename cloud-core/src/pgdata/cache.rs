@@ -180,11 +180,13 @@ mod tests {
         let Some((file, content)) = cold_file() else {
             return;
         };
-        // All of the second piece, and a little of the fourth.
+        // All of the second piece, and a little of the fourth; nothing ahead of them.
+        fadvise(&file, 0, None, Advice::Random).expect("advice is taken");
         let mut hot = vec![0; usize::try_from(PIECE).expect("it fits")];
         file.read_exact_at(&mut hot, PIECE).expect("read");
         file.read_exact_at(&mut hot[..4096], 3 * PIECE + STRIDE)
             .expect("read");
+        fadvise(&file, 0, None, Advice::Normal).expect("advice is taken");
         assert!(read(&file, SIZE as u64) == content);
         let expected: Vec<u64> = (8..16).chain(24..29).collect();
         assert_eq!(present(&file), expected);
