@@ -82,7 +82,8 @@ fn a_store_of_few_parts_gets_more_archives() {
 fn one_enormous_member_gets_larger_parts() {
     let tree = Tree::new(1, 1 << 30);
     let line = tree.copy(1, 50);
-    assert_eq!(number(&line, "largest_part"), 22 << 20);
+    // With room for what a codec can make of it at the worst.
+    assert_eq!(number(&line, "largest_part"), 24 << 20);
     assert!(number(&line, "most_parts") <= 50);
     assert!(number(&line, "largest_archive") > 1 << 30);
 }
