@@ -5,6 +5,7 @@ which knows where everything is.
 
 import argparse
 import datetime
+import hashlib
 import http.client
 import os
 import pathlib
@@ -111,6 +112,16 @@ def warm(folder):
                     pass
 
 
+def contents(folder):
+    """The SHA-256 of each file, by its name."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
 def floor(bench, server, codec, **facts):
     """The codec's own program behind tar, on as many processors at once as there are, each
     with its share of the files."""
@@ -215,15 +226,15 @@ def backups(bench, server, codec, size, number):
 
 
 def restores(bench, server, codec, size, number, kept):
-    """Each archive restored by each side that can; what came out is compared with the
-    first of them."""
+    """Each archive restored by each side that can; what comes out of one archive must be
+    the same for all of them."""
     facts = {"job": "restore", "codec": codec, "size": size, "round": number}
     backup_ids = {
         name: next(path.split("/")[2] for path in bench.place.names(bucket) if "/base/" in path)
         for name, bucket in kept.items()
         if name != "pgbackrest"
     }
-    target = bench.options.disk / "restored"
+    target, seen = bench.options.disk / "restored", {}
 
     def restore(tool, command, **more):
         shutil.rmtree(target, ignore_errors=True)
@@ -233,6 +244,10 @@ def restores(bench, server, codec, size, number, kept):
         bench.run(command, tool.environment(), tool=tool.name, **facts, **more)
         if not (target / "global/pg_control").is_file():
             sys.exit(f"{tool.name} restored nothing")
+        found = contents(target)
+        for name in seen.setdefault(more["of"], found).keys() | found.keys():
+            if seen[more["of"]].get(name) != found.get(name):
+                sys.exit(f"{tool.name} restored another {name} than the first of the tools did")
 
     for source, backup_id in backup_ids.items():
         for tool in (bench.ours, bench.barman):
