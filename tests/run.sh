@@ -26,6 +26,7 @@ apt_need tar tar
 apt_need setpriv util-linux
 apt_need faketime faketime
 apt_need openssl openssl
+apt_need strace strace
 if ! has_postgresql; then
   [[ $(id -u) = 0 ]] || die "PostgreSQL's server is missing: apt-get install postgresql"
   apt_need no-such-command-installs-always postgresql

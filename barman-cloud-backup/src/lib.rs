@@ -151,8 +151,19 @@ pub struct Args {
     )]
     compression_level: Option<Level>,
 
-    /// Threads that compress one archive; 0 for as many as there are cores (default: as
-    /// --jobs, but no more than cores)
+    /// Archives made at the same time, each with an encoder and memory for a part of its
+    /// own
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "ARCHIVES",
+        value_parser = values::parallel_archives,
+        help_heading = argparse::OURS
+    )]
+    parallel_archives: NonZeroU32,
+
+    /// Threads that compress one archive; 0 for as many as there are cores (default:
+    /// --jobs, but no more than cores, for all archives together)
     #[arg(
         long,
         value_name = "THREADS",
@@ -161,8 +172,8 @@ pub struct Args {
     )]
     encoder_threads: Option<u32>,
 
-    /// Memory for the parts of archives (default: what --jobs parts of 10 MiB,
-    /// and one more, need; KB is 1024 bytes, KiB is 1000)
+    /// Memory for the parts of archives (default: what --jobs parts of 10 MiB, and
+    /// one more for each archive under way, need; KB is 1024 bytes, KiB is 1000)
     #[arg(long, value_parser = values::size, help_heading = argparse::OURS)]
     memory_limit: Option<u64>,
 
@@ -244,8 +255,13 @@ impl Tool for Args {
         self.destination.place()
     }
 
-    fn check(&self, _env: &Env) -> Result<(), OpError> {
+    fn check(&self, env: &Env) -> Result<(), OpError> {
         let general = |text: &str| Err(OpError::new(OpErrorKind::General, text));
+        if self.parallel_archives.get() > 1 && (hook::is_hook(env) || self.wants_snapshots()) {
+            let text = "--parallel-archives has no meaning in a hook script of a Barman server, nor \
+                        for a snapshot backup: leave it away";
+            return Err(OpError::new(OpErrorKind::Usage, text));
+        }
         if let Some(level) = self.compression_level {
             check_level(self.compression.codec().info(), level)?;
         }
@@ -276,6 +292,7 @@ impl Tool for Args {
             server: self.destination.server_name,
             codec: self.compression.codec(),
             level: self.compression_level,
+            lanes: self.parallel_archives,
             encoder_threads: self.encoder_threads,
             jobs: self.jobs,
             max_archive_size: self.max_archive_size,

@@ -50,6 +50,15 @@ pub fn encoder_threads(text: &str) -> Result<u32, String> {
     number.ok_or_else(|| format!("'{text}' is not a number of threads from 0 to 256"))
 }
 
+/// A number of archives made at the same time. 64 of them take a gigabyte of memory.
+pub fn parallel_archives(text: &str) -> Result<NonZeroU32, String> {
+    let number = integer(text).and_then(|number| u32::try_from(number).ok());
+    let number = number.filter(|number| *number <= 64);
+    number
+        .and_then(NonZeroU32::new)
+        .ok_or_else(|| format!("'{text}' is not a number of archives from 1 to 64"))
+}
+
 /// An exit code that is a failure.
 pub fn failure_code(text: &str) -> Result<u8, String> {
     let number = integer(text).and_then(|number| u8::try_from(number).ok());

@@ -76,6 +76,10 @@ pub(super) trait Join: Send {
     /// How many bytes before its block a worker is shown.
     const HISTORY: usize;
 
+    /// How many blocks may wait for a thread, beside those that are encoded: so that
+    /// nobody waits while a block is written or the next one is filled.
+    const WAITING: usize = 2;
+
     /// What another thread works with.
     fn worker(&self) -> io::Result<Self::Worker>;
 
@@ -98,10 +102,6 @@ pub(super) trait Join: Send {
     /// Writes what comes behind the last block.
     fn end(&mut self, out: &mut dyn Write) -> io::Result<()>;
 }
-
-/// How many blocks may wait for a thread, beside those that are encoded: so that
-/// nobody waits while a block is written or the next one is filled.
-const WAITING: usize = 2;
 
 type BlockOf<J> = Block<<<J as Join>::Worker as Work>::Note>;
 type Answer<N> = io::Result<Block<N>>;
@@ -159,7 +159,7 @@ impl<J: Join> Parallel<J> {
 
     /// Hands the block over that was filled, when there is room for it.
     fn hand_over(&mut self) -> io::Result<()> {
-        while self.at_work.len() >= self.crew.threads.len() + WAITING {
+        while self.at_work.len() >= self.crew.threads.len() + J::WAITING {
             self.collect()?;
         }
         let mut next = self.spare.pop().unwrap_or_else(Self::room);
@@ -452,6 +452,6 @@ mod tests {
             most = most.max(encoder.held());
         }
         // One for each thread, those that wait, and the one that is being filled.
-        assert_eq!(most, 3 * (2 + WAITING as u64 + 1));
+        assert_eq!(most, 3 * (2 + Lines::WAITING as u64 + 1));
     }
 }

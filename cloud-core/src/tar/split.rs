@@ -128,6 +128,11 @@ impl<S: ArchiveSink> Splitter<S> {
         if self.open == Open::No && self.begun == 0 {
             self.begin(0)?;
         }
+        self.close()
+    }
+
+    /// Ends the last archive, if there is one.
+    pub fn close(mut self) -> io::Result<()> {
         if self.open == Open::No {
             return Ok(());
         }

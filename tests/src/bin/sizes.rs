@@ -116,6 +116,7 @@ fn copy(pgdata: PathBuf, rounds: NonZeroU32, max_parts: u32) -> Outcome {
             server: "main".into(),
             codec: &codec::None,
             level: None,
+            lanes: NonZeroU32::MIN,
             encoder_threads: None,
             jobs: NonZeroU32::MIN.saturating_add(1),
             max_archive_size: 100 << 30,

@@ -142,8 +142,8 @@ const TABLES: [(&str, Option<&str>); 3] = [
 ];
 
 /// What `writer` made of a primary under load leads `reader` to exactly the rows
-/// of a named point.
-fn comes_back(ground: Ground, writer: Side, reader: Side, codec: &str, wal_codec: &str) {
+/// of a named point. `options` are the backup's, a codec or nothing first.
+fn comes_back(ground: Ground, writer: Side, reader: Side, options: &str, wal_codec: &str) {
     let workspace = Workspace::new();
     let Some(exchange) = Exchange::on(ground, &workspace) else {
         return;
@@ -151,10 +151,10 @@ fn comes_back(ground: Ground, writer: Side, reader: Side, codec: &str, wal_codec
     let mut primary = exchange.primary(writer, wal_codec);
     let load = WriteLoad::start(&primary, &TABLES);
     // So small that PGDATA makes several archives even when it is compressed.
-    let limit = if codec.is_empty() { "8MB" } else { "1MB" };
+    let limit = if options.is_empty() { "8MB" } else { "1MB" };
     exchange
         .backup(writer, &primary)
-        .args((!codec.is_empty()).then_some(codec))
+        .args(options.split_whitespace())
         .args(["--max-archive-size", limit, "--name", "exchanged"])
         .args([exchange.place.url(), "main"])
         .succeed();
@@ -208,6 +208,15 @@ every_codec! {
     lz4 CEPH, "--lz4" "--lz4"
     azure Ground::Azure, "" ""
     azure_gzip Ground::Azure, "--gzip" "--gzip"
+}
+
+/// Whose directories come in another archive than what is in them.
+#[test]
+fn both_restore_archives_that_were_made_at_the_same_time() {
+    for reader in [Side::Theirs, Side::Ours] {
+        let options = "--lz4 --parallel-archives 3";
+        comes_back(CEPH, Side::Ours, reader, options, "");
+    }
 }
 
 /// They cannot read these yet, so an independent decoder and the system's tar

@@ -24,6 +24,7 @@ mod interop_wal;
 mod life_cycle;
 mod manifest;
 mod odd_tree;
+mod options_count;
 mod permissions_s3;
 mod pitr;
 mod progress;

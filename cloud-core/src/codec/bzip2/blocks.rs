@@ -69,6 +69,10 @@ impl Join for Stream {
     /// Of long runs a block could hold 45 MB.
     const BLOCK: usize = 2 << 20;
 
+    /// One block takes so long to encode that nothing is waited for, and the tables of
+    /// each thread are 8 MB already.
+    const WAITING: usize = 1;
+
     const HISTORY: usize = 0;
 
     fn worker(&self) -> io::Result<Worker> {

@@ -26,8 +26,10 @@ pub struct ArchiveOptions {
     pub codec: &'static dyn Codec,
     /// Its level; `None` for the one that suits base backups.
     pub level: Option<Level>,
+    /// Archives that are made at the same time.
+    pub lanes: NonZeroU32,
     /// Threads that compress one archive: 0 for as many as there are cores, `None` for
-    /// as many as parts are uploaded at the same time, but no more than cores.
+    /// its share of as many as parts are uploaded at the same time, but no more than cores.
     pub encoder_threads: Option<u32>,
     /// Parts uploaded at the same time.
     pub jobs: NonZeroU32,
@@ -60,7 +62,10 @@ impl ArchiveOptions {
         match self.encoder_threads {
             Some(0) => cores,
             Some(wish) => at_most(wish),
-            None => at_most(self.jobs.get()).min(cores),
+            None => {
+                let share = at_most(self.jobs.get()).min(cores) / at_most(self.lanes.get());
+                share.max(1)
+            }
         }
     }
 
@@ -99,7 +104,7 @@ impl Destination {
             max_archive_size: options.max_archive_size,
             min_chunk_size: options.min_chunk_size,
             jobs: options.jobs.get(),
-            lanes: 1,
+            lanes: options.lanes.get(),
             memory_limit: options.memory_limit,
         };
         let plan = PartPlan::new(&store.info().limits, &wishes)

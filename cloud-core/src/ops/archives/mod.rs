@@ -12,7 +12,7 @@ mod writing;
 pub use self::destination::ArchiveOptions;
 pub(super) use self::destination::Destination;
 pub(super) use self::listing::Listing;
-pub(super) use self::sources::{ConfigurationFile, Sources, TablespaceSource, major};
+pub(super) use self::sources::{ConfigurationFile, Entries, Sources, TablespaceSource, major};
 pub(super) use self::writing::{
     CopyReport, Summed, Writing, files, identifier, lower_priority, manifest_failed, warn_of,
 };

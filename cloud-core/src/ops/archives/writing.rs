@@ -42,6 +42,14 @@ impl CopyReport {
         self.grew += u64::from(copied.grew);
     }
 
+    /// Counts what another lane met as well.
+    pub(in crate::ops) fn add(&mut self, other: &Self) {
+        self.files += other.files;
+        self.vanished += other.vanished;
+        self.shrank += other.shrank;
+        self.grew += other.grew;
+    }
+
     pub(in crate::ops) fn log(&self) {
         tracing::info!(
             "copied {} files; meanwhile {} vanished, {} shrank and {} grew, which WAL replay repairs",

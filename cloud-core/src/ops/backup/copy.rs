@@ -1,28 +1,31 @@
-//! The copying thread: from the files of the cluster to archives.
+//! The copy: from the files of the cluster to archives.
 //!
-//! Tablespaces first, then PGDATA, then `pg_control`, which must be older than
-//! nothing else in the backup (upholds B4), then configuration files that lie
-//! elsewhere. The manifest and the label come when the server has stopped backup
-//! mode; they are the last members of the last archive.
+//! Tablespaces first, then PGDATA, by one lane or by several beside each other
+//! (`lanes`); then `pg_control`, which must be older than nothing else in the backup
+//! (upholds B4), then configuration files that lie elsewhere. The manifest and the label
+//! come when the server has stopped backup mode; they are the last members of the last
+//! archive.
 
-use std::io::{self, Read, Write};
-use std::path::Path;
-use std::sync::Arc;
+use std::io::{self, Read};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::lanes::{Archives, Source, Stock};
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
-use crate::manifest::{Algorithm, Checksum, WalRange};
+use crate::manifest::{Algorithm, Checksum, Summing, WalRange};
 use crate::ops::archives::{
     CopyReport, Listing, Sources, Summed, Writing, files, identifier, lower_priority,
     manifest_failed, warn_of,
 };
 use crate::pgdata::{
-    self, EntryKind, Found, Gentle, HardLinks, LABEL_NAME, MANIFEST_NAME, OwnerNames,
+    self, Entry, EntryKind, Found, Gentle, HardLinks, LABEL_NAME, MANIFEST_NAME, OwnerNames,
 };
 use crate::report::Reporter;
-use crate::tar::{ArchiveSink, Member, MemberKind, Splitter};
+use crate::tar::{Member, MemberKind, Splitter};
 use crate::transfer::{Lane, LaneOptions, TransferError, Uploader};
 
 /// What the end of the backup brings.
@@ -34,205 +37,247 @@ pub(super) struct Closing {
     pub(super) range: WalRange,
 }
 
-/// Everything the thread needs.
+/// Everything the copying thread needs.
 pub(super) struct Job {
-    pub(super) sources: Sources,
-    pub(super) layout: Layout,
-    pub(super) id: BackupId,
-    pub(super) lane: LaneOptions,
-    pub(super) uploader: Uploader,
-    pub(super) reporter: Arc<dyn Reporter>,
-    /// `server_version_num`, which decides the version of the manifest.
-    pub(super) version: u32,
-    /// How the manifest sums up the files.
-    pub(super) algorithm: Algorithm,
+    pub(super) plan: Plan,
     /// Told when everything but manifest and label is in the archives.
     pub(super) copied: oneshot::Sender<()>,
     /// Delivers what they say.
     pub(super) closing: oneshot::Receiver<Closing>,
 }
 
+/// What is copied, and how.
+pub(super) struct Plan {
+    pub(super) sources: Sources,
+    pub(super) layout: Layout,
+    pub(super) id: BackupId,
+    pub(super) lane: LaneOptions,
+    /// Archives that are open at the same time.
+    pub(super) lanes: NonZeroU32,
+    pub(super) uploader: Uploader,
+    pub(super) reporter: Arc<dyn Reporter>,
+    /// `server_version_num`, which decides the version of the manifest.
+    pub(super) version: u32,
+    /// How the manifest sums up the files.
+    pub(super) algorithm: Algorithm,
+}
+
 impl Job {
     /// Copies everything. Blocks; uploads run on `runtime`.
     pub(super) fn run(self, runtime: &Handle) -> Result<CopyReport, TransferError> {
-        lower_priority();
-        let Self {
-            sources,
-            layout,
-            id,
-            lane,
-            uploader,
-            reporter,
-            version,
-            algorithm,
-            copied,
-            closing,
-        } = self;
-        let identifier = identifier(&sources.pgdata)?;
-        let listing = Listing::new(algorithm, version, identifier)
+        let plan = &self.plan;
+        let identifier = identifier(&plan.sources.pgdata)?;
+        let listing = Listing::new(plan.algorithm, plan.version, identifier)
             .map_err(|error| manifest_failed(&error))?;
+        let listing = Mutex::new(listing);
+        let stock = Stock::new(&plan.sources);
+        let work = Work {
+            plan,
+            runtime,
+            stock: &stock,
+            listing: &listing,
+        };
+        let (mut copy, mut out) = work.copy()?;
+        // upholds B4: no lane is under way any more
+        copy.control(&plan.sources, &mut out)?;
+        copy.configuration(&plan.sources, &mut out)?;
+        let Copy {
+            owners, writing, ..
+        } = copy;
+        let end = End {
+            sources: &plan.sources,
+            owners,
+            writing,
+            listing: listing.into_inner().unwrap_or_else(PoisonError::into_inner),
+        };
+        // Nobody listens if the backup was given up meanwhile; the next line
+        // finds that out.
+        let _ = self.copied.send(());
+        let closing = self
+            .closing
+            .blocking_recv()
+            .map_err(|_| TransferError::Cancelled)?;
+        end.close(&closing, out)
+    }
+}
+
+/// What all lanes share.
+struct Work<'a, 's, 'l> {
+    plan: &'a Plan,
+    runtime: &'a Handle,
+    stock: &'a Stock<'s>,
+    listing: &'l Mutex<Listing>,
+}
+
+impl<'a, 'l> Work<'a, '_, 'l> {
+    /// Copies all sources, and gives what goes on to the end of PGDATA.
+    ///
+    /// With one lane its last archive stays open for that. With several none does: a
+    /// lane that waited with a part half filled could keep another from the memory for
+    /// an enormous file.
+    fn copy(&self) -> Result<(Copy<'a, 'l>, Out<'a>), TransferError> {
+        let alone = self.plan.lanes.get() == 1;
+        let copying = |keep| match self.lane(keep) {
+            Ok(copied) => Ok(copied),
+            Err(error) => {
+                // Which ends the other lanes too, and is remembered as the cause.
+                self.plan.uploader.fail(error);
+                Err(TransferError::Cancelled)
+            }
+        };
+        let beside = || copying(false).map(|(copy, _)| copy.writing.report);
+        let (mut copy, kept) = thread::scope(|scope| {
+            let others = 1..self.plan.lanes.get();
+            let others: Vec<_> = others.map(|_| scope.spawn(beside)).collect();
+            let mut own = copying(alone);
+            for other in others {
+                let ended = other.join().unwrap_or_else(|_| {
+                    let text = "a copying thread ended early".to_owned();
+                    Err(TransferError::Files(text))
+                });
+                own = own.and_then(|(mut copy, kept)| {
+                    copy.writing.report.add(&ended?);
+                    Ok((copy, kept))
+                });
+            }
+            own
+        })?;
+        copy.writing.report.vanished += self.stock.vanished();
+        Ok((
+            copy,
+            kept.unwrap_or_else(|| self.archives(self.stock.data())),
+        ))
+    }
+
+    /// One lane, until there is nothing left; `keep`s the archive of PGDATA open.
+    fn lane(&self, keep: bool) -> Result<(Copy<'a, 'l>, Option<Out<'a>>), TransferError> {
+        lower_priority();
         let mut copy = Copy {
-            sources: &sources,
             owners: OwnerNames::default(),
-            listing,
+            listing: self.listing,
+            algorithm: self.plan.algorithm,
             writing: Writing {
-                cancel: lane.cancel.clone(),
-                reporter: reporter.as_ref(),
+                cancel: self.plan.lane.cancel.clone(),
+                reporter: self.plan.reporter.as_ref(),
                 report: CopyReport::default(),
             },
         };
-        let archives = |base| {
-            let lane_of = Lane::new(&lane, &uploader, runtime.clone());
-            let sink = Archives {
-                lane: lane_of,
-                layout: &layout,
-                id: &id,
-                base,
-                suffix: lane.codec.info().suffix,
-            };
-            Splitter::new(sink, lane.plan.archive_limit)
-        };
-        for tablespace in &sources.tablespaces {
-            let base = ArchiveBase::Tablespace(tablespace.oid);
-            let mut splitter = archives(base);
-            copy.source(base, &tablespace.location, &mut splitter)?;
-            splitter
-                .finish()
-                .map_err(|error| copy.writing.error(&error))?;
+        while let Some(source) = self.stock.pick() {
+            let mut out = self.archives(source);
+            copy.source(source, &mut out)?;
+            if keep && source.base == ArchiveBase::Data {
+                return Ok((copy, Some(out)));
+            }
+            out.close().map_err(|error| copy.writing.error(&error))?;
         }
-        let mut splitter = archives(ArchiveBase::Data);
-        copy.source(ArchiveBase::Data, &sources.pgdata, &mut splitter)?;
-        copy.control(&mut splitter)?;
-        copy.configuration(&mut splitter)?;
-        // Nobody listens if the backup was given up meanwhile; the next line
-        // finds that out.
-        let _ = copied.send(());
-        let closing = closing
-            .blocking_recv()
-            .map_err(|_| TransferError::Cancelled)?;
-        copy.close(&closing, splitter)
+        Ok((copy, None))
+    }
+
+    fn archives(&self, source: &'a Source) -> Out<'a> {
+        let lane = &self.plan.lane;
+        let archives = Archives {
+            lane: Lane::new(lane, &self.plan.uploader, self.runtime.clone()),
+            layout: &self.plan.layout,
+            id: &self.plan.id,
+            base: source.base,
+            begun: &source.begun,
+            suffix: lane.codec.info().suffix,
+        };
+        Splitter::new(archives, lane.plan.archive_limit)
     }
 }
 
-/// Archives of one source, named as the layout wants.
-struct Archives<'a> {
-    lane: Lane<'a>,
-    layout: &'a Layout,
-    id: &'a BackupId,
-    base: ArchiveBase,
-    suffix: &'static str,
-}
-
-impl Write for Archives<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.lane.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.lane.flush()
-    }
-}
-
-impl ArchiveSink for Archives<'_> {
-    fn begin(&mut self, part: u32, first_member: u64) -> io::Result<()> {
-        let key = self.layout.archive(self.id, self.base, part, self.suffix);
-        tracing::info!("Uploading '{key}'");
-        self.lane.begin(key, None, first_member)
-    }
-
-    fn bytes_out(&self) -> u64 {
-        self.lane.bytes_out()
-    }
-
-    fn fits(&self, bytes: u64) -> bool {
-        self.lane.fits(bytes)
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        self.lane.end()
-    }
-}
-
-struct Copy<'a> {
-    sources: &'a Sources,
+/// One lane's copying.
+struct Copy<'a, 'l> {
     owners: OwnerNames,
-    listing: Listing,
+    listing: &'l Mutex<Listing>,
+    algorithm: Algorithm,
     writing: Writing<'a>,
 }
 
 type Out<'a> = Splitter<Archives<'a>>;
 
-impl Copy<'_> {
-    fn source(
-        &mut self,
-        base: ArchiveBase,
-        root: &Path,
-        out: &mut Out,
-    ) -> Result<(), TransferError> {
-        let mut walk = self.sources.entries(base).map_err(|error| files(&error))?;
+impl Copy<'_, '_> {
+    /// Takes entries of a source until there are no more.
+    fn source(&mut self, source: &Source, out: &mut Out) -> Result<(), TransferError> {
+        // Of the archives of this lane: a hard link cannot point into another's.
         let mut links = HardLinks::default();
-        for found in &mut walk {
+        loop {
             if self.writing.cancel.is_cancelled() {
                 return Err(TransferError::Cancelled);
             }
-            match found.map_err(|error| files(&error))? {
-                Found::LeftOut(left) => warn_of(&left, root),
-                Found::Entry(entry) if entry.kind == EntryKind::File => {
-                    let open = entry
-                        .open(&mut self.owners)
-                        .map_err(|error| files(&error))?;
-                    let Some(open) = open else {
-                        self.writing.report.vanished += 1;
-                        continue;
-                    };
-                    let linked = links.stored_as(&open.meta);
-                    let linked = linked.map(|(archive, name)| (archive, name.to_vec()));
-                    let part = out.make_room(open.member.size());
-                    let part = part.map_err(|error| self.writing.error(&error))?;
-                    match linked {
-                        Some((archive, target)) if archive == part => {
-                            let first = self.listing.noted(&target);
-                            let kind = MemberKind::HardLink { target };
-                            let member = Member {
-                                kind,
-                                ..open.member
-                            };
-                            self.writing.add(&member, &mut io::empty(), out)?;
-                            if let Some((size, sum)) = first {
-                                let listed = self.listing.add(base, &member, size, sum);
-                                listed.map_err(|error| manifest_failed(&error))?;
-                            }
-                        }
-                        _ => {
-                            links.note(part, &open.meta, &entry.name);
-                            let mut data = Gentle::new(&open.file, open.member.size());
-                            let sum = self.file(base, &open.member, &mut data, out)?;
-                            if links.stored_as(&open.meta).is_some() {
-                                self.listing.note(&entry.name, open.member.size(), sum);
-                            }
-                        }
-                    }
+            match source.next().map_err(|error| files(&error))? {
+                None => return Ok(()),
+                Some(Found::LeftOut(left)) => warn_of(&left, source.root),
+                Some(Found::Entry(entry)) if entry.kind == EntryKind::File => {
+                    self.regular(source.base, &entry, &mut links, out)?;
                 }
-                Found::Entry(entry) => {
+                Some(Found::Entry(entry)) => {
                     let member = entry.member(&mut self.owners);
                     self.writing.add(&member, &mut io::empty(), out)?;
                 }
             }
         }
-        self.writing.report.vanished += walk.vanished();
+    }
+
+    /// A regular file, or a link to one that is in the same archive already.
+    fn regular(
+        &mut self,
+        base: ArchiveBase,
+        entry: &Entry,
+        links: &mut HardLinks,
+        out: &mut Out,
+    ) -> Result<(), TransferError> {
+        let open = entry.open(&mut self.owners);
+        let Some(open) = open.map_err(|error| files(&error))? else {
+            self.writing.report.vanished += 1;
+            return Ok(());
+        };
+        let linked = links.stored_as(&open.meta);
+        let linked = linked.map(|(archive, name)| (archive, name.to_vec()));
+        let part = out.make_room(open.member.size());
+        let part = part.map_err(|error| self.writing.error(&error))?;
+        match linked {
+            Some((archive, target)) if archive == part => {
+                let first = self.listing().noted(&target);
+                let kind = MemberKind::HardLink { target };
+                let member = Member {
+                    kind,
+                    ..open.member
+                };
+                self.writing.add(&member, &mut io::empty(), out)?;
+                if let Some((size, sum)) = first {
+                    let listed = self.listing().add(base, &member, size, sum);
+                    listed.map_err(|error| manifest_failed(&error))?;
+                }
+            }
+            _ => {
+                links.note(part, &open.meta, &entry.name);
+                let mut data = Gentle::new(&open.file, open.member.size());
+                let sum = self.file(base, &open.member, &mut data, out)?;
+                if links.stored_as(&open.meta).is_some() {
+                    let size = open.member.size();
+                    self.listing().note(&entry.name, size, sum);
+                }
+            }
+        }
         Ok(())
     }
 
+    fn listing(&self) -> MutexGuard<'_, Listing> {
+        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// `pg_control`, read at this moment and checked.
-    fn control(&mut self, out: &mut Out) -> Result<(), TransferError> {
-        let read = pgdata::read_control_member(&self.sources.pgdata, &mut self.owners);
+    fn control(&mut self, sources: &Sources, out: &mut Out) -> Result<(), TransferError> {
+        let read = pgdata::read_control_member(&sources.pgdata, &mut self.owners);
         let (snapshot, member) = read.map_err(|error| files(&error))?;
         self.file(ArchiveBase::Data, &member, &mut &snapshot.bytes[..], out)?;
         Ok(())
     }
 
-    fn configuration(&mut self, out: &mut Out) -> Result<(), TransferError> {
-        for file in &self.sources.configuration {
+    fn configuration(&mut self, sources: &Sources, out: &mut Out) -> Result<(), TransferError> {
+        for file in &sources.configuration {
             let name = file
                 .path
                 .file_name()
@@ -257,13 +302,39 @@ impl Copy<'_> {
         Ok(())
     }
 
+    /// Adds a file to the archive and to the manifest, as it is in the archive.
+    fn file(
+        &mut self,
+        base: ArchiveBase,
+        member: &Member,
+        data: &mut dyn Read,
+        out: &mut Out,
+    ) -> Result<Checksum, TransferError> {
+        let mut summed = Summed::new(data, Summing::new(self.algorithm), member.size());
+        let copied = self.writing.add(member, &mut summed, out)?;
+        let sum = summed.finish(copied.missing);
+        let listed = self.listing().add(base, member, member.size(), sum);
+        listed.map_err(|error| manifest_failed(&error))?;
+        Ok(sum)
+    }
+}
+
+/// The end of the last archive.
+struct End<'a> {
+    sources: &'a Sources,
+    owners: OwnerNames,
+    writing: Writing<'a>,
+    listing: Listing,
+}
+
+impl End<'_> {
     /// The manifest, which lists the label too, and the label.
     fn close(self, closing: &Closing, mut out: Out) -> Result<CopyReport, TransferError> {
         let Self {
             sources,
             mut owners,
-            mut listing,
             mut writing,
+            mut listing,
         } = self;
         let mut made = |name: &[u8], size| {
             let member = pgdata::made_member(&sources.pgdata, name, size, &mut owners);
@@ -281,23 +352,7 @@ impl Copy<'_> {
         let member = made(MANIFEST_NAME, manifest.size())?;
         writing.add(&member, &mut manifest, &mut out)?;
         writing.add(&label, &mut text, &mut out)?;
-        out.finish().map_err(|error| writing.error(&error))?;
+        out.close().map_err(|error| writing.error(&error))?;
         Ok(writing.report)
-    }
-
-    /// Adds a file to the archive and to the manifest, as it is in the archive.
-    fn file(
-        &mut self,
-        base: ArchiveBase,
-        member: &Member,
-        data: &mut dyn Read,
-        out: &mut Out,
-    ) -> Result<Checksum, TransferError> {
-        let mut summed = Summed::new(data, self.listing.summing(), member.size());
-        let copied = self.writing.add(member, &mut summed, out)?;
-        let sum = summed.finish(copied.missing);
-        let listed = self.listing.add(base, member, member.size(), sum);
-        listed.map_err(|error| manifest_failed(&error))?;
-        Ok(sum)
     }
 }

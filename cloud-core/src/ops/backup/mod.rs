@@ -7,10 +7,13 @@
 //! Whatever goes wrong after the start is recorded as FAILED (`outcome`).
 
 mod copy;
+mod lanes;
 mod outcome;
 mod preflight;
 mod simulation;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -118,15 +121,19 @@ impl Taking<'_> {
         let (lane, uploader) = self.to.way(options, budget, reporter, &cancel);
         let (copied_tx, copied) = oneshot::channel();
         let (closing_tx, closing) = oneshot::channel();
-        let job = copy::Job {
+        let plan = copy::Plan {
             sources,
             layout: self.to.layout.clone(),
             id: self.id.clone(),
             lane,
+            lanes: options.lanes,
             uploader: uploader.clone(),
             reporter: Arc::clone(&self.ctx.reporter),
             version: self.version,
             algorithm: options.manifest_checksums,
+        };
+        let job = copy::Job {
+            plan,
             copied: copied_tx,
             closing,
         };

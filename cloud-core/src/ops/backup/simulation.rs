@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::copy::{Closing, Job};
+use super::copy::{Closing, Job, Plan};
 use crate::catalogue::layout::BackupId;
 use crate::manifest::WalRange;
 use crate::ops::archives::{ArchiveOptions, Destination, Sources, major};
@@ -64,7 +64,7 @@ pub async fn simulate(
         },
     });
     let id = BackupId::new("20260101T000000").ok_or_else(|| failed("no id".to_owned()))?;
-    let job = Job {
+    let plan = Plan {
         sources: Sources {
             pgdata: simulation.pgdata,
             major: major(VERSION),
@@ -75,10 +75,14 @@ pub async fn simulate(
         layout: to.layout.clone(),
         id,
         lane,
+        lanes: options.lanes,
         uploader: uploader.clone(),
         reporter,
         version: VERSION,
         algorithm: options.manifest_checksums,
+    };
+    let job = Job {
+        plan,
         copied,
         closing,
     };

@@ -185,6 +185,7 @@ fn request() -> RelayRequest {
             server: "main".into(),
             codec: codec::by_name("none").expect("a codec"),
             level: None,
+            lanes: NonZeroU32::MIN,
             encoder_threads: None,
             jobs: NonZeroU32::MIN,
             max_archive_size: 100 << 30,

@@ -181,6 +181,8 @@ fn a_backup_is_refused_with_the_code_that_barman_knows() {
         ))
     };
     let missing = |name: &str| said(&format!("{name} environment variable not set"));
+    let several = with(&[]).args(["--parallel-archives", "2"]).run();
+    assert_refused(&several, 3, "--parallel-archives has no meaning in a hook");
     for (changes, code, line) in [
         (
             &[("BARMAN_PHASE", "pre")][..],
