@@ -14,6 +14,12 @@ use crate::store::Limits;
 /// 9.7 GiB; three of them (two in flight, one being filled) are 30 MiB.
 pub const DEFAULT_PART: u64 = 10 << 20;
 
+/// What an encoder may keep for an archive before its parts become half as large, in bytes.
+///
+/// Source: measured. gzip's, lz4's and zstd's on two threads leave a backup below 64 MiB
+/// with the default parts, bzip2's (16 MiB of tables) does not.
+const MODEST_ENCODER: u64 = 14 << 20;
+
 /// No archive is larger than this, in bytes, whatever the store allows.
 ///
 /// Source: the reference caps at 1 TiB with a warning.
@@ -36,6 +42,8 @@ pub struct PartWishes {
     pub lanes: u32,
     /// `--memory-limit`
     pub memory_limit: Option<u64>,
+    /// What the encoders of one archive keep, on all of their threads.
+    pub encoder: u64,
 }
 
 /// The sizes that follow.
@@ -97,7 +105,12 @@ impl PartPlan {
                 max: limits.max_part,
             });
         }
-        let mut part_size = DEFAULT_PART.clamp(smallest, limits.max_part);
+        let usual = match wishes.encoder {
+            ..=MODEST_ENCODER => DEFAULT_PART,
+            // What is slow to encode is not slow to send, whatever the size of its parts.
+            _ => DEFAULT_PART / 2,
+        };
+        let mut part_size = usual.clamp(smallest, limits.max_part);
         let mut in_flight = u64::from(wishes.jobs.max(1));
         if let Some(memory) = wishes.memory_limit {
             let buffers = in_flight + lanes;
@@ -188,6 +201,7 @@ mod tests {
         jobs: 2,
         lanes: 1,
         memory_limit: None,
+        encoder: 2 * MIB,
     };
 
     #[test]
@@ -199,6 +213,19 @@ mod tests {
         // 10,000 parts of 10 MiB do not reach 100 GiB: the archive ends earlier.
         assert_eq!(plan.archive_limit, 100_000 * MIB);
         assert!(!plan.capped);
+    }
+
+    #[test]
+    fn parts_are_smaller_where_the_encoder_takes_much_memory() {
+        let wish = |encoder, min_chunk_size| PartWishes {
+            min_chunk_size,
+            encoder,
+            ..DEFAULTS
+        };
+        let part = |wishes| PartPlan::new(&S3, &wishes).unwrap().part_size;
+        assert_eq!(part(wish(12 * MIB, None)), 10 * MIB);
+        assert_eq!(part(wish(16 * MIB, None)), 5 * MIB);
+        assert_eq!(part(wish(16 * MIB, Some(8 * MIB))), 8 * MIB);
     }
 
     #[test]

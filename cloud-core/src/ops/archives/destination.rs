@@ -100,7 +100,10 @@ impl Destination {
     ) -> Result<Self, OpError> {
         let layout = Layout::new(&options.path, &options.server)
             .map_err(|error| OpError::new(OpErrorKind::General, error.to_string()))?;
+        let level = Level::Number(options.level());
+        let threads = u64::try_from(options.threads()).unwrap_or(u64::MAX);
         let wishes = PartWishes {
+            encoder: options.codec.encoder_memory(level).saturating_mul(threads),
             max_archive_size: options.max_archive_size,
             min_chunk_size: options.min_chunk_size,
             jobs: options.jobs.get(),
