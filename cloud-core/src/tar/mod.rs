@@ -47,9 +47,14 @@ pub fn stored_size(member: &Member) -> std::io::Result<u64> {
     size.ok_or_else(|| std::io::ErrorKind::FileTooLarge.into())
 }
 
+/// Longest part of a name that messages show, in bytes.
+const MAX_SHOWN: usize = 256;
+
 /// A member's name as messages show it: one line, whatever its bytes are.
 fn shown(name: &[u8]) -> String {
-    name.escape_ascii().to_string()
+    let shown = name[..name.len().min(MAX_SHOWN)].escape_ascii();
+    let more = if name.len() > MAX_SHOWN { "…" } else { "" };
+    format!("{shown}{more}")
 }
 
 /// `size` with its padding.

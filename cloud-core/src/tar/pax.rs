@@ -31,9 +31,17 @@ fn decimal_digits(number: usize) -> usize {
     number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
-/// Records by keyword, as far as they say something we know.
+/// Largest value that is kept, in bytes: far more than a path has anywhere.
+const MAX_VALUE: usize = 64 << 10;
+
+/// Records by keyword, as far as they say something we know. However many there are,
+/// they take no more memory than the largest value of each known keyword.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Records(BTreeMap<Vec<u8>, Vec<u8>>);
+pub(super) struct Records {
+    known: BTreeMap<&'static [u8], Vec<u8>>,
+    /// Whether any of them describes a sparse file.
+    sparse: bool,
+}
 
 /// Keywords that are kept; the others say nothing about what is restored.
 const KNOWN: [&[u8]; 8] = [
@@ -54,7 +62,7 @@ impl Records {
     /// Adds the records of one extended header; later ones win, and an empty
     /// value takes the keyword away.
     ///
-    /// `None` if it is not made of records.
+    /// `None` if it is not made of records, or of too long ones.
     pub(super) fn add(&mut self, mut rest: &[u8]) -> Option<()> {
         while !rest.is_empty() {
             let blank = rest.iter().position(|byte| *byte == b' ')?;
@@ -62,10 +70,12 @@ impl Records {
             let record = rest.get(blank + 1..length)?.strip_suffix(b"\n")?;
             let equals = record.iter().position(|byte| *byte == b'=')?;
             let (keyword, value) = (&record[..equals], &record[equals + 1..]);
-            if value.is_empty() {
-                self.0.remove(keyword);
-            } else if KNOWN.contains(&keyword) || keyword.starts_with(SPARSE) {
-                self.0.insert(keyword.to_vec(), value.to_vec());
+            match KNOWN.into_iter().find(|known| *known == keyword) {
+                Some(_) if value.len() > MAX_VALUE => return None,
+                Some(known) if value.is_empty() => drop(self.known.remove(known)),
+                Some(known) => drop(self.known.insert(known, value.to_vec())),
+                // There is no end to what these can be called.
+                None => self.sparse |= !value.is_empty() && keyword.starts_with(SPARSE),
             }
             rest = &rest[length..];
         }
@@ -74,12 +84,12 @@ impl Records {
 
     /// The value of a keyword.
     pub(super) fn get(&self, keyword: &str) -> Option<&[u8]> {
-        self.0.get(keyword.as_bytes()).map(Vec::as_slice)
+        self.known.get(keyword.as_bytes()).map(Vec::as_slice)
     }
 
     /// Whether they describe a sparse file.
     pub(super) fn is_sparse(&self) -> bool {
-        self.0.keys().any(|keyword| keyword.starts_with(SPARSE))
+        self.sparse
     }
 }
 
@@ -194,6 +204,25 @@ mod tests {
         assert_eq!(records.get("path"), Some(&b"a=b\nc"[..]));
         assert_eq!(records.get("uid"), None);
         assert_eq!(records.get("comment"), None);
+    }
+
+    #[test]
+    fn records_take_no_more_memory_than_what_is_known() {
+        let mut records = Records::default();
+        for number in 0..1000 {
+            let mut text = Vec::new();
+            push(&mut text, &format!("GNU.sparse.{number}"), b"1");
+            push(&mut text, &format!("comment.{number}"), b"1");
+            push(&mut text, "path", b"x");
+            records.add(&text).expect("records");
+        }
+        assert!(records.is_sparse());
+        assert_eq!(records.known.len(), 1);
+        for (length, taken) in [(MAX_VALUE, Some(())), (MAX_VALUE + 1, None)] {
+            let mut text = Vec::new();
+            push(&mut text, "path", &vec![b'x'; length]);
+            assert_eq!(Records::default().add(&text), taken);
+        }
     }
 
     #[test]

@@ -139,13 +139,17 @@ impl<R: Read> TarReader<R> {
                     records
                         .get_or_insert_with(|| self.global.clone())
                         .add(&text)
-                        .ok_or_else(|| damaged("the extended header is not made of records"))?;
+                        .ok_or_else(|| {
+                            damaged(
+                                "the extended header is not made of records, or of too long ones",
+                            )
+                        })?;
                 }
                 b'g' => {
                     let text = self.text(&found, offset)?;
-                    self.global
-                        .add(&text)
-                        .ok_or_else(|| damaged("the extended header is not made of records"))?;
+                    self.global.add(&text).ok_or_else(|| {
+                        damaged("the extended header is not made of records, or of too long ones")
+                    })?;
                 }
                 // GNU's own way to say long names.
                 b'L' => long_name = Some(self.long(&found, offset)?),
