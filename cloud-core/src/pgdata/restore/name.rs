@@ -23,6 +23,16 @@ pub fn is_held_back(name: &[u8]) -> bool {
     plain_name(name).is_ok_and(|name| name == LABEL_NAME || name == CONTROL_NAME)
 }
 
+/// Longest name, in bytes: what `PATH_MAX` lets a server open, without the NUL behind it.
+const MAX_LENGTH: usize = 4095;
+
+/// Most directories that a file may lie in. PostgreSQL's lie in five; each costs memory until
+/// the end, with all that are above it.
+const MAX_DEPTH: usize = 128;
+
+/// How much of a name is shown that is too long.
+const SHOWN: usize = 64;
+
 /// The components of a member's name below the target; none for the target itself.
 pub(super) fn components(name: &[u8]) -> Result<Vec<&[u8]>, RestoreError> {
     let problem = if name.is_empty() {
@@ -33,19 +43,30 @@ pub(super) fn components(name: &[u8]) -> Result<Vec<&[u8]>, RestoreError> {
         Some("its name is absolute")
     } else if name.split(|&byte| byte == b'/').any(|part| part == b"..") {
         Some("its name contains `..`")
+    } else if name.len() > MAX_LENGTH {
+        Some("its name is longer than a path can be")
     } else {
         None
     };
-    match problem {
-        Some(problem) => Err(RestoreError::Refused {
-            name: display_name(name),
-            problem,
-        }),
-        None => Ok(name
-            .split(|&byte| byte == b'/')
-            .filter(|part| !part.is_empty() && *part != b".")
-            .collect()),
+    let refused = |problem| RestoreError::Refused {
+        name: if name.len() > MAX_LENGTH {
+            format!("{}…", display_name(&name[..SHOWN]))
+        } else {
+            display_name(name)
+        },
+        problem,
+    };
+    if let Some(problem) = problem {
+        return Err(refused(problem));
     }
+    let parts: Vec<&[u8]> = name
+        .split(|&byte| byte == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+        .collect();
+    if parts.len() > MAX_DEPTH {
+        return Err(refused("it lies in too many directories"));
+    }
+    Ok(parts)
 }
 
 #[cfg(test)]
@@ -81,6 +102,28 @@ mod tests {
                 "{}",
                 display_name(name)
             );
+        }
+    }
+
+    /// Each directory of a name is remembered with its whole name, so that a name of a mebibyte
+    /// in half as many directories would take a hundred gigabytes.
+    #[test]
+    fn names_are_neither_endless_nor_bottomless() {
+        let deep = |count: usize| b"d/".repeat(count);
+        for (name, refused) in [
+            (vec![b'x'; MAX_LENGTH], None),
+            (
+                vec![b'x'; MAX_LENGTH + 1],
+                Some("longer than a path can be"),
+            ),
+            (deep(MAX_DEPTH), None),
+            (deep(MAX_DEPTH + 1), Some("too many directories")),
+            (deep(1 << 19), Some("longer than a path can be")),
+        ] {
+            let error = plain_name(&name).err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), refused.is_some(), "{error:?}");
+            let error = error.unwrap_or_default();
+            assert!(error.contains(refused.unwrap_or_default()) && error.len() < 500);
         }
     }
 

@@ -36,22 +36,41 @@ pub(super) enum Rank {
     OfTheCluster,
 }
 
+/// Longest name of a user or group that is looked up, in bytes. Source: `LOGIN_NAME_MAX`.
+const MAX_NAME: usize = 255;
+
+/// How many names are remembered. A cluster has one or two.
+const MOST_NAMES: usize = 1000;
+
+/// The number of a name, asked for once.
+fn look_up(
+    known: &mut HashMap<Vec<u8>, Option<u32>>,
+    name: &[u8],
+    ask: impl Fn(&str) -> Option<u32>,
+) -> Option<u32> {
+    if let Some(number) = known.get(name) {
+        return *number;
+    }
+    let text = std::str::from_utf8(name).ok();
+    let text = text.filter(|text| (1..=MAX_NAME).contains(&text.len()))?;
+    if known.len() >= MOST_NAMES {
+        known.clear();
+    }
+    let number = ask(text);
+    known.insert(name.to_vec(), number);
+    number
+}
+
 impl Owners {
     /// The owner of `member`, called `name` below the target; `None` means the cluster's.
     pub(super) fn of(&mut self, member: &Member, name: &[u8]) -> Option<Ids> {
         if member.uid == 0 && member.user.is_empty() {
             return None;
         }
-        let user = *self.users.entry(member.user.clone()).or_insert_with(|| {
-            let name = std::str::from_utf8(&member.user)
-                .ok()
-                .filter(|name| !name.is_empty())?;
+        let user = look_up(&mut self.users, &member.user, |name| {
             Some(User::from_name(name).ok()??.uid.as_raw())
         });
-        let group = *self.groups.entry(member.group.clone()).or_insert_with(|| {
-            let name = std::str::from_utf8(&member.group)
-                .ok()
-                .filter(|name| !name.is_empty())?;
+        let group = look_up(&mut self.groups, &member.group, |name| {
             Some(Group::from_name(name).ok()??.gid.as_raw())
         });
         // The greatest number means "leave it as it is" to the system.
