@@ -25,7 +25,7 @@ use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -83,14 +83,19 @@ pub(super) fn is_there(target: &Path) -> bool {
 /// none, or another's.
 pub(super) fn look(plan: &Plan, source: &Source) -> Option<Header> {
     let file = open(&place(&source.target)).ok()?;
+    header(BufReader::new(file), &identity(plan, source))
+}
+
+/// The header of a journal that says that this is restored.
+pub(super) fn header(journal: impl BufRead, identity: &str) -> Option<Header> {
     let mut text = String::new();
-    let mut lines = BufReader::new(file.take(MAX_HEADER));
+    let mut lines = journal.take(MAX_HEADER);
     while !text.ends_with("\nbegin\n") {
         if lines.read_line(&mut text).ok()? == 0 {
             return None;
         }
     }
-    let rest = text.strip_prefix(&identity(plan, source))?;
+    let rest = text.strip_prefix(identity)?;
     let mut rest = rest.lines();
     let salt = rest.next()?.strip_prefix("salt ")?;
     let made = rest
@@ -103,12 +108,20 @@ pub(super) fn look(plan: &Plan, source: &Source) -> Option<Header> {
     })
 }
 
+/// Opens a journal that this user has made. It names paths whose owner is changed and directories
+/// that get another mode, so whoever else may write to the target must not be able to leave one.
 fn open(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).unwrap_or(0);
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(flags);
-    options.open(path)
+    let file = options.open(path)?;
+    let found = file.metadata()?;
+    if found.is_file() && found.uid() == rustix::process::geteuid().as_raw() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a file of this user"))
+    }
 }
 
 /// The journal of a restore under way.
@@ -313,14 +326,14 @@ fn write_record(
 }
 
 /// A whole record: its first line, and where the others are.
-struct Record {
+pub(super) struct Record {
     title: String,
-    body: u64,
-    end: u64,
+    pub(super) body: u64,
+    pub(super) end: u64,
 }
 
 /// The whole records behind the header, up to the first that is not.
-fn read_records(file: &mut File, from: u64) -> io::Result<Vec<Record>> {
+pub(super) fn read_records(file: &mut (impl Read + Seek), from: u64) -> io::Result<Vec<Record>> {
     file.seek(SeekFrom::Start(from))?;
     let mut lines = BufReader::new(file);
     let (mut records, mut at) = (Vec::new(), from);
@@ -353,7 +366,12 @@ fn read_records(file: &mut File, from: u64) -> io::Result<Vec<Record>> {
 }
 
 /// Tells the target what a record says of an archive, and gives what is left of it.
-fn recall(file: &mut File, record: &Record, number: u32, target: &Target) -> io::Result<Unpacked> {
+pub(super) fn recall(
+    file: &mut (impl Read + Seek),
+    record: &Record,
+    number: u32,
+    target: &Target,
+) -> io::Result<Unpacked> {
     file.seek(SeekFrom::Start(record.body))?;
     let lines = BufReader::new(file.take(record.end - record.body));
     let mut unpacked = Unpacked::default();

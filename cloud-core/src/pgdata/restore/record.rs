@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 
+use super::name::plain_name;
 use super::owner::{Ids, Rank};
 use super::target::{Attributes, Target};
 use crate::tar::{Member, MemberKind, Mtime};
@@ -51,6 +52,12 @@ pub fn held_to_words(member: &Member, bytes: &[u8]) -> String {
         member.mtime.nanos,
         to_hex(bytes)
     )
+}
+
+/// The name of something below the target. Whatever a line says, it leads nowhere else.
+fn name_of_hex(text: &str) -> Option<Vec<u8>> {
+    let name = of_hex(text)?;
+    (name.is_empty() || plain_name(&name).ok()? == name).then_some(name)
 }
 
 /// The member and bytes of [`held_to_words`].
@@ -132,9 +139,12 @@ impl Target {
                         nanos: nanos.parse().ok()?,
                     },
                 };
-                self.note_directory(of_hex(name)?, archive, attributes);
+                self.note_directory(name_of_hex(name)?, archive, attributes);
             }
-            ["o", name] => self.state().ownerless.push(of_hex(name)?),
+            ["o", name] => {
+                let name = name_of_hex(name).filter(|name| !name.is_empty())?;
+                self.state().ownerless.push(name);
+            }
             ["c", uid, gid, certain] => {
                 let ids = Ids {
                     uid: uid.parse().ok()?,
