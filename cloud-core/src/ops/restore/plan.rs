@@ -94,6 +94,7 @@ pub(super) async fn make(
         return Err(OpError::new(OpErrorKind::General, message));
     }
     let mut locations = locations(&info.tablespaces, &request.tablespaces)?;
+    refuse_relative(&id, &info.tablespaces, &locations)?;
     if request.existing == Existing::Refused {
         check(&request.target)?;
     }
@@ -299,6 +300,29 @@ pub(super) fn not_usable(error: RestoreError) -> OpError {
     }
 }
 
+/// A tablespace that no rule moves goes where its record says. A server's are absolute; a relative
+/// one would lie wherever this tool was started.
+fn refuse_relative(
+    id: &BackupId,
+    tablespaces: &[Tablespace],
+    locations: &[PathBuf],
+) -> Result<(), OpError> {
+    let has_nul = |path: &Path| path.as_os_str().as_encoded_bytes().contains(&0);
+    for (tablespace, location) in tablespaces.iter().zip(locations) {
+        if !location.is_absolute() || has_nul(location) {
+            let text = format!(
+                "the record of backup {id} says that tablespace `{}` lies in `{}`, which is no \
+                 absolute path",
+                tablespace.name.escape_debug(),
+                tablespace.location.escape_debug()
+            );
+            return Err(OpError::new(OpErrorKind::General, text)
+                .with_hint("say where it shall go with --tablespace NAME:LOCATION"));
+        }
+    }
+    Ok(())
+}
+
 /// Two sources in one directory would overwrite each other.
 fn refuse_shared(sources: &[Source]) -> Result<(), OpError> {
     let mut seen: Vec<PathBuf> = Vec::with_capacity(sources.len());
@@ -362,6 +386,23 @@ mod tests {
             ["/old/1", "/old/2", "/x"]
         );
         assert_eq!(moved(&["a:/x"]).unwrap(), ["/old/1", "/x", "/old/3"]);
+    }
+
+    #[test]
+    fn a_tablespace_goes_nowhere_in_particular_only_if_a_rule_says_so() {
+        let id = BackupId::new("20261122T100000").unwrap();
+        for location in ["data", "./x", "../etc", "", "/a\0b"] {
+            let mut tablespaces = tablespaces();
+            tablespaces[1].location = location.to_owned();
+            let of_record = locations(&tablespaces, &[]).unwrap();
+            let error = refuse_relative(&id, &tablespaces, &of_record).unwrap_err();
+            assert!(
+                error.message.contains("tablespace `a` lies in"),
+                "{error:?}"
+            );
+            let moved = locations(&tablespaces, &["a:x".to_owned()]).unwrap();
+            assert!(refuse_relative(&id, &tablespaces, &moved).is_ok());
+        }
     }
 
     #[test]
