@@ -98,6 +98,14 @@ impl Call {
             .body([Bytes::from(value.to_string())])
     }
 
+    /// Whether it goes to the service that our token is for. To whom else a URL leads that was
+    /// named in an answer, be it without TLS, the token is not told; the URL of an upload is proof
+    /// enough by itself.
+    fn is_for(&self, endpoint: &str) -> bool {
+        let rest = self.target.strip_prefix(endpoint);
+        !self.whole || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+    }
+
     fn request(&self, endpoint: &str) -> Result<http::Request<Body>, Failure> {
         let url = if self.whole {
             self.target.clone()
@@ -140,7 +148,9 @@ impl Inner {
         let mut again = true;
         loop {
             let mut request = call.request(&ready.endpoint)?;
-            ready.sign(&mut request).await?;
+            if call.is_for(&ready.endpoint) {
+                ready.sign(&mut request).await?;
+            }
             let signed = request.headers().clone();
             let response = ready.http.send(request).await?;
             let status = response.status();
@@ -196,4 +206,30 @@ pub(super) async fn whole(
 pub(super) fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
     let lost = || ConnectError::new(StoreErrorKind::Connect, error.to_string());
     classify(error).unwrap_or_else(lost).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_goes_to_its_own_service_alone() {
+        const ENDPOINT: &str = "https://storage.googleapis.com";
+        assert!(Call::new(Method::GET, "/x".into()).is_for(ENDPOINT));
+        for (url, expected) in [
+            ("https://storage.googleapis.com/upload/x?id=1", true),
+            ("https://storage.googleapis.com", true),
+            ("http://storage.googleapis.com/upload/x", false),
+            ("https://storage.googleapis.com.example/x", false),
+            ("https://storage.googleapis.com:8443/x", false),
+            ("https://storage.googleapis.com@example/x", false),
+            ("https://example/https://storage.googleapis.com/", false),
+        ] {
+            assert_eq!(
+                Call::to(Method::PUT, url).is_for(ENDPOINT),
+                expected,
+                "{url}"
+            );
+        }
+    }
 }
