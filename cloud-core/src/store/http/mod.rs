@@ -31,6 +31,8 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 #[cfg(any(feature = "aws", feature = "azure"))]
+pub(super) use self::bounded::Bounded;
+#[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) use self::error::innermost;
 pub(super) use self::error::{ConnectError, classify};
 use self::idle::Idle;
@@ -39,6 +41,8 @@ pub(super) use self::tls::Tls;
 pub(super) use self::variables::Variables;
 use super::StoreErrorKind;
 
+#[cfg(any(feature = "aws", feature = "azure"))]
+mod bounded;
 mod error;
 mod idle;
 mod proxies;

@@ -14,10 +14,17 @@ use aws_smithy_types::byte_stream::ByteStream;
 
 use super::{ConnectError, classify};
 use crate::store::StoreErrorKind;
-use crate::store::http::{self as client, host_of};
+use crate::store::http::{self as client, Bounded, host_of};
 
 /// Longest answer of a service that [`Http::fetch`] is meant for, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
+
+/// Longest answer that is not an object's bytes, in bytes. A page of a listing has a thousand
+/// names of at most a KiB, each byte of which may be encoded as three.
+const MAX_TEXT: usize = 8 << 20;
+
+/// What the SDK writes into the URL of a request for an object's bytes.
+const READ: &str = "x-id=GetObject";
 
 /// The client for what the SDK sends.
 pub(super) type Http = client::Http<SdkBody>;
@@ -74,6 +81,7 @@ impl Http {
 impl SdkConnector for Http {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let http = self.clone();
+        let is_read = request.method() == "GET" && request.uri().contains(READ);
         HttpConnectorFuture::new(async move {
             let request = request
                 .try_into_http1x()
@@ -83,7 +91,9 @@ impl SdkConnector for Http {
                 StoreErrorKind::Connect => ConnectorError::io(error.into()),
                 _ => ConnectorError::user(error.into()),
             })?;
-            HttpResponse::try_from(response.map(SdkBody::from_body_1_x))
+            let most = (!(is_read && response.status().is_success())).then_some(MAX_TEXT);
+            let body = |body| SdkBody::from_body_1_x(Bounded::new(body, most));
+            HttpResponse::try_from(response.map(body))
                 .map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
