@@ -52,7 +52,8 @@ impl ObjectFailure {
 }
 
 /// Reads and decodes `key`; the plain bytes go to what `open` returns, which
-/// is called once the store has begun to answer.
+/// is called once the store has begun to answer. `most` tells from the first of them how
+/// many there can be.
 pub(super) async fn decode_object<W: Write + Send + 'static>(
     ctx: &Ctx,
     store: &Arc<dyn ObjectStore>,
@@ -60,6 +61,7 @@ pub(super) async fn decode_object<W: Write + Send + 'static>(
     codec: &'static dyn Codec,
     stop: &CancellationToken,
     open: impl FnOnce() -> io::Result<W> + Send + 'static,
+    most: impl FnOnce(&[u8]) -> u64 + Send + 'static,
 ) -> Result<(ObjectMeta, W), ObjectFailure> {
     let opened = tokio::select! {
         biased;
@@ -67,7 +69,7 @@ pub(super) async fn decode_object<W: Write + Send + 'static>(
         opened = open_download(store, key, stop, &ctx.reporter) => opened,
     };
     let (meta, reader, store_failure) = opened.map_err(ObjectFailure::Store)?;
-    let outcome = join(spawn_blocking(move || copy(reader, codec, open))).await;
+    let outcome = join(spawn_blocking(move || copy(reader, codec, open, most))).await;
     outcome
         .map(|taker| (meta, taker))
         .map_err(|failure| match store_failure.take() {
@@ -81,17 +83,21 @@ fn copy<W: Write>(
     reader: DownloadReader,
     codec: &'static dyn Codec,
     open: impl FnOnce() -> io::Result<W>,
+    most: impl FnOnce(&[u8]) -> u64,
 ) -> Result<W, ObjectFailure> {
     let mut taker = open().map_err(ObjectFailure::Taker)?;
     let mut plain = codec
         .decoder(Box::new(reader))
         .map_err(ObjectFailure::Damaged)?;
     let mut buffer = vec![0; BUFFER];
-    let mut left = MAX_WAL_FILE;
+    let (mut most, mut left) = (Some(most), 0_u64);
     loop {
         let count = fill(&mut plain, &mut buffer).map_err(ObjectFailure::Damaged)?;
+        if let Some(most) = most.take() {
+            left = most(&buffer[..count]).min(MAX_WAL_FILE);
+        }
         left = left.checked_sub(count as u64).ok_or_else(|| {
-            ObjectFailure::Damaged(io::Error::other("it is longer than any WAL file"))
+            ObjectFailure::Damaged(io::Error::other("it is longer than such a WAL file can be"))
         })?;
         taker
             .write_all(&buffer[..count])

@@ -33,7 +33,7 @@ use self::share::Share;
 use self::stored::{Content, ContentWriter, Verdict, compare};
 use self::upload::{Upload, UploadError};
 use super::folder::source_of;
-use super::wal_object::{ObjectFailure, decode_object, join};
+use super::wal_object::{MAX_WAL_FILE, ObjectFailure, decode_object, join};
 use super::{Ctx, OpError, OpErrorKind, chain};
 use crate::catalogue::layout::Layout;
 use crate::codec::{Codec, Level};
@@ -427,7 +427,17 @@ impl Archiving<'_> {
     async fn decode_stored(&self) -> Result<(ObjectMeta, ContentWriter), ObjectFailure> {
         let open = || Ok(ContentWriter::default());
         let stop = &self.ctx.cancel;
-        decode_object(self.ctx, &self.store, &self.key, self.codec, stop, open).await
+        let most = |_: &[u8]| MAX_WAL_FILE;
+        decode_object(
+            self.ctx,
+            &self.store,
+            &self.key,
+            self.codec,
+            stop,
+            open,
+            most,
+        )
+        .await
     }
 
     fn different(&self, ours: &Content, stored: &Content) -> OpError {

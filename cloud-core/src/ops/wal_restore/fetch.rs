@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Ctx;
 use super::super::folder::Temporary;
-use super::super::wal_object::{ObjectFailure, decode_object};
+use super::super::wal_object::{MAX_WAL_FILE, ObjectFailure, decode_object};
 use super::candidates::Candidate;
 use crate::store::{ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
 use crate::wal::fit::{Fit, judge};
+use crate::wal::page::SegmentIdentity;
 use crate::wal::record::{Flaw, RecordMeter};
 use crate::wal::{WalKind, WalName};
 
@@ -53,6 +54,20 @@ pub(super) enum FetchFailure {
     Stopped,
 }
 
+/// Largest history or `.backup` file that is delivered, in bytes. A line of a history has
+/// less than 1 KiB, and a cluster some dozen timelines.
+const MAX_TEXT: u64 = 16 << 20;
+
+/// How many bytes a file of this kind has at most that begins so: a hostile object could
+/// fill the disk of the server otherwise.
+fn most_of(kind: WalKind) -> impl FnOnce(&[u8]) -> u64 + Send + 'static {
+    move |beginning| match kind {
+        WalKind::Segment | WalKind::Partial => SegmentIdentity::of(beginning)
+            .map_or(MAX_WAL_FILE, |identity| identity.segment_size.get()),
+        WalKind::History | WalKind::Backup => MAX_TEXT,
+    }
+}
+
 /// Fetches `candidate`, which holds the file `name`, into the file that `open` gives
 /// once the store has begun to answer, on a thread that may block.
 pub(super) async fn fetch(
@@ -70,7 +85,7 @@ pub(super) async fn fetch(
         })
     };
     let (key, codec) = (&candidate.key, candidate.codec);
-    let (meta, checked) = decode_object(ctx, store, key, codec, stop, open)
+    let (meta, checked) = decode_object(ctx, store, key, codec, stop, open, most_of(name.kind()))
         .await
         .map_err(|failure| match failure {
             ObjectFailure::Store(error) if error.kind == StoreErrorKind::Corrupt => {
