@@ -26,6 +26,9 @@ const SMALL: u64 = 256 << 10;
 /// hold of what it sends.
 const CONCURRENCY_LARGE: usize = 4;
 
+/// Most backups of a server. A bucket that lists more does so for no good.
+const MOST_BACKUPS: usize = 100_000;
+
 /// Largest `backup.info` that is read, in bytes. Real ones have some kilobytes,
 /// and some hundred with thousands of tablespaces.
 pub const MAX_INFO: u64 = 4 << 20;
@@ -122,6 +125,9 @@ async fn look_through(
                 }
                 _ => {}
             }
+        }
+        if found.len() > MOST_BACKUPS {
+            return Err(store::endless(store, base, MOST_BACKUPS));
         }
     }
     Ok(())

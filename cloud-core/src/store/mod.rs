@@ -69,7 +69,7 @@ pub use retry::{Retry, RetryPolicy};
 pub use s3::S3Store;
 pub use sse_c::CustomerKey;
 pub use url::{InvalidUrl, Provider, StoreUrl, printable};
-pub use util::{DeleteAllReport, delete_all, exists, get_all, list_all, list_all_uploads};
+pub use util::{DeleteAllReport, delete_all, endless, exists, get_all, list_all, list_all_uploads};
 
 /// A flat set of named objects.
 ///

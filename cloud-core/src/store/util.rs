@@ -49,7 +49,16 @@ async fn get_once(store: &dyn ObjectStore, key: &Key, max: u64) -> Result<(Objec
     Ok((download.meta, bytes.freeze()))
 }
 
+/// Most objects, and most directories, of a listing that is kept as a whole. A backup has some
+/// dozen archives, ten thousand for 100 TB; a directory holds 4 GiB of WAL.
+const MOST_OBJECTS: usize = 100_000;
+const MOST_PREFIXES: usize = 500_000;
+
 /// The whole of a listing, in one page, sorted by name.
+///
+/// # Errors
+///
+/// `Corrupt` if there is no end to it: more than 100,000 objects or 500,000 directories.
 pub async fn list_all(store: &dyn ObjectStore, prefix: &Prefix, depth: Depth) -> Result<ListPage> {
     let mut all = ListPage::default();
     let mut pages = store.list(prefix, depth);
@@ -57,11 +66,21 @@ pub async fn list_all(store: &dyn ObjectStore, prefix: &Prefix, depth: Depth) ->
         let page = page?;
         all.objects.extend(page.objects);
         all.prefixes.extend(page.prefixes);
+        if all.objects.len() > MOST_OBJECTS || all.prefixes.len() > MOST_PREFIXES {
+            return Err(endless(store, prefix, MOST_OBJECTS));
+        }
     }
     all.objects.sort_by(|one, other| one.key.cmp(&other.key));
     all.prefixes.sort();
     all.prefixes.dedup();
     Ok(all)
+}
+
+/// The error for a listing that has no end: nobody has so many names there.
+pub fn endless(store: &dyn ObjectStore, prefix: &Prefix, most: usize) -> StoreError {
+    let why = format!("there are more than the {most} names that make sense there");
+    let kind = StoreErrorKind::Corrupt;
+    store.info().error(StoreOp::List, prefix, kind, why)
 }
 
 /// All unfinished uploads below a prefix, sorted by key and id.
