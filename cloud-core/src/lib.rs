@@ -8,6 +8,8 @@
 pub mod catalogue;
 pub mod cli;
 pub mod codec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod key;
 pub mod manifest;
 pub mod ops;

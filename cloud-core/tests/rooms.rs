@@ -115,7 +115,9 @@ fn only_the_registry_names_a_store() {
 fn only_the_layout_builds_object_keys() {
     let mut wrong = Vec::new();
     for file in sources() {
-        let exempt = ["key.rs", "catalogue/layout.rs"].contains(&file.name.as_str());
+        // Of the names that are made up for fuzzing no object is ever asked for.
+        let exempt = ["key.rs", "catalogue/layout.rs", "fuzzing/names.rs"];
+        let exempt = exempt.contains(&file.name.as_str());
         if exempt || file.module.starts_with(&["store".to_owned()]) {
             continue;
         }

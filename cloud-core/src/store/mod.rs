@@ -52,12 +52,16 @@ mod wire;
 pub use azure::AzureStore;
 #[cfg(feature = "azure")]
 use azure::Place as AzurePlace;
+#[cfg(all(feature = "azure", any(test, feature = "fuzzing")))]
+pub(crate) use azure::fuzzing::answers as azure_answers;
 pub use bandwidth::Bandwidth;
 pub use config::StoreConfig;
 pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
 pub use faulty::{Fault, FaultyStore};
 #[cfg(feature = "gcp")]
 pub use gcs::GcsStore;
+#[cfg(all(feature = "gcp", any(test, feature = "fuzzing")))]
+pub(crate) use gcs::fuzzing::answers as gcs_answers;
 pub use identity::identity;
 pub use local::LocalStore;
 pub use memory::MemoryStore;
@@ -67,6 +71,8 @@ pub use registry::{OpenError, Opened, open};
 pub use retry::{Retry, RetryPolicy};
 #[cfg(feature = "aws")]
 pub use s3::S3Store;
+#[cfg(all(feature = "aws", any(test, feature = "fuzzing")))]
+pub(crate) use s3::fuzzing::answers as s3_answers;
 pub use sse_c::CustomerKey;
 pub use url::{InvalidUrl, Provider, StoreUrl, printable};
 pub use util::{DeleteAllReport, delete_all, endless, exists, get_all, list_all, list_all_uploads};

@@ -8,6 +8,8 @@
 
 mod choose;
 mod delta;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod journal;
 mod pipeline;
 mod plan;

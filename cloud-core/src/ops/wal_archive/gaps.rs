@@ -70,7 +70,7 @@ pub(super) struct Gaps {
 
 /// Something on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Entry {
+pub(super) enum Entry {
     Gap(Box<Gap>),
     /// What is left of a record that cannot be read.
     Unread {
@@ -110,7 +110,7 @@ pub(super) fn unique() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
-fn to_text(entries: &[Entry]) -> String {
+pub(super) fn to_text(entries: &[Entry]) -> String {
     let mut text = Sealing::new(MAGIC);
     for entry in entries {
         match entry {
@@ -129,7 +129,7 @@ fn to_text(entries: &[Entry]) -> String {
     text.seal()
 }
 
-fn parse(text: &str) -> Option<Vec<Entry>> {
+pub(super) fn parse(text: &str) -> Option<Vec<Entry>> {
     let mut opened = Opened::open(MAGIC, text)?;
     let mut entries = Vec::new();
     while !opened.is_over() {

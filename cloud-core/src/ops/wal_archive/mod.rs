@@ -9,6 +9,8 @@
 //! taken the stored file is read and compared.
 
 mod ahead;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gaps;
 mod local;
 mod notes;

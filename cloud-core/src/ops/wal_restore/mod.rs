@@ -16,6 +16,8 @@ mod at_once;
 mod candidates;
 mod claim;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod helper;
 mod patience;
 mod record;

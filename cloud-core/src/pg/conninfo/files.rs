@@ -52,7 +52,7 @@ pub(in crate::pg) fn is_absent(error: &io::Error) -> bool {
 
 /// The settings below `[name]`; `Err` is the number of a bad line among them.
 /// Of a setting given twice the first counts.
-fn section(text: &str, name: &str) -> Result<Option<Values>, usize> {
+pub(super) fn section(text: &str, name: &str) -> Result<Option<Values>, usize> {
     let mut found: Option<Values> = None;
     for (index, line) in text.lines().map(str::trim).enumerate() {
         if line.is_empty() || line.starts_with('#') {
@@ -147,7 +147,7 @@ pub(super) fn password(
 
 /// The five fields of a line; `None` is the `*` that fits everything. The
 /// password may hold colons only behind a backslash, as the others.
-fn fields(line: &str) -> Vec<Option<String>> {
+pub(super) fn fields(line: &str) -> Vec<Option<String>> {
     let mut fields = vec![String::new()];
     let mut escaped = false;
     let mut stars = vec![true];

@@ -6,6 +6,8 @@
 //! encrypted keys, revocation lists) says so and is not ignored.
 
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gather;
 mod hosts;
 mod parse;

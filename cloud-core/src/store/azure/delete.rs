@@ -144,14 +144,14 @@ const WHOLE: usize = usize::MAX;
 
 /// The answer to one request of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Answer {
+pub(super) struct Answer {
     status: u16,
     code: String,
     message: Option<String>,
 }
 
 /// The answers of a batch by the numbers of their requests.
-fn parts(content_type: &str, body: &[u8]) -> Result<HashMap<usize, Answer>, Failure> {
+pub(super) fn parts(content_type: &str, body: &[u8]) -> Result<HashMap<usize, Answer>, Failure> {
     let odd = |why: &str| {
         let text = format!("the answer to a batch cannot be read: {why}");
         Failure::new(StoreErrorKind::Connect, text)

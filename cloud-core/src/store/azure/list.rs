@@ -151,7 +151,7 @@ struct Properties {
     resource: Option<String>,
 }
 
-fn read(body: &[u8]) -> Result<(ListPage, Option<String>), Failure> {
+pub(super) fn read(body: &[u8]) -> Result<(ListPage, Option<String>), Failure> {
     let written: Written = xml::from_xml(body)?;
     let mut page = ListPage::default();
     for entry in written.blobs.entries {

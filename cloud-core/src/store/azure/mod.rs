@@ -12,6 +12,8 @@ mod checksum;
 mod connect;
 mod delete;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod get;
 mod list;
 mod multipart;

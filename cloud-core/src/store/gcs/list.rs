@@ -80,7 +80,7 @@ pub(super) fn odd(what: &str) -> Failure {
     Failure::new(StoreErrorKind::Corrupt, why)
 }
 
-fn page(answer: &Value) -> Result<ListPage, Failure> {
+pub(super) fn page(answer: &Value) -> Result<ListPage, Failure> {
     let all = |name: &str| {
         let all = answer.get(name).and_then(Value::as_array);
         all.into_iter().flatten()

@@ -11,6 +11,8 @@ mod body;
 mod connect;
 mod delete;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod get;
 mod list;
 mod multipart;

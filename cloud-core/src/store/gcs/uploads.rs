@@ -102,7 +102,7 @@ impl Uploads for Listing {
 }
 
 /// The uploads of an answer whose keys begin with the prefix.
-fn begun(root: &Element, prefix: &Prefix) -> Result<Vec<Begun>, Failure> {
+pub(super) fn begun(root: &Element, prefix: &Prefix) -> Result<Vec<Begun>, Failure> {
     let mut begun = Vec::new();
     for upload in root.all("Upload") {
         let name = upload.text("Key").unwrap_or_default();
@@ -121,7 +121,7 @@ fn begun(root: &Element, prefix: &Prefix) -> Result<Vec<Begun>, Failure> {
 }
 
 /// Whether an answer says that there is more.
-fn truncated(root: &Element) -> Option<bool> {
+pub(super) fn truncated(root: &Element) -> Option<bool> {
     root.text("IsTruncated").map(|text| text == "true")
 }
 

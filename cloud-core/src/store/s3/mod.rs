@@ -13,6 +13,8 @@ mod connect;
 mod delete;
 mod encryption;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod get;
 mod list;
 mod look;

@@ -29,6 +29,8 @@ mod auth;
 mod certificate;
 mod connection_string;
 mod credential;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod transport;
 
 #[cfg(test)]

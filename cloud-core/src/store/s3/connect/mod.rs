@@ -30,6 +30,8 @@ use crate::store::http::{Proxies, Tls, Variables};
 
 mod answer;
 mod chain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod http;
 mod ini;
 mod json;
