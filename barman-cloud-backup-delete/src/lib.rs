@@ -9,8 +9,12 @@ use cloud_core::cli::args::{CommonArgs, Place, SourceArgs};
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
 use cloud_core::ops::delete::{self, DeleteRequest, Selection};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind};
+use cloud_core::snapshot::Clouds;
 use cloud_core::store::Opened;
 use cloud_core::units;
+
+/// How long a request about a snapshot is repeated: as one to the store.
+const SNAPSHOT_RETRY: Duration = Duration::from_mins(2);
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -100,6 +104,7 @@ impl Tool for Args {
     }
 
     async fn run(self, _ctx: &Ctx, at: Opened) -> Result<(), OpError> {
+        let clouds = Clouds::new(self.store(), SNAPSHOT_RETRY);
         let request = DeleteRequest {
             path: at.path,
             server: self.source.server_name,
@@ -109,6 +114,7 @@ impl Tool for Args {
             batch_size: self.batch_size,
             check_object_lock: self.check_object_lock,
             purge: self.purge_orphans.then_some(self.older_than),
+            clouds,
         };
         cli::answer(delete::run(at.store, request).await?)
     }

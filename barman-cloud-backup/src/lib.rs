@@ -14,11 +14,15 @@ use cloud_core::cli::{self, Habits, Tool, argparse, tags, values};
 use cloud_core::codec::{CodecInfo, Level};
 use cloud_core::manifest::Algorithm;
 use cloud_core::ops::archives::ArchiveOptions;
-use cloud_core::ops::backup::{self, BackupRequest};
+use cloud_core::ops::backup::{self, BackupRequest, SnapshotRequest};
 use cloud_core::ops::relay::{self, RelayRequest};
 use cloud_core::ops::{Ctx, Env, OpError, OpErrorKind, hook};
 use cloud_core::pg;
+use cloud_core::snapshot::{Cloud, Clouds, Lock, SnapshotOptions};
 use cloud_core::store::{Opened, RetryPolicy, StoreConfig};
+
+/// How long a request about a snapshot is repeated: as one to the store.
+const SNAPSHOT_RETRY: Duration = Duration::from_mins(10);
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -225,6 +229,55 @@ impl Args {
     fn wants_snapshots(&self) -> bool {
         self.snapshot_instance.is_some() || !self.snapshot_disk.is_empty()
     }
+
+    /// What the options say of snapshots.
+    fn snapshots(&self) -> SnapshotRequest {
+        let config = self.store();
+        let place = &self.snapshot_place;
+        let lock = self.aws_snapshot_lock_mode.clone().map(|mode| Lock {
+            mode,
+            cool_off_hours: self.aws_snapshot_lock_cool_off_period,
+            days: self.aws_snapshot_lock_duration,
+            until: self.aws_snapshot_lock_expiration_date.clone(),
+        });
+        let patience = self.aws_await_snapshots_timeout.get();
+        let either = |new: &Option<String>, old: &Option<String>| new.clone().or(old.clone());
+        SnapshotRequest {
+            cloud: Cloud::of(config.provider),
+            clouds: Clouds::new(config, SNAPSHOT_RETRY),
+            instance: self.snapshot_instance.clone(),
+            disks: self.snapshot_disk.clone(),
+            options: SnapshotOptions {
+                aws_region: place.aws_region.clone(),
+                azure_subscription: self.azure_subscription_id.clone(),
+                azure_resource_group: place.azure_resource_group.clone(),
+                gcp_project: either(&self.gcp_project, &self.snapshot_gcp_project),
+                gcp_zone: either(&place.gcp_zone, &self.snapshot_zone),
+                tags: self.tags.get().unwrap_or_default(),
+                patience: Some(Duration::from_secs(patience.into())),
+                lock,
+            },
+        }
+    }
+
+    /// Whether the options of a lock make one.
+    fn check_lock(&self) -> Result<(), OpError> {
+        let general = |text: &str| Err(OpError::new(OpErrorKind::General, text));
+        let cool_off = self.aws_snapshot_lock_cool_off_period.is_some();
+        let end = self.aws_snapshot_lock_duration.is_some()
+            || self.aws_snapshot_lock_expiration_date.is_some();
+        match self.aws_snapshot_lock_mode.as_deref() {
+            Some("governance") if cool_off => general(
+                "'aws_snapshot_lock_mode' = 'governance' cannot be used with \
+                 'aws_snapshot_lock_cool_off_period'",
+            ),
+            Some(_) if !end && self.wants_snapshots() => general(
+                "--aws-snapshot-lock-mode needs --aws-snapshot-lock-duration or \
+                 --aws-snapshot-lock-expiration-date beside it",
+            ),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[async_trait::async_trait(?Send)]
@@ -270,13 +323,7 @@ impl Tool for Args {
                 "a snapshot backup cannot be compressed: leave the compression option away",
             );
         }
-        let cool_off = self.aws_snapshot_lock_cool_off_period.is_some();
-        if cool_off && self.aws_snapshot_lock_mode.as_deref() == Some("governance") {
-            return general(
-                "'aws_snapshot_lock_mode' = 'governance' cannot be used with \
-                 'aws_snapshot_lock_cool_off_period'",
-            );
-        }
+        self.check_lock()?;
         tags::check_for_backup(&self.tags.get().unwrap_or_default())?;
         if self.snapshot_instance.is_some() && self.encryption.kms_key_name.is_some() {
             return general("--kms-key-name cannot be used with --snapshot-instance");
@@ -285,7 +332,7 @@ impl Tool for Args {
     }
 
     async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
-        let wants_snapshots = self.wants_snapshots();
+        let snapshots = self.wants_snapshots().then(|| self.snapshots());
         let encryption = self.store().encryption_options();
         let archives = ArchiveOptions {
             path: at.path,
@@ -310,9 +357,6 @@ impl Tool for Args {
             };
             return relay::run(ctx, at.store, request).await;
         }
-        if wants_snapshots {
-            return Err(cli::not_built("taking snapshots of disks"));
-        }
         let interval = Duration::from_secs(self.keepalive_interval);
         let request = BackupRequest {
             archives,
@@ -328,6 +372,7 @@ impl Tool for Args {
             stop_timeout: self
                 .stop_timeout
                 .map(|limit| Duration::from_secs(limit.get().into())),
+            snapshots,
         };
         backup::run(ctx, at.store, request).await
     }

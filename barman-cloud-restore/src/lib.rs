@@ -9,9 +9,15 @@ use clap::{ArgAction, Parser};
 use cloud_core::cli::args::{CommonArgs, Place, ProgressArgs, SnapshotPlaceArgs, SourceArgs};
 use cloud_core::cli::progress::Progress;
 use cloud_core::cli::{self, Habits, Tool, argparse, values};
-use cloud_core::ops::restore::{self, Durability, Existing, RecoveryTarget, RestoreRequest};
+use cloud_core::ops::restore::{
+    self, Durability, Existing, RecoveryPlace, RecoveryTarget, RestoreRequest,
+};
 use cloud_core::ops::{Ctx, Env, OpError};
+use cloud_core::snapshot::{Clouds, SnapshotOptions};
 use cloud_core::store::{Opened, RetryPolicy};
+
+/// How long a request about disks is repeated.
+const SNAPSHOT_RETRY: Duration = Duration::from_mins(2);
 
 /// Runs the tool with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -117,6 +123,16 @@ impl Tool for Args {
     }
 
     async fn run(self, ctx: &Ctx, at: Opened) -> Result<(), OpError> {
+        let recovery_place = RecoveryPlace {
+            clouds: Clouds::new(self.store(), SNAPSHOT_RETRY),
+            instance: self.snapshot_recovery_instance,
+            options: SnapshotOptions {
+                aws_region: self.snapshot_place.aws_region,
+                azure_resource_group: self.snapshot_place.azure_resource_group,
+                gcp_zone: self.snapshot_place.gcp_zone.or(self.snapshot_recovery_zone),
+                ..SnapshotOptions::default()
+            },
+        };
         let request = RestoreRequest {
             path: at.path,
             server: self.source.server_name,
@@ -140,6 +156,7 @@ impl Tool for Args {
                 (_, true) => Existing::Delta,
                 _ => Existing::Refused,
             },
+            recovery_place,
         };
         restore::run(ctx, at.store, request).await
     }

@@ -195,6 +195,17 @@ impl HttpServer {
         Self::start(true, move |request| pass_on(request, &upstream).ok())
     }
 
+    /// Shows each request to `watch`, and then passes it on to the server at `url`, or
+    /// answers with what `watch` gives.
+    pub fn watched(
+        url: &str,
+        watch: impl Fn(&HttpRequest) -> Option<HttpAnswer> + Send + Sync + 'static,
+    ) -> Self {
+        Self::between(url, move |request, onward| {
+            watch(request).unwrap_or_else(|| onward(request))
+        })
+    }
+
     /// Answers each request with what `answer` makes of it, which may pass it on to the
     /// server at `url`, changed or not, and change what comes back. Bodies are not
     /// kept.

@@ -20,6 +20,7 @@ mod cluster;
 mod damage;
 mod dialect;
 mod digest;
+mod ec2;
 mod fake_server;
 mod fault_proxy;
 mod gcs;
@@ -40,6 +41,7 @@ mod sql;
 mod stages;
 mod tools;
 mod tree;
+mod volume;
 mod workspace;
 
 use std::time::{Duration, Instant};
@@ -52,6 +54,7 @@ pub use cluster::{Cluster, Recovery, ShutDown};
 pub use damage::Damage;
 pub use dialect::{Dialect, DialectStore};
 pub use digest::{Hex, sha256_of_bytes, sha256_of_file};
+pub use ec2::Ec2;
 pub use fake_server::FakeServer;
 pub use fault_proxy::{Fault, FaultProxy, Request, Rule};
 pub use gcs::{GcsBucket, GcsServer};
@@ -72,6 +75,7 @@ pub use sql::Session;
 pub use stages::{Blow, Staged, StagedRun, Stages};
 pub use tools::{Run, Running, Tool};
 pub use tree::{Entry, Kind, Tree};
+pub use volume::Volume;
 pub use workspace::Workspace;
 
 /// Longest time that anything polled for may take. Far beyond the need of a

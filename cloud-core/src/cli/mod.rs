@@ -285,11 +285,3 @@ pub fn answer(answer: Answer) -> Result<(), OpError> {
         _ => answer.failure.map_or(Ok(()), Err),
     }
 }
-
-/// What a tool of a later version answers.
-pub fn not_built(what: &str) -> OpError {
-    OpError::new(
-        OpErrorKind::General,
-        format!("{what} is not built yet in this version"),
-    )
-}

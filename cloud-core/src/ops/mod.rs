@@ -22,6 +22,7 @@ mod lookup;
 pub mod relay;
 pub mod restore;
 pub mod show;
+mod snapshots;
 pub mod wal_archive;
 mod wal_object;
 pub mod wal_restore;

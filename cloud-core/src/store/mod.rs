@@ -16,6 +16,7 @@ use futures_util::stream::BoxStream;
 
 use crate::key::{Key, Prefix};
 
+mod api;
 #[cfg(feature = "azure")]
 mod azure;
 mod bandwidth;
@@ -48,6 +49,7 @@ mod util;
 #[cfg(feature = "remote")]
 mod wire;
 
+pub use api::{Api, ApiAnswer, ApiCall, ApiError, ApiService, OpenedApi, open_api};
 #[cfg(feature = "azure")]
 pub use azure::AzureStore;
 #[cfg(feature = "azure")]
@@ -76,6 +78,10 @@ pub(crate) use s3::fuzzing::answers as s3_answers;
 pub use sse_c::CustomerKey;
 pub use url::{InvalidUrl, Provider, StoreUrl, printable};
 pub use util::{DeleteAllReport, delete_all, endless, exists, get_all, list_all, list_all_uploads};
+#[cfg(feature = "remote")]
+pub(crate) use wire::url_encoded;
+#[cfg(feature = "aws")]
+pub(crate) use wire::xml;
 
 /// A flat set of named objects.
 ///

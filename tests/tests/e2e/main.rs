@@ -34,6 +34,7 @@ mod relay_by_hand;
 mod restore_again;
 mod s3;
 mod sizes;
+mod snapshots_aws;
 mod versions;
 mod wal_ahead;
 mod wal_helper;

@@ -11,6 +11,7 @@ mod lanes;
 mod outcome;
 mod preflight;
 mod simulation;
+mod snapshots;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,12 @@ use tokio_util::sync::CancellationToken;
 use self::copy::Closing;
 use self::outcome::{Failure, Record};
 pub use self::simulation::{Simulation, simulate};
+pub use self::snapshots::SnapshotRequest;
 use super::archives::{ArchiveOptions, Destination, Sources};
 use super::{Ctx, OpError};
 use crate::catalogue::layout::BackupId;
 use crate::manifest::WalRange;
-use crate::pg::{BackupStop, Options as ConnectionOptions, PgError, Session};
+use crate::pg::{BackupStart, BackupStop, Options as ConnectionOptions, PgError, Session};
 use crate::report::{Phase, Work};
 use crate::store::ObjectStore;
 use crate::transfer::{Budget, TransferError};
@@ -49,6 +51,8 @@ pub struct BackupRequest {
     pub keepalive_interval: Option<Duration>,
     /// How long the stop of the backup may take; `None` for ever.
     pub stop_timeout: Option<Duration>,
+    /// Snapshots of disks in place of archives.
+    pub snapshots: Option<SnapshotRequest>,
 }
 
 /// Takes the base backup.
@@ -59,6 +63,9 @@ pub async fn run(
 ) -> Result<(), OpError> {
     let to = Destination::new(store, &request.archives)?;
     let session = preflight::connect(ctx, &request.connection).await?;
+    if let Some(wanted) = &request.snapshots {
+        return snapshots::run(ctx, &to, session, &request, wanted).await;
+    }
     let facts = preflight::facts(ctx, &session).await?;
     let sources = preflight::sources(&facts).await?;
     let id = preflight::free_id(ctx, to.store.as_ref(), &to.layout).await?;
@@ -105,12 +112,8 @@ impl Taking<'_> {
     ) -> Result<(), Failure> {
         let began = Instant::now();
         let label = format!("Barman backup {} {}", outcome::SERVER_NAME, self.id);
-        let start = tokio::select! {
-            biased;
-            () = self.ctx.cancel.cancelled() => return Err(Failure::Interrupted),
-            () = session.closed() => return Err(Failure::Postgres(PgError::Lost)),
-            start = session.start_backup(&label, self.request.immediate_checkpoint) => start?,
-        };
+        let fast = self.request.immediate_checkpoint;
+        let start = start(self.ctx, session, &label, fast).await?;
         record.started(&start).await?;
         self.ctx.reporter.phase(Phase::Copying);
 
@@ -182,7 +185,9 @@ impl Taking<'_> {
             other => Failure::Transfer(other),
         })?;
         let stop = stopped.ok_or_else(|| Failure::text("the copy ended before it was complete"))?;
-        record.done(&stop, &report, began).await
+        let jobs = options.jobs.get();
+        let stats = stats::copy_stats(&report, jobs, began.elapsed());
+        record.done(&stop, stats, began).await
     }
 
     /// Waits for the copy with the session kept alive, then stops backup mode.
@@ -204,6 +209,46 @@ impl Taking<'_> {
             }
             copied = copied => copied.map_err(|_| None)?,
         }
+        let stopping = Stopping {
+            ctx: self.ctx,
+            request: self.request,
+            id: self.id,
+        };
+        stopping.stop(session, cancel).await
+    }
+}
+
+/// Starts backup mode.
+async fn start(
+    ctx: &Ctx,
+    session: &Session,
+    label: &str,
+    fast: bool,
+) -> Result<BackupStart, Failure> {
+    tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => Err(Failure::Interrupted),
+        () = session.closed() => Err(Failure::Postgres(PgError::Lost)),
+        start = session.start_backup(label, fast) => Ok(start?),
+    }
+}
+
+/// The end of backup mode, for both kinds of base backups.
+struct Stopping<'a> {
+    ctx: &'a Ctx,
+    request: &'a BackupRequest,
+    id: &'a BackupId,
+}
+
+impl Stopping<'_> {
+    /// Stops backup mode, within the limit that was set.
+    ///
+    /// `Err(None)` if `cancel` was set by something that failed and knows why.
+    async fn stop(
+        &self,
+        session: &Session,
+        cancel: &CancellationToken,
+    ) -> Result<BackupStop, Option<Failure>> {
         self.ctx.reporter.phase(Phase::Finishing);
         tracing::info!("Stopping backup '{}'", self.id);
         let stop = session.stop_backup();

@@ -12,16 +12,17 @@ use bytes::Bytes;
 use jiff::tz::TimeZone;
 
 use super::BackupRequest;
-use super::stats::copy_stats;
 use crate::catalogue::info::{BackupInfo, Status, Tablespace};
 use crate::catalogue::layout::{BackupId, Layout};
+use crate::catalogue::literal::Literal;
 use crate::catalogue::load::MAX_INFO;
 use crate::catalogue::time::Timestamp;
 use crate::key::Prefix;
 use crate::ops::{OpError, OpErrorKind, chain};
 use crate::pg::{BackupStart, BackupStop, PgError, PgTablespace, ServerFacts, ServerTime};
+use crate::snapshot::SnapshotError;
 use crate::store::{self, Depth, ObjectStore, PutMode, PutOptions, StoreError, StoreErrorKind};
-use crate::transfer::{TransferError, UploadReport};
+use crate::transfer::TransferError;
 use crate::units::pretty_duration;
 use crate::wal::{Lsn, SegmentSize, TimelineId, WalName};
 
@@ -56,6 +57,9 @@ pub(super) enum Failure {
         "another backup with the id {0} was begun in the same second; nothing of it was touched"
     )]
     Taken(BackupId),
+    /// A snapshot could not be made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -78,6 +82,8 @@ pub(super) struct Record<'a> {
     /// Whether STARTED is in the store: only then is there something of ours
     /// to overwrite.
     announced: bool,
+    /// Whether it was tried to write DONE.
+    may_be_done: bool,
 }
 
 impl<'a> Record<'a> {
@@ -124,7 +130,29 @@ impl<'a> Record<'a> {
             info,
             size,
             announced: false,
+            may_be_done: false,
         }
+    }
+
+    /// The backup consists of these snapshots, and is called as its server is.
+    pub(super) fn snapshots(&mut self, server: &str, snapshots: Literal) {
+        self.info.server_name = Some(server.to_owned());
+        self.info.snapshots_info = Some(snapshots);
+    }
+
+    /// The snapshots that are left of a backup that failed.
+    pub(super) fn left(&mut self, snapshots: Option<Literal>) {
+        self.info.snapshots_info = snapshots;
+    }
+
+    /// Whether it was tried to write DONE.
+    pub(super) fn may_be_done(&self) -> bool {
+        self.may_be_done
+    }
+
+    /// Writes the record once more, still as STARTED.
+    pub(super) async fn again(&self) -> Result<(), Failure> {
+        self.put(PutMode::Overwrite).await.map_err(Failure::Info)
     }
 
     /// Backup mode has begun: announces the backup. Refuses to touch a record
@@ -147,19 +175,16 @@ impl<'a> Record<'a> {
     pub(super) async fn done(
         &mut self,
         stop: &BackupStop,
-        report: &UploadReport,
+        stats: Literal,
         began: Instant,
     ) -> Result<(), Failure> {
         self.info
             .set_end(stop.timeline, stop.lsn, self.size, timestamp(stop.time));
         self.info.backup_label = Some(stop.label_file.clone());
         self.info.backup_name.clone_from(&self.request.name);
-        self.info.copy_stats = Some(copy_stats(
-            report,
-            self.request.archives.jobs.get(),
-            began.elapsed(),
-        ));
+        self.info.copy_stats = Some(stats);
         self.info.status = Status::Done;
+        self.may_be_done = true;
         let Err(error) = self.put(PutMode::Overwrite).await else {
             tracing::info!(
                 "Backup end at LSN: {} ({}, {:08X})",

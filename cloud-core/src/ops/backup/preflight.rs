@@ -234,7 +234,7 @@ pub(super) async fn free_id(
     ))
 }
 
-fn interrupted() -> OpError {
+pub(super) fn interrupted() -> OpError {
     OpError::new(
         OpErrorKind::Interrupted,
         "Barman cloud backup was interrupted by the user",

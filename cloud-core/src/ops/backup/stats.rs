@@ -41,6 +41,14 @@ pub(super) fn copy_stats(report: &UploadReport, jobs: u32, total: Duration) -> L
     ])
 }
 
+/// Of a backup of snapshots: the time from its beginning until all were complete.
+pub(super) fn snapshot_stats(copied: Duration) -> Literal {
+    Literal::dict([
+        ("copy_time", seconds(copied)),
+        ("total_time", seconds(copied)),
+    ])
+}
+
 /// Microseconds are what the reference keeps.
 fn seconds(duration: Duration) -> Literal {
     Literal::Float((duration.as_secs_f64() * 1e6).round() / 1e6)

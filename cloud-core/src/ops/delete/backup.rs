@@ -153,10 +153,12 @@ impl Deletion<'_> {
         let Some(info) = info else {
             return Err(failed("it is not in the catalogue"));
         };
-        if info.snapshots_info.is_some() {
-            return Err(failed("deleting snapshots of disks is not built yet"));
-        }
-        if !deletion::is_unfinished(info) {
+        // Looked at before anything is changed: they may be somebody else's.
+        let snapshots = match &info.snapshots_info {
+            Some(literal) => Some(self.work.owned_snapshots(id, literal).await?),
+            None => None,
+        };
+        if snapshots.is_none() && !deletion::is_unfinished(info) {
             self.work.warn_of_missing(id, info, &present.archives);
         }
         if self.work.request.check_object_lock {
@@ -165,7 +167,11 @@ impl Deletion<'_> {
         if info.status != Status::Done {
             self.work.abort_uploads_of(id).await;
         }
-        if present.archives.is_empty() {
+        let mut archives = present.archives;
+        if snapshots.is_some() {
+            archives.push(self.work.layout.backup_label(id));
+        }
+        if archives.is_empty() {
             return Ok(());
         }
         let original = match present.record {
@@ -188,10 +194,21 @@ impl Deletion<'_> {
                 }
             }
         }
-        let fates = self.work.remover.remove(&present.archives).await;
+        if let Some(snapshots) = &snapshots
+            && let Err(error) = snapshots.delete().await
+        {
+            if let Some(bytes) = &original
+                && error.nothing_gone
+            {
+                self.put_back(id, bytes).await;
+            }
+            return Err(error.error);
+        }
+        let fates = self.work.remover.remove(&archives).await;
         if let Some(bytes) = original
             && !fates.refused.is_empty()
             && fates.nothing_gone()
+            && snapshots.is_none()
         {
             self.put_back(id, &bytes).await;
         }

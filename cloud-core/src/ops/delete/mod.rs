@@ -13,6 +13,7 @@ mod dry_run;
 mod gaps;
 mod purge;
 mod remove;
+mod snapshots;
 mod wal;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::catalogue::layout::{BackupId, Layout};
 use crate::catalogue::load::{self, Entry};
 use crate::catalogue::retention::{Known, Policy, Verdict};
 use crate::catalogue::select::{self, Among, Candidate};
+use crate::snapshot::Clouds;
 use crate::store::ObjectStore;
 
 /// What to delete.
@@ -53,6 +55,8 @@ pub struct DeleteRequest {
     /// Delete what failed and killed backups left behind, if nothing of it was
     /// written for so long.
     pub purge: Option<Duration>,
+    /// Opens the clouds that have the snapshots of snapshot backups.
+    pub clouds: Clouds,
 }
 
 /// Which backups.

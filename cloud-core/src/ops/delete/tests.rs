@@ -12,6 +12,7 @@ use crate::store::{Fault, FaultyStore, MemoryStore, ObjectLock, StoreErrorKind, 
 
 mod gaps;
 mod purge;
+mod snapshots;
 
 const ROOT: &str = "p/main";
 
@@ -109,6 +110,7 @@ fn by_policy(policy: &str) -> DeleteRequest {
         batch_size: None,
         check_object_lock: false,
         purge: None,
+        clouds: Clouds::default(),
     }
 }
 

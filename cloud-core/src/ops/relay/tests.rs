@@ -142,6 +142,7 @@ impl Bench {
             jobs: NonZeroU32::MIN.saturating_add(1),
             durability: restore::Durability::Synced,
             existing: restore::Existing::Refused,
+            recovery_place: restore::RecoveryPlace::default(),
         };
         let store = Arc::new(self.store.memory.clone());
         restore::run(&context().0, store, request)

@@ -13,6 +13,7 @@ pub(crate) mod fuzzing;
 mod journal;
 mod pipeline;
 mod plan;
+mod snapshots;
 mod unpack;
 mod verify;
 
@@ -20,7 +21,9 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::plan::Planned;
 pub use self::plan::check_rules;
+pub use self::snapshots::RecoveryPlace;
 use super::{Ctx, OpError};
 pub use crate::pgdata::Durability;
 use crate::report::{Phase, Work};
@@ -49,6 +52,8 @@ pub struct RestoreRequest {
     pub durability: Durability,
     /// What may be at the destination.
     pub existing: Existing,
+    /// Where the disks of a snapshot backup are.
+    pub recovery_place: RecoveryPlace,
 }
 
 /// What may be in the directories that a backup is restored to.
@@ -79,7 +84,13 @@ pub async fn run(
     store: Arc<dyn ObjectStore>,
     request: RestoreRequest,
 ) -> Result<(), OpError> {
-    let plan = plan::make(ctx, &store, &request).await?;
+    let plan = match plan::make(ctx, &store, &request).await? {
+        Planned::Archives(plan) => plan,
+        Planned::Snapshots(layout, backup) => {
+            tracing::info!("Restoring from backup_id: {}", backup.0);
+            return snapshots::run(ctx, &store, &layout, *backup, &request).await;
+        }
+    };
     tracing::info!("Restoring from backup_id: {}", plan.id);
     ctx.reporter.begin(Work::Restore, Some(plan.stored_bytes()));
     ctx.reporter.phase(Phase::Copying);

@@ -69,12 +69,21 @@ impl Plan {
     }
 }
 
+/// What a restore has to do.
+#[derive(Debug)]
+pub(super) enum Planned {
+    /// Unpack archives.
+    Archives(Plan),
+    /// Look at disks that were made of snapshots.
+    Snapshots(Layout, Box<(BackupId, BackupInfo)>),
+}
+
 /// Makes the plan. Touches nothing.
 pub(super) async fn make(
     ctx: &Ctx,
     store: &Arc<dyn ObjectStore>,
     request: &RestoreRequest,
-) -> Result<Plan, OpError> {
+) -> Result<Planned, OpError> {
     let layout = Layout::new(&request.path, &request.server)
         .map_err(|error| OpError::new(OpErrorKind::General, error.to_string()))?;
     let look = async {
@@ -90,8 +99,7 @@ pub(super) async fn make(
         found = look => found?,
     };
     if info.snapshots_info.is_some() {
-        let message = format!("backup {id} is a snapshot backup: not built yet in this version");
-        return Err(OpError::new(OpErrorKind::General, message));
+        return Ok(Planned::Snapshots(layout, Box::new((id, info))));
     }
     let mut locations = locations(&info.tablespaces, &request.tablespaces)?;
     refuse_relative(&id, &info.tablespaces, &locations)?;
@@ -158,7 +166,7 @@ pub(super) async fn make(
         versions,
     };
     examine(&plan, request)?;
-    Ok(plan)
+    Ok(Planned::Archives(plan))
 }
 
 /// What may be in each target, and its journal if this restore goes on with it. Touches nothing;

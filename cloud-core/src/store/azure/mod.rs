@@ -28,6 +28,7 @@ use async_trait::async_trait;
 use azure_core::http::{Method, Request, Url};
 use futures_util::stream::{self, BoxStream, StreamExt};
 
+pub(super) use self::connect::open_arm;
 use self::connect::{Connect, Connection};
 use self::error::Failure;
 use super::wire::{Flag, Md5Judge};

@@ -7,10 +7,9 @@
 use serde_json::Value;
 
 use super::request::Answer;
-use super::xml;
 use crate::store::StoreErrorKind;
 use crate::store::http::ConnectError;
-use crate::store::wire::{Cause, complaint, kind_of_status, one_line};
+use crate::store::wire::{Cause, complaint, kind_of_status, one_line, xml};
 
 /// Longest text of an answer that becomes part of a message, in characters.
 const MAX_QUOTE: usize = 300;

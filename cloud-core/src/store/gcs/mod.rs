@@ -22,7 +22,6 @@ mod resumable;
 #[cfg(test)]
 mod tests;
 mod uploads;
-mod xml;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +33,7 @@ use http::Method;
 use serde_json::json;
 
 use self::connect::Connect;
+pub(super) use self::connect::open_compute;
 use self::error::Failure;
 use self::request::Call;
 use super::http::Variables;

@@ -20,9 +20,9 @@ use super::get::checksum;
 use super::put::{metadata, printed};
 use super::request::{Answer, BYTES, Call};
 use super::resumable::Resumable;
-use super::xml;
 use super::{Inner, MultipartUpload, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
+use crate::store::wire::xml;
 use crate::store::{ObjectVersion, PartNumber, PartReceipt, PutMode, Tag};
 
 const HASH: HeaderName = HeaderName::from_static("x-goog-hash");

@@ -13,9 +13,9 @@ use http::Method;
 use super::error::Failure;
 use super::list::odd;
 use super::request::Call;
-use super::xml::{self, Element};
 use super::{Inner, Result, StoreError, StoreErrorKind, StoreOp, UnfinishedUpload};
 use crate::key::{Key, Prefix};
+use crate::store::wire::xml::{self, Element};
 use crate::store::wire::{
     Answered, Begun, Cause, Course, Next, Pages, UploadMarker, Uploads, uploads,
 };

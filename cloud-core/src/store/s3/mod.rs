@@ -35,6 +35,7 @@ use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use futures_util::stream::BoxStream;
 
+pub(super) use self::connect::open_ec2;
 use self::connect::{Connect, Connection};
 use self::encryption::Encryption;
 use self::error::Failure;

@@ -5,6 +5,8 @@ mod complaint;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod md5;
 mod paging;
+#[cfg(any(feature = "aws", feature = "gcp"))]
+pub(crate) mod xml;
 
 #[cfg(any(feature = "aws", feature = "azure"))]
 use std::collections::HashMap;
@@ -96,7 +98,7 @@ pub(super) fn fingerprint(metadata: &HashMap<String, String>) -> Option<String> 
 }
 
 /// A text as a component of a path or a query, wholly encoded.
-pub(super) fn url_encoded(text: &str) -> String {
+pub(crate) fn url_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

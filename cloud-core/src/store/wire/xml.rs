@@ -1,29 +1,49 @@
-//! XML as the service writes it: elements and text.
+//! XML as services write it: elements and text.
 
 use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::Event;
 
-/// How deep elements may lie in one another; those of the service lie three deep.
+/// How deep elements may lie in one another; those of the services lie ten deep.
 const MAX_DEPTH: usize = 16;
 
 /// An element with what is in it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Element {
+pub(crate) struct Element {
     /// Its name, without a name space.
-    pub(super) name: String,
+    pub(crate) name: String,
     text: String,
     inside: Vec<Element>,
 }
 
 impl Element {
     /// The elements of a name right in this one.
-    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Self> {
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Self> {
         self.inside.iter().filter(move |one| one.name == name)
     }
 
+    /// The elements `item` of the list of a name right in this one.
+    #[cfg(feature = "aws")]
+    pub(crate) fn items<'a>(&'a self, list: &'a str) -> impl Iterator<Item = &'a Self> {
+        self.all(list).flat_map(|list| list.all("item"))
+    }
+
+    /// The same, taken out.
+    #[cfg(feature = "aws")]
+    pub(crate) fn into_items(self, list: &str) -> impl Iterator<Item = Self> {
+        let lists = self.inside.into_iter().filter(move |one| one.name == list);
+        let inside = lists.flat_map(|list| list.inside);
+        inside.filter(|one| one.name == "item")
+    }
+
+    /// The first element of a name right in this one.
+    #[cfg(feature = "aws")]
+    pub(crate) fn first(&self, name: &str) -> Option<&Self> {
+        self.inside.iter().find(|one| one.name == name)
+    }
+
     /// The text of the first element of a name, if it is not empty.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let text = self
             .inside
             .iter()
@@ -39,7 +59,7 @@ impl Element {
 /// # Errors
 ///
 /// It is not one.
-pub(super) fn parse(bytes: &[u8]) -> Result<Element, ()> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Element, ()> {
     let text = std::str::from_utf8(bytes).map_err(|_| ())?;
     let mut reader = Reader::from_str(text);
     // The elements that are open, outermost first, below one that is no element.

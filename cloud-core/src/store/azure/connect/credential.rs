@@ -27,8 +27,8 @@ use crate::store::StoreErrorKind;
 use crate::store::http::{ConnectError, Variables, classify};
 use crate::store::wire::one_line;
 
-/// What tokens are for. The same in all of Azure's clouds.
-const SCOPE: &str = "https://storage.azure.com/.default";
+/// What tokens for the store are for. The same in all of Azure's clouds.
+pub(super) const STORAGE: &str = "https://storage.azure.com/.default";
 
 /// How long a metadata service that may not be there is waited for. On a machine
 /// that is not in Azure nobody answers at its address.
@@ -61,6 +61,8 @@ struct Source {
 
 /// The places to ask, in order.
 pub(in crate::store::azure) struct Credential {
+    /// What its tokens are for.
+    scope: String,
     sources: Vec<Source>,
     found: OnceCell<usize>,
 }
@@ -76,6 +78,7 @@ impl Credential {
     /// `--azure-credential`; `default` and none are the whole chain.
     pub(super) fn new(
         kind: &str,
+        scope: &str,
         variables: &Variables,
         ways: &Ways,
     ) -> Result<Self, ConnectError> {
@@ -85,6 +88,7 @@ impl Credential {
             _ => chain(variables, ways)?,
         };
         Ok(Self {
+            scope: scope.to_owned(),
             sources,
             found: OnceCell::new(),
         })
@@ -93,11 +97,11 @@ impl Credential {
     /// A token that is good for some minutes at least.
     pub(super) async fn token(&self) -> Result<Secret, ConnectError> {
         if let Some(at) = self.found.get() {
-            return Ok(self.sources[*at].token().await?.token);
+            return Ok(self.sources[*at].token(&self.scope).await?.token);
         }
         let mut refusals = Vec::new();
         for (at, source) in self.sources.iter().enumerate() {
-            match source.token().await {
+            match source.token(&self.scope).await {
                 Ok(token) => {
                     tracing::info!("Azure credentials are those of {}", source.name);
                     // Another task may have been faster, with the same outcome.
@@ -111,9 +115,14 @@ impl Credential {
                 Err(error) => return Err(error.while_(&format!("{} failed", source.name))),
             }
         }
+        let others = if self.scope == STORAGE {
+            "set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_KEY, \
+             or an identity"
+        } else {
+            "set up an identity"
+        };
         Err(ConnectError::refused(format!(
-            "no Azure credentials were found: set AZURE_STORAGE_CONNECTION_STRING, \
-             AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_KEY, or an identity ({})",
+            "no Azure credentials were found: {others} ({})",
             refusals.join("; ")
         )))
     }
@@ -130,8 +139,9 @@ impl Source {
         self.optional && !busy
     }
 
-    async fn token(&self) -> Result<AccessToken, ConnectError> {
-        let asking = self.tokens.get_token(&[SCOPE], None);
+    async fn token(&self, scope: &str) -> Result<AccessToken, ConnectError> {
+        let scopes = [scope];
+        let asking = self.tokens.get_token(&scopes, None);
         let answer = match self.limit {
             None => asking.await,
             Some(limit) => tokio::time::timeout(limit, asking).await.map_err(|_| {

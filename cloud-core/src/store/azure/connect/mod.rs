@@ -17,7 +17,7 @@ use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOpt
 
 use self::auth::Authorize;
 use self::connection_string::{ConnectionString, Login, VARIABLE};
-use self::credential::{Credential, Ways};
+use self::credential::{Credential, STORAGE, Ways};
 use self::transport::Wire;
 use super::error::Failure;
 use super::{Place, VERSION};
@@ -25,6 +25,7 @@ use crate::key::Key;
 use crate::store::http::{ConnectError, Http, Proxies, Tls, Variables};
 use crate::store::{StoreConfig, printable};
 
+mod arm;
 mod auth;
 mod certificate;
 mod connection_string;
@@ -36,6 +37,7 @@ mod transport;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::store) use self::arm::open as open_arm;
 pub(super) use self::auth::Auth;
 
 /// Seconds without a byte after which a connection is given up, unless
@@ -190,18 +192,7 @@ impl Connect {
     }
 
     fn prepare(&self) -> Result<Connection, ConnectError> {
-        let tls = Arc::new(Tls::new(bundle(&self.variables), "REQUESTS_CA_BUNDLE"));
-        let seconds = self.config.read_timeout.unwrap_or(READ_TIMEOUT);
-        let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
-        let limit =
-            Duration::from_secs(seconds.ok_or_else(|| {
-                ConnectError::invalid("--read-timeout must be at least 1 second")
-            })?);
-        let proxies = Proxies::of(&self.variables)?;
-        let ways = Ways {
-            outside: Wire(Http::new(Arc::clone(&tls), proxies, limit)),
-            direct: Wire(Http::new(Arc::clone(&tls), Proxies::none(), limit)),
-        };
+        let (tls, ways) = ways(&self.config, &self.variables)?;
         if self.place.emulated {
             let url = printable(&self.config.url);
             tracing::info!("Using emulated storage URL: {url}");
@@ -213,7 +204,7 @@ impl Connect {
                 named_by,
             } => (endpoint, Auth::new(login, named_by)?),
             Way::Token { kind } => {
-                let credential = Credential::new(&kind, &self.variables, &ways)?;
+                let credential = Credential::new(&kind, STORAGE, &self.variables, &ways)?;
                 (None, Auth::Token(Arc::new(credential)))
             }
         };
@@ -230,6 +221,22 @@ impl Connect {
         }
         connection(url, auth, &ways.outside)
     }
+}
+
+/// What requests of any service of Azure's go by.
+fn ways(config: &StoreConfig, variables: &Variables) -> Result<(Arc<Tls>, Ways), ConnectError> {
+    let tls = Arc::new(Tls::new(bundle(variables), "REQUESTS_CA_BUNDLE"));
+    let seconds = config.read_timeout.unwrap_or(READ_TIMEOUT);
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+    let seconds =
+        seconds.ok_or_else(|| ConnectError::invalid("--read-timeout must be at least 1 second"))?;
+    let limit = Duration::from_secs(seconds);
+    let proxies = Proxies::of(variables)?;
+    let ways = Ways {
+        outside: Wire(Http::new(Arc::clone(&tls), proxies, limit)),
+        direct: Wire(Http::new(Arc::clone(&tls), Proxies::none(), limit)),
+    };
+    Ok((tls, ways))
 }
 
 impl Place {

@@ -18,12 +18,13 @@ use tokio::sync::OnceCell;
 
 use self::services::Services;
 use self::source::{DEFAULT_UNIVERSE, Found, Source};
-use self::tokens::Tokens;
+use self::tokens::{COMPUTE, STORAGE, Tokens};
 use super::body::Body;
 use crate::store::StoreConfig;
 use crate::store::http::{ConnectError, Http, Proxies, Tls, Variables};
 
 mod aws;
+mod compute;
 mod external;
 mod jwt;
 mod metadata;
@@ -41,8 +42,18 @@ const READ_TIMEOUT: Duration = Duration::from_mins(1);
 /// The variable by which a user of the reference names trusted certificates.
 const BUNDLE: &str = "REQUESTS_CA_BUNDLE";
 
+pub(in crate::store) use self::compute::open as open_compute;
+
+/// Which of the services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Storage,
+    Compute,
+}
+
 /// The way to the service, made at the first request.
 pub(super) struct Connect {
+    service: Service,
     read_timeout: Duration,
     variables: Variables,
     ready: OnceCell<Ready>,
@@ -80,6 +91,7 @@ impl Connect {
         let seconds = config.read_timeout.and_then(|n| u64::try_from(n).ok());
         let seconds = seconds.filter(|seconds| *seconds > 0);
         Self {
+            service: Service::Storage,
             read_timeout: seconds.map_or(READ_TIMEOUT, Duration::from_secs),
             variables,
             ready: OnceCell::new(),
@@ -117,15 +129,20 @@ impl Connect {
             direct,
             variables: variables.clone(),
         };
-        let emulator = variables.get("STORAGE_EMULATOR_HOST").map(emulator);
+        let (scope, emulator) = match self.service {
+            Service::Storage => (STORAGE, variables.get("STORAGE_EMULATOR_HOST")),
+            Service::Compute => (COMPUTE, None),
+        };
+        let emulator = emulator.map(emulator_url);
         let found = match &emulator {
             Some(_) => Found::anonymous(),
             None => source::find(variables, &services).await?,
         };
         let emulated = emulator.is_some();
-        let endpoint = match emulator {
-            Some(url) => url,
-            None => endpoint(variables, &found)?,
+        let endpoint = match (emulator, self.service) {
+            (Some(url), _) => url,
+            (None, Service::Storage) => format!("https://storage.{}", universe(variables, &found)?),
+            (None, Service::Compute) => compute::endpoint(variables, &found)?,
         };
         if endpoint.starts_with("https:") {
             // It is needed at once, and here a failure can be told.
@@ -147,7 +164,7 @@ impl Connect {
             http,
             endpoint,
             emulated,
-            tokens: Tokens::new(found.source, found.named, services),
+            tokens: Tokens::new(found.source, found.named, services, scope),
             quota_project: quota_project.transpose()?,
             variables: variables.clone(),
             project: found.project,
@@ -208,7 +225,7 @@ impl Ready {
 }
 
 /// The URL of an emulator; one without a scheme is taken for HTTP.
-fn emulator(text: &str) -> String {
+fn emulator_url(text: &str) -> String {
     let text = text.trim_end_matches('/');
     if text.contains("://") {
         text.to_owned()
@@ -217,9 +234,8 @@ fn emulator(text: &str) -> String {
     }
 }
 
-/// The service of the universe that was named, which must be that of the
-/// credentials.
-fn endpoint(variables: &Variables, found: &Found) -> Result<String, ConnectError> {
+/// The domain of the universe that was named, which must be that of the credentials.
+fn universe(variables: &Variables, found: &Found) -> Result<String, ConnectError> {
     let named = variables.get("GOOGLE_CLOUD_UNIVERSE_DOMAIN");
     let own = found.universe.as_deref();
     let universe = match (named, own) {
@@ -240,5 +256,5 @@ fn endpoint(variables: &Variables, found: &Found) -> Result<String, ConnectError
             universe.escape_default()
         )));
     }
-    Ok(format!("https://storage.{universe}"))
+    Ok(universe.to_owned())
 }

@@ -23,7 +23,10 @@ use crate::store::StoreErrorKind;
 use crate::store::http::ConnectError;
 
 /// What a token for the store allows: reading and writing objects.
-const STORAGE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
+pub(super) const STORAGE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
+
+/// What a token for disks and their snapshots allows.
+pub(super) const COMPUTE: &str = "https://www.googleapis.com/auth/compute";
 
 /// What a token allows with which another's is asked for.
 const PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -65,6 +68,8 @@ pub(super) struct Tokens {
     /// For messages.
     named: String,
     services: Services,
+    /// What the tokens allow.
+    scope: &'static str,
     held: Mutex<Option<Held>>,
     /// Held by whoever asks the source.
     loading: tokio::sync::Mutex<()>,
@@ -98,11 +103,17 @@ impl Held {
 }
 
 impl Tokens {
-    pub(super) fn new(source: Source, named: String, services: Services) -> Self {
+    pub(super) fn new(
+        source: Source,
+        named: String,
+        services: Services,
+        scope: &'static str,
+    ) -> Self {
         Self {
             source,
             named,
             services,
+            scope,
             held: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
         }
@@ -130,7 +141,7 @@ impl Tokens {
             return Ok(Some(held.token.clone()));
         }
         let now = SystemTime::now();
-        let fetched = fetched(&self.source, &self.services, STORAGE).await;
+        let fetched = fetched(&self.source, &self.services, self.scope).await;
         let token = match (fetched, held) {
             (Ok(token), _) => token,
             (Err(error), Some(held)) if state == State::Aging => {

@@ -52,10 +52,26 @@ impl Http {
         let request = request
             .body(SdkBody::empty())
             .map_err(|_| ConnectError::invalid(format!("`{host}` cannot be asked so")))?;
+        let (head, body) = self.exchange(request, limit, MAX_ANSWER).await?;
+        Ok((head.status.as_u16(), body))
+    }
+
+    /// Sends a request whose whole answer comes within `limit` and has no more than `most`
+    /// bytes.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`fetch`](Self::fetch).
+    pub(super) async fn exchange(
+        &self,
+        request: http::Request<SdkBody>,
+        limit: Duration,
+        most: usize,
+    ) -> Result<(http::response::Parts, Vec<u8>), ConnectError> {
+        let host = host_of(Some(request.uri()));
         let work = async {
-            let response = self.send(request).await?;
-            let status = response.status().as_u16();
-            let mut body = ByteStream::from_body_1_x(response.into_body());
+            let (head, body) = self.send(request).await?.into_parts();
+            let mut body = ByteStream::from_body_1_x(body);
             let mut answer = Vec::new();
             while let Some(piece) = body.next().await {
                 let piece = piece.map_err(|error| {
@@ -64,12 +80,12 @@ impl Http {
                     known.while_(&format!("the answer of `{host}` broke off"))
                 })?;
                 answer.extend_from_slice(&piece);
-                if answer.len() > MAX_ANSWER {
+                if answer.len() > most {
                     let text = format!("the answer of `{host}` is too long to be one");
                     return Err(ConnectError::new(StoreErrorKind::Other, text));
                 }
             }
-            Ok((status, answer))
+            Ok((head, answer))
         };
         tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
             let text = format!("`{host}` did not answer within {} s", limit.as_secs_f64());

@@ -30,6 +30,7 @@ use crate::store::http::{Proxies, Tls, Variables};
 
 mod answer;
 mod chain;
+mod ec2;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzzing;
 mod http;
@@ -47,6 +48,7 @@ pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::store) use self::ec2::open as open_ec2;
 pub(super) use crate::store::http::{ConnectError, classify};
 
 /// The way to S3, made at the first request.
@@ -149,29 +151,55 @@ impl Connect {
     }
 
     fn prepare(&self) -> Result<Ready, ConnectError> {
-        let variables = &self.variables;
-        let named = self.config.aws_profile.as_deref();
-        let profiles = Profiles::load(variables, named)?;
-        let settings = Settings::decide(&self.config, variables, &profiles)?;
-        let source = chain::find(variables, &profiles, named.is_some())?;
-        let tls = Arc::new(Tls::new(settings.ca_bundle.clone(), "AWS_CA_BUNDLE"));
+        let found = Found::of(&self.config, &self.variables)?;
+        let Found {
+            settings,
+            tls,
+            http,
+            keys,
+        } = found;
         if settings.uses_tls() {
             // It is needed at once, and here a failure can be told.
             tls.config()?;
         }
-        let limit = settings.read_timeout;
-        let http = Http::new(Arc::clone(&tls), Proxies::of(variables)?, limit);
-        let services = Services {
-            http: http.clone(),
-            direct: Http::new(tls, Proxies::none(), limit),
-            settings: settings.clone(),
-        };
-        let nothing = nothing_found(&source, &profiles, named.is_some());
-        let keys = Keys::new(source, services, variables.home(), nothing);
         let connection = connect(&settings, &http, &keys, &settings.region);
         Ok(Ready {
             connection: Mutex::new(Arc::new(connection)),
             settings,
+            http,
+            keys,
+        })
+    }
+}
+
+/// What the options, the environment and the files of profiles decide, whatever service of
+/// Amazon's it is for.
+struct Found {
+    settings: Settings,
+    tls: Arc<Tls>,
+    http: Http,
+    keys: Keys,
+}
+
+impl Found {
+    fn of(config: &StoreConfig, variables: &Variables) -> Result<Self, ConnectError> {
+        let named = config.aws_profile.as_deref();
+        let profiles = Profiles::load(variables, named)?;
+        let settings = Settings::decide(config, variables, &profiles)?;
+        let source = chain::find(variables, &profiles, named.is_some())?;
+        let tls = Arc::new(Tls::new(settings.ca_bundle.clone(), "AWS_CA_BUNDLE"));
+        let limit = settings.read_timeout;
+        let http = Http::new(Arc::clone(&tls), Proxies::of(variables)?, limit);
+        let services = Services {
+            http: http.clone(),
+            direct: Http::new(Arc::clone(&tls), Proxies::none(), limit),
+            settings: settings.clone(),
+        };
+        let nothing = nothing_found(&source, &profiles, named.is_some());
+        let keys = Keys::new(source, services, variables.home(), nothing);
+        Ok(Self {
+            settings,
+            tls,
             http,
             keys,
         })

@@ -42,6 +42,10 @@ pub(super) struct Settings {
     /// A file of certificates that is trusted in place of the system's, and what
     /// named it.
     pub(super) ca_bundle: Option<(PathBuf, &'static str)>,
+    /// The region that the environment or the profile names.
+    pub(super) named_region: Option<String>,
+    /// Where EC2 is, if not at Amazon.
+    pub(super) ec2_endpoint: Option<String>,
     /// Endpoints of the services that give out credentials, if not Amazon's.
     pub(super) sts_endpoint: Option<String>,
     pub(super) sso_endpoint: Option<String>,
@@ -86,6 +90,8 @@ impl Settings {
             },
             read_timeout: read_timeout(config.read_timeout)?,
             ca_bundle: look.ca_bundle(),
+            named_region: look.region().map(str::to_owned),
+            ec2_endpoint: look.endpoint("EC2", "ec2")?,
             sts_endpoint: look.endpoint("STS", "sts")?,
             sso_endpoint: look.endpoint("SSO", "sso")?,
             oidc_endpoint: look.endpoint("SSO_OIDC", "sso_oidc")?,
