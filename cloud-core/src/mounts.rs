@@ -27,8 +27,8 @@ pub struct DeviceId {
 pub struct Mount {
     /// Where.
     pub point: PathBuf,
-    /// How, as `findmnt -o OPTIONS` prints it: options of the mount point, of the file
-    /// system, and those that `mount` keeps for programs alone.
+    /// How, as `findmnt -o OPTIONS` prints it: options of the mount point and of the file
+    /// system, without those that `mount` keeps for programs alone.
     pub options: String,
     /// The kernel's number of its device, `259:0`.
     device: String,
@@ -85,18 +85,8 @@ impl Mounts {
 
     fn below(system: &Path) -> io::Result<Self> {
         let table = fs::read(system.join("proc/self/mountinfo"))?;
-        // Of old systems it is a link into /etc, of some containers it is missing.
-        let kept = fs::read(system.join("run/mount/utab")).unwrap_or_default();
-        let kept = String::from_utf8_lossy(&kept);
-        let kept: Vec<_> = kept.lines().filter_map(Kept::parse).collect();
         let table = String::from_utf8_lossy(&table);
-        let mut mounts: Vec<_> = table.lines().filter_map(Mount::parse).collect();
-        for mount in &mut mounts {
-            let of_mount = |kept: &&Kept| kept.point == mount.point && kept.root == mount.root;
-            if let Some(kept) = kept.iter().rev().find(of_mount) {
-                mount.options = format!("{},{}", mount.options, kept.options);
-            }
-        }
+        let mounts = table.lines().filter_map(Mount::parse).collect();
         Ok(Self {
             system: system.to_owned(),
             mounts,
@@ -276,28 +266,6 @@ fn merged(of_mount: &str, of_system: &str) -> String {
     let others = all().filter(|option| !["rw", "ro", ""].contains(option));
     let list: Vec<_> = std::iter::once(first).chain(others).map(plain).collect();
     list.join(",")
-}
-
-/// Options that `mount` keeps for programs, which the kernel does not know.
-struct Kept {
-    point: PathBuf,
-    root: PathBuf,
-    options: String,
-}
-
-impl Kept {
-    fn parse(line: &str) -> Option<Self> {
-        let field = |name: &str| {
-            let words = line.split(' ');
-            let value = words.filter_map(|word| word.strip_prefix(name)).next();
-            value.map(plain).filter(|value| !value.is_empty())
-        };
-        Some(Self {
-            point: field("TARGET=")?.into(),
-            root: field("ROOT=").map_or_else(|| "/".into(), PathBuf::from),
-            options: field("OPTS=")?,
-        })
-    }
 }
 
 /// A field whose blanks and backslashes are written as `\040` and so on.
@@ -481,20 +449,6 @@ mod tests {
         assert_eq!(holding("/srv/15/main"), Some(Path::new("/dev/sdb")));
         assert_eq!(holding("/hidden/x"), Some(Path::new("/dev/sdc")));
         assert_eq!(holding("/srv2"), None);
-    }
-
-    #[test]
-    fn options_kept_for_programs_follow_those_of_the_kernel() {
-        let machine = Machine::new("30 22 8:16 / /srv rw,noatime - ext4 /dev/sdb rw\n");
-        machine.disk("sdb", "8:16");
-        machine.file(
-            "run/mount/utab",
-            "SRC=/dev/sdx TARGET=/other ROOT=/ OPTS=x\n\
-             SRC=/dev/sdb TARGET=/srv ROOT=/ OPTS=_netdev,x-a=1\\0402\n",
-        );
-        let mounts = machine.mounts();
-        let mount = mounts.of_disk(&at("/dev/sdb")).unwrap();
-        assert_eq!(mount.options, "rw,noatime,_netdev,x-a=1 2");
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn comes_back(writer: Side, reader: Side) {
     scene
         .backup(writer, &primary)
         .env("AWS_ENDPOINT_URL_EC2", service.url())
-        .args(["--name=of-a-disk", "--tag=team,a&b"])
+        .args(["--name=of-a-disk", "--tag=team,a + b=c"])
         .args([&scene.bucket.url(), "main"])
         .succeed();
     let session = primary.session();
@@ -133,7 +133,7 @@ fn comes_back(writer: Side, reader: Side) {
     let (snapshot, tags) = made.first_key_value().expect("one snapshot");
     assert_eq!(made.len(), 1);
     let name = format!("pgdata-{}", id.to_lowercase());
-    assert_eq!((&*tags["Name"], &*tags["team"]), (&*name, "a&b"));
+    assert_eq!((&*tags["Name"], &*tags["team"]), (&*name, "a + b=c"));
     let info = scene.bucket.read(&format!("main/base/{id}/backup.info"));
     let info = String::from_utf8(info).unwrap();
     let (device, options) = (scene.volume.device(), scene.volume.options());
