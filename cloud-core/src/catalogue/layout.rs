@@ -351,25 +351,27 @@ pub enum ArchiveError {
 }
 
 impl ArchiveSet {
-    /// Sorts out the objects directly below `dir`, the directory of a backup.
+    /// Sorts out the objects directly below `dir`, the directory of a backup, and says what is
+    /// wrong with their names: of a whole backup nothing.
     ///
     /// `suffixes` are those of the codecs that may be met. Names are looked at
     /// all together before anything is restored: a gap in the numbers, an
     /// unknown extension, two archives for one place or several codecs in one
     /// sequence is an error, because what would be restored could not be whole.
     /// Objects that are no archives in any form (`data.txt`) are left alone.
-    pub fn of_listing(
+    pub fn gather(
         dir: &Prefix,
         objects: impl IntoIterator<Item = (Key, u64)>,
         tablespaces: impl IntoIterator<Item = u32>,
         suffixes: &[&str],
         server: &str,
-    ) -> Result<Self, ArchiveError> {
+    ) -> (Self, Vec<ArchiveError>) {
         let bases = std::iter::once(ArchiveBase::Data)
             .chain(tablespaces.into_iter().map(ArchiveBase::Tablespace));
         let mut set = Self {
             archives: bases.map(|base| (base, Vec::new())).collect(),
         };
+        let mut problems = Vec::new();
         for (key, size) in objects {
             let Some(name) = key.strip_prefix(dir) else {
                 continue;
@@ -377,8 +379,10 @@ impl ArchiveSet {
             if let Some((base, part, codec)) = archive_name(name)
                 && let Some((_, found)) = set.archives.iter_mut().find(|(b, _)| *b == base)
             {
-                let suffix = suffixes.iter().find(|suffix| **suffix == codec);
-                let suffix = suffix.ok_or_else(|| ArchiveError::UnknownExtension(key.clone()))?;
+                let Some(suffix) = suffixes.iter().find(|suffix| **suffix == codec) else {
+                    problems.push(ArchiveError::UnknownExtension(key));
+                    continue;
+                };
                 found.push(Archive {
                     suffix: (*suffix).to_owned(),
                     key,
@@ -394,22 +398,23 @@ impl ArchiveSet {
             for pair in found.windows(2) {
                 let (one, other) = (pair[0].key.clone(), pair[1].key.clone());
                 if pair[0].part == pair[1].part {
-                    return Err(ArchiveError::Twice { one, other });
-                }
-                if pair[0].suffix != pair[1].suffix {
-                    return Err(ArchiveError::Mixed { one, other });
+                    problems.push(ArchiveError::Twice { one, other });
+                } else if pair[0].suffix != pair[1].suffix {
+                    problems.push(ArchiveError::Mixed { one, other });
                 }
             }
-            for (expected, archive) in (0..).zip(found.iter()) {
-                if archive.part != expected {
-                    return Err(missing(dir, *base, expected, server));
+            let mut expected = 0;
+            for archive in found.iter() {
+                if archive.part > expected {
+                    problems.push(missing(dir, *base, expected, server));
                 }
+                expected = archive.part.saturating_add(1);
             }
             if found.is_empty() {
-                return Err(missing(dir, *base, 0, server));
+                problems.push(missing(dir, *base, 0, server));
             }
         }
-        Ok(set)
+        (set, problems)
     }
 }
 
@@ -542,12 +547,15 @@ mod tests {
         let dir = Prefix::dir("main/base/ID");
         let objects = names.iter().map(|name| (dir.key(name).unwrap(), 1));
         let suffixes = ["", ".gz", ".zst"];
-        let set = ArchiveSet::of_listing(&dir, objects, [16384], &suffixes, "main")?;
-        Ok(set
-            .archives
-            .iter()
-            .map(|(_, found)| found.iter().map(|a| a.part).collect())
-            .collect())
+        let (set, problems) = ArchiveSet::gather(&dir, objects, [16384], &suffixes, "main");
+        match problems.into_iter().next() {
+            Some(problem) => Err(problem),
+            None => Ok(set
+                .archives
+                .iter()
+                .map(|(_, found)| found.iter().map(|a| a.part).collect())
+                .collect()),
+        }
     }
 
     #[test]
@@ -617,6 +625,35 @@ mod tests {
         );
         assert!(
             text(&["16384.tar", "data.tar", "data_0001.tar.foo"]).contains("unknown extension")
+        );
+    }
+
+    #[test]
+    fn every_gap_is_named_once() {
+        let dir = Prefix::dir("d");
+        let names = [
+            "data_0002.tar",
+            "data_0003.tar",
+            "data_9999.tar",
+            "7.foo",
+            "7.tar.foo",
+        ];
+        let objects = names.iter().map(|name| (dir.key(name).unwrap(), 1));
+        let (set, problems) = ArchiveSet::gather(&dir, objects, [7], &[""], "main");
+        assert_eq!(
+            set.archives[0].1.len(),
+            3,
+            "what is there is given all the same"
+        );
+        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "the archive `d/7.tar.foo` has an unknown extension",
+                "Missing file d/data.* for server main",
+                "Missing file d/data_0004.* for server main: the backup is incomplete",
+                "Missing file d/7.* for server main",
+            ]
         );
     }
 

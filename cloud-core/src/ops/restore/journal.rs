@@ -29,9 +29,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::pipeline::{Before, Unpacked};
 use super::plan::{Plan, Source, general};
 use crate::catalogue::layout::Archive;
+use crate::ops::reading::{Before, Unpacked};
 use crate::ops::{OpError, OpErrorKind};
 use crate::pgdata::{
     Durability, JOURNAL_NAME, Target, held_of_words, held_to_words, of_hex, plain_name, sync_all,

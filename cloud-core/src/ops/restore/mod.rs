@@ -1,7 +1,7 @@
 //! Restoring a base backup.
 //!
 //! Choose the backup, list its archives and look at every target directory
-//! before the first byte (`plan`); unpack, several archives side by side (`pipeline`); link;
+//! before the first byte (`plan`); unpack, several archives side by side (`ops::reading`); link;
 //! make durable; and only then write `backup_label` and, last of all, `pg_control` (`unpack`), so that a
 //! restore killed anywhere leaves a directory PostgreSQL cannot start on (R1,
 //! docs/decisions.md 27).
@@ -11,7 +11,6 @@ mod delta;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod journal;
-mod pipeline;
 mod plan;
 mod snapshots;
 mod unpack;

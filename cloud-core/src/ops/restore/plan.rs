@@ -8,12 +8,12 @@ use super::choose::choose;
 use super::journal::{self, Header};
 use super::{Existing, RestoreRequest, delta};
 use crate::catalogue::info::{BackupInfo, Tablespace};
-use crate::catalogue::layout::{Archive, ArchiveBase, ArchiveError, ArchiveSet, BackupId, Layout};
-use crate::codec;
+use crate::catalogue::layout::{Archive, ArchiveBase, ArchiveError, BackupId, Layout};
 use crate::key::Key;
+use crate::ops::reading::Stored;
 use crate::ops::{Ctx, OpError, OpErrorKind, chain};
 use crate::pgdata::{Contents, RestoreError, Target, check_destination};
-use crate::store::{Depth, ObjectStore, ObjectVersion, list_all};
+use crate::store::{ObjectStore, ObjectVersion};
 
 /// A base backup and where each of its sources goes.
 #[derive(Debug)]
@@ -88,12 +88,11 @@ pub(super) async fn make(
         .map_err(|error| OpError::new(OpErrorKind::General, error.to_string()))?;
     let look = async {
         let (id, info) = choose(store, &layout, request).await?;
-        let dir = layout.backup_dir(&id);
-        let page = list_all(store.as_ref(), &dir, Depth::One).await;
-        let page = page.map_err(|error| OpError::of_store(&error))?;
-        Ok((id, info, dir, page))
+        let stored = Stored::find(store.as_ref(), &layout, &id, &info, &request.server).await;
+        let stored = stored.map_err(|error| OpError::of_store(&error))?;
+        Ok((id, info, stored))
     };
-    let (id, info, dir, page) = tokio::select! {
+    let (id, info, stored) = tokio::select! {
         biased;
         () = ctx.cancel.cancelled() => return Err(interrupted()),
         found = look => found?,
@@ -106,34 +105,17 @@ pub(super) async fn make(
     if request.existing == Existing::Refused {
         check(&request.target)?;
     }
-    let versions = page
-        .objects
-        .iter()
-        .filter_map(|object| Some((object.key.clone(), object.version.clone()?)))
-        .collect();
-    let objects = page
-        .objects
-        .into_iter()
-        .map(|object| (object.key, object.size));
-    let oids = info.tablespaces.iter().map(|tablespace| tablespace.oid);
-    let set = ArchiveSet::of_listing(
-        &dir,
-        objects,
-        oids,
-        &codec::backup_suffixes(),
-        &request.server,
-    );
-    let set = set.map_err(|error| {
+    if let Some(error) = stored.problems.first() {
         let kind = match error {
             ArchiveError::Missing { .. } | ArchiveError::Gap { .. } => OpErrorKind::Failed,
             ArchiveError::Twice { .. }
             | ArchiveError::Mixed { .. }
             | ArchiveError::UnknownExtension(_) => OpErrorKind::General,
         };
-        OpError::new(kind, error.to_string())
-    })?;
-    let mut sources = Vec::with_capacity(set.archives.len());
-    for (base, archives) in set.archives {
+        return Err(OpError::new(kind, error.to_string()));
+    }
+    let mut sources = Vec::with_capacity(stored.set.archives.len());
+    for (base, archives) in stored.set.archives {
         let target = match base {
             ArchiveBase::Data => request.target.clone(),
             ArchiveBase::Tablespace(_) => {
@@ -163,7 +145,7 @@ pub(super) async fn make(
         store: store.info().location.clone(),
         path: request.path.clone(),
         server: request.server.clone(),
-        versions,
+        versions: stored.versions,
     };
     examine(&plan, request)?;
     Ok(Planned::Archives(plan))

@@ -2,28 +2,26 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use futures_util::{StreamExt, stream};
-use tokio_util::sync::CancellationToken;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::journal::{self, Done, Journal};
-use super::pipeline::{Before, Held, Pipeline, Unpacked};
 use super::plan::{Plan, examine, general, interrupted, not_usable};
 use super::verify::Restored;
 use super::{Existing, RestoreRequest, delta};
 use crate::catalogue::info::Status;
 use crate::catalogue::layout::{Archive, ArchiveBase};
-use crate::ops::{Ctx, OpError, OpErrorKind};
+use crate::key::Key;
+use crate::ops::reading::{
+    Lanes, Passage, Trouble, Unpacked, blocking, held_back, label_flaw, side_by_side,
+};
+use crate::ops::{Ctx, OpError, OpErrorKind, chain};
 use crate::pgdata::{
-    CONTROL_NAME, Contents, ControlFile, Durability, LABEL_NAME, Target, display_name,
-    open_targets, sync_all,
+    CONTROL_NAME, Contents, ControlFile, Durability, LABEL_NAME, RestoreError, Target, Unpacker,
+    display_name, open_targets, sync_all,
 };
 use crate::report::Phase;
 use crate::store::ObjectStore;
-use crate::transfer::Downloads;
 use crate::units::pretty_size;
-use crate::wal::Lsn;
 
 /// Unpacks everything and makes it durable.
 pub(super) async fn all(
@@ -40,10 +38,10 @@ pub(super) async fn all(
     let Some(mut begun) = begun else {
         return Ok(());
     };
-    let fetched = AtomicU64::new(0);
+    let mut fetched = 0;
     let done = std::mem::take(&mut begun.done);
     let begun = Arc::new(begun);
-    let unpacked = archives(ctx, store, &plan, &request, &begun, done, &fetched).await;
+    let unpacked = archives(ctx, store, &plan, &request, &begun, done, &mut fetched).await;
     let result = match unpacked {
         Ok(_) if ctx.cancel.is_cancelled() => Err(interrupted()),
         Ok(unpacked) => {
@@ -54,7 +52,7 @@ pub(super) async fn all(
         Err(error) => Err(error),
     };
     let written = begun.targets.iter().map(|target| target.written()).sum();
-    tell(fetched.load(Ordering::Relaxed), written);
+    tell(fetched, written);
     result
 }
 
@@ -121,13 +119,6 @@ fn tell(fetched: u64, written: u64) {
     );
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, OpError> + Send + 'static,
-) -> Result<T, OpError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| OpError::new(OpErrorKind::General, "the unpacking thread ended early"))?
-}
-
 /// Unpacks all archives, several side by side. Gives what is left of each, in their order.
 async fn archives(
     ctx: &Ctx,
@@ -136,64 +127,47 @@ async fn archives(
     request: &RestoreRequest,
     begun: &Arc<Begun>,
     mut done: Done,
-    fetched: &AtomicU64,
+    fetched: &mut u64,
 ) -> Result<Vec<Unpacked>, OpError> {
     // An archive that cannot be unpacked stops the others.
     let stop = ctx.cancel.child_token();
     let _stop = stop.clone().drop_guard();
-    let jobs = request.jobs.get();
     let known: HashSet<u32> = done.iter().map(|(number, _)| *number).collect();
     let all = plan.archives(&begun.targets).zip(0_u32..);
     let all: Vec<_> = all.filter(|(_, number)| !known.contains(number)).collect();
     if !known.is_empty() {
         tracing::info!("{} archives are restored already", known.len());
     }
-    let lanes = Lanes {
-        downloads: Downloads::new(Arc::clone(store), jobs, Arc::clone(&ctx.reporter)),
+    let unpacking = Unpacking {
+        lanes: Lanes::new(ctx, store, request.jobs, &stop),
         ctx,
         plan,
         begun,
-        stop: &stop,
         left: AtomicUsize::new(all.len()),
-        fetched,
         durability: request.durability,
     };
-    let mut running = stream::iter(all)
-        .map(|((source, archive, target), number)| lanes.one(source.base, archive, target, number))
-        .buffer_unordered(usize::try_from(jobs).unwrap_or(usize::MAX));
-    let mut failure = None;
-    // To the end: no thread may still be writing when this returns.
-    while let Some(result) = running.next().await {
-        match result {
-            Ok(unpacked) => done.push(unpacked),
-            Err(error) => {
-                stop.cancel();
-                failure.get_or_insert(error);
-            }
-        }
-    }
-    if let Some(error) = failure {
-        return Err(error);
-    }
+    let works = all.into_iter().map(|((source, archive, target), number)| {
+        unpacking.one(source.base, archive, target, number)
+    });
+    let result = side_by_side(request.jobs, &stop, works).await;
+    *fetched = unpacking.lanes.fetched();
+    done.extend(result?);
     done.sort_unstable_by_key(|(number, _)| *number);
     Ok(done.into_iter().map(|(_, unpacked)| unpacked).collect())
 }
 
 /// What the archives that are unpacked side by side share.
-struct Lanes<'a> {
-    downloads: Downloads,
+struct Unpacking<'a> {
+    lanes: Lanes,
     ctx: &'a Ctx,
     plan: &'a Arc<Plan>,
     begun: &'a Arc<Begun>,
-    stop: &'a CancellationToken,
     durability: Durability,
     /// Archives that are not unpacked.
     left: AtomicUsize,
-    /// Bytes of archives that were read to their end, or to where they failed.
-    fetched: &'a AtomicU64,
 }
 
-impl Lanes<'_> {
+impl Unpacking<'_> {
     async fn one(
         &self,
         base: ArchiveBase,
@@ -201,36 +175,17 @@ impl Lanes<'_> {
         target: &Arc<Target>,
         number: u32,
     ) -> Result<(u32, Unpacked), OpError> {
-        if self.stop.is_cancelled() {
-            return Err(interrupted());
-        }
         tracing::info!("Restoring '{}'", archive.key);
-        let name = archive.key.base_name();
-        self.ctx.reporter.archive_begun(name);
-        // A token of its own: an archive that cannot be unpacked stops its download.
-        let cancel = self.stop.child_token();
-        let _cancel = cancel.clone().drop_guard();
-        let opened = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(interrupted()),
-            opened = self.downloads.open(&archive.key, archive.size, &cancel) => opened,
+        let durability = self.durability;
+        let work = {
+            let target = Arc::clone(target);
+            move |passage: Passage| {
+                let mut unpacker = Unpacker::new(&target, number, durability);
+                passage.run(|member, content| unpacker.unpack(member, content))
+            }
         };
-        let (_, reader, failure) = opened.map_err(|error| OpError::of_store(&error))?;
-        let taken = reader.taken();
-        let pipeline = Pipeline {
-            key: archive.key.to_string(),
-            suffix: archive.suffix.clone(),
-            base,
-            number,
-            target: Arc::clone(target),
-            durability: self.durability,
-            cancel: self.stop.clone(),
-            reporter: Arc::clone(&self.ctx.reporter),
-        };
-        let unpacked = blocking(move || pipeline.run(reader, &failure)).await;
-        self.fetched
-            .fetch_add(taken.load(Ordering::Relaxed), Ordering::Relaxed);
-        let unpacked = unpacked?;
+        let unpacked = self.lanes.read(base, archive, work).await;
+        let unpacked = unpacked.map_err(|trouble| explain(&archive.key, trouble))?;
         // Everything is synced behind the last one.
         let is_last = self.left.fetch_sub(1, Ordering::Relaxed) == 1;
         let unpacked = if is_last || self.begun.journal.is_none() {
@@ -246,28 +201,20 @@ impl Lanes<'_> {
             })
             .await?
         };
-        self.ctx.reporter.archive_done(name);
+        self.ctx.reporter.archive_done(archive.key.base_name());
         Ok((number, unpacked))
     }
 }
 
-/// The members that are written last, and whether the backup's own manifest stands
-/// before the label. Later archives win.
-fn held_back(unpacked: Vec<Unpacked>) -> (Held, bool) {
-    let mut held = Held::new();
-    let (mut own_manifest, mut last) = (false, None);
-    for archive in unpacked {
-        held.extend(archive.held);
-        if let Some(before) = archive.before_label {
-            let before = match before {
-                Before::Nothing => last,
-                before => Some(before),
-            };
-            own_manifest = before == Some(Before::Manifest);
-        }
-        last = archive.last.or(last);
-    }
-    (held, own_manifest)
+/// Why an archive was not unpacked.
+fn explain(key: &Key, trouble: Trouble<RestoreError>) -> OpError {
+    let text = match trouble {
+        Trouble::Stopped => return interrupted(),
+        Trouble::Store(error) => return OpError::of_store(&error),
+        Trouble::Archive(error) => format!("archive `{key}` cannot be read: {error}"),
+        Trouble::Taker(error) => format!("archive `{key}` cannot be restored: {}", chain(&error)),
+    };
+    OpError::new(OpErrorKind::General, text)
 }
 
 /// The links from PGDATA to the tablespaces.
@@ -313,8 +260,9 @@ fn finish(
     if let Some((_, bytes)) = &control {
         check_control(plan, bytes)?;
     }
-    if let Some((_, bytes)) = label.as_ref().filter(|_| complete) {
-        check_label(plan, bytes)?;
+    let flaw = label.as_ref().filter(|_| complete);
+    if let Some(why) = flaw.and_then(|(_, bytes)| label_flaw(&plan.info, bytes)) {
+        return Err(plan.damaged(&why));
     }
     // Directories that no archive has a member of belong nevertheless.
     link_tablespaces(plan, targets)?;
@@ -389,35 +337,6 @@ fn check_control(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
     }
 }
 
-/// The label tells where recovery begins: it must be this backup's, or the archive
-/// that it came from is another one's.
-fn check_label(plan: &Plan, bytes: &[u8]) -> Result<(), OpError> {
-    let Some(recorded) = plan.info.begin_xlog.as_deref() else {
-        return Ok(());
-    };
-    let text = String::from_utf8_lossy(bytes);
-    let start = text
-        .lines()
-        .find_map(|line| line.strip_prefix("START WAL LOCATION: "))
-        .and_then(|rest| rest.split(' ').next());
-    let why = match start {
-        Some(start) if same_position(start, recorded) => return Ok(()),
-        Some(start) => format!(
-            "its `backup_label` says that it begins at {}, where its backup.info says {}",
-            start.escape_debug(),
-            recorded.escape_debug()
-        ),
-        None => "its `backup_label` does not say where it begins".to_owned(),
-    };
-    Err(plan.damaged(&why))
-}
-
-/// Versions of PostgreSQL differ in how many zeroes they write.
-fn same_position(one: &str, other: &str) -> bool {
-    let lsn = |text: &str| text.parse::<Lsn>().ok();
-    one == other || lsn(one).is_some_and(|at| lsn(other) == Some(at))
-}
-
 /// Configuration files that lay elsewhere come back at the top of PGDATA, and
 /// `postgresql.conf` still names the old places.
 fn warn_of_configuration(plan: &Plan) {
@@ -434,63 +353,6 @@ fn warn_of_configuration(plan: &Plan) {
                 "the configuration file {file} was restored to the top of the data directory: the \
                  server looks for it where it was"
             );
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_own_manifest_is_the_one_just_before_the_label() {
-        use Before::{Manifest, Nothing, Other};
-        let archive = |before_label, last| Unpacked {
-            held: Held::new(),
-            before_label,
-            last,
-        };
-        let tablespace = || archive(None, None);
-        for (archives, expected) in [
-            (vec![archive(Some(Manifest), Some(Other))], true),
-            (vec![archive(Some(Other), Some(Manifest))], false),
-            (vec![archive(Some(Nothing), Some(Other))], false),
-            // The manifest was the last of the archive before.
-            (
-                vec![
-                    archive(None, Some(Manifest)),
-                    archive(Some(Nothing), Some(Other)),
-                    tablespace(),
-                ],
-                true,
-            ),
-            (
-                vec![
-                    archive(None, Some(Manifest)),
-                    archive(None, Some(Other)),
-                    archive(Some(Nothing), Some(Other)),
-                ],
-                false,
-            ),
-            // Of two labels the later one counts.
-            (
-                vec![
-                    archive(Some(Manifest), Some(Other)),
-                    archive(Some(Other), Some(Other)),
-                ],
-                false,
-            ),
-        ] {
-            assert_eq!(held_back(archives).1, expected);
-        }
-    }
-
-    #[test]
-    fn a_position_is_the_same_however_many_zeroes_it_has() {
-        assert!(same_position("0/4000028", "0/04000028"));
-        assert!(same_position("odd", "odd"));
-        for other in ["0/4000029", "4/4000028", "", "odd"] {
-            assert!(!same_position("0/4000028", other), "{other}");
         }
     }
 }

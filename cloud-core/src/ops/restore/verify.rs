@@ -17,10 +17,10 @@ use rustix::fs::{Mode, OFlags};
 
 use super::plan::Plan;
 use crate::catalogue::layout::ArchiveBase;
-use crate::manifest::{self, Checksum, Entry, Summary, Summing, WalRange};
+use crate::manifest::{self, Checksum, Entry, Summing};
+use crate::ops::reading::is_manifest_of;
 use crate::ops::{OpError, OpErrorKind};
 use crate::pgdata::{MANIFEST_NAME, Target, display_name};
-use crate::wal::TimelineId;
 
 /// Bytes read at a time of a file that is summed up again.
 const BLOCK: usize = 256 << 10;
@@ -54,7 +54,7 @@ impl Restored<'_> {
             return Ok(());
         };
         let why = match manifest::read(BufReader::new(file), |_| ()) {
-            Ok(summary) if self.is_ours(&summary) => {
+            Ok(summary) if is_manifest_of(&self.plan.info, &summary) => {
                 return self.compare();
             }
             Ok(_) => "it is of another backup".to_owned(),
@@ -73,22 +73,6 @@ impl Restored<'_> {
             let text = format!("could not remove `{}`: {error}", path.display());
             OpError::new(OpErrorKind::General, text)
         })
-    }
-
-    /// Whether this manifest is the backup's own.
-    fn is_ours(&self, summary: &Summary) -> bool {
-        let info = &self.plan.info;
-        let lsn = |text: &Option<String>| text.as_deref()?.parse().ok();
-        let range = || {
-            Some(WalRange {
-                timeline: TimelineId(info.timeline?),
-                start: lsn(&info.begin_xlog)?,
-                end: lsn(&info.end_xlog)?,
-            })
-        };
-        let cluster = summary.system_identifier.map(|number| number.to_string());
-        let same_cluster = cluster.is_none() || info.systemid.is_none() || cluster == info.systemid;
-        range().is_some_and(|range| summary.ranges == [range]) && same_cluster
     }
 
     fn compare(&self) -> Result<(), OpError> {
