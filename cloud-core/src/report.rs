@@ -10,11 +10,11 @@ use std::sync::Arc;
 /// of them waits for anything.
 pub trait Reporter: fmt::Debug + Send + Sync + 'static {
     /// Work of `expected_bytes` (if known) begins: plain bytes of files for a
-    /// backup, which is an estimate, bytes in the store for a restore.
+    /// backup, which is an estimate, bytes in the store for the others.
     fn begin(&self, work: Work, expected_bytes: Option<u64>);
     /// Another phase of it begins; the first one is [`Phase::Starting`].
     fn phase(&self, phase: Phase);
-    /// `bytes` more of the source were read (backup) or written (restore).
+    /// `bytes` more of the source were read (backup), written (restore) or checked (verify).
     fn processed(&self, bytes: u64);
     /// `bytes` more went to, or came from, the store.
     fn transferred(&self, bytes: u64);
@@ -37,6 +37,8 @@ pub enum Work {
     Backup,
     /// Restoring a base backup.
     Restore,
+    /// Proving a base backup.
+    Verify,
 }
 
 /// What takes the time, in the order in which it happens.
@@ -48,7 +50,7 @@ pub enum Phase {
     /// Bytes of archives are moved.
     Copying,
     /// What comes after the last byte: the server ends backup mode and waits for
-    /// its archiver; what was restored is compared and brought to the disk.
+    /// its archiver; what was restored is compared and brought to the disk; the WAL is checked.
     Finishing,
 }
 

@@ -1,6 +1,6 @@
 //! Reading the catalogue from a store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
 use futures_util::future::try_join_all;
@@ -199,6 +199,8 @@ pub async fn load_one(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timelines {
     newest: Option<TimelineId>,
+    /// The directories of segments: timeline and the middle number of the names in them.
+    directories: BTreeSet<(TimelineId, u32)>,
     /// Where the history of each timeline lies, with the suffix of its codec;
     /// several places if it was archived in several forms.
     histories: BTreeMap<TimelineId, Vec<(Key, String)>>,
@@ -219,11 +221,12 @@ pub async fn timelines(
             .strip_prefix(wals.as_str())?
             .strip_suffix('/')?;
         let hex = name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        hex.then(|| u32::from_str_radix(&name[..8], 16).ok())
+        let number = |text| u32::from_str_radix(text, 16).ok();
+        hex.then(|| Some((TimelineId(number(&name[..8])?), number(&name[8..])?)))
             .flatten()
-            .map(TimelineId)
     });
-    let mut newest = directories.max();
+    let directories: BTreeSet<_> = directories.collect();
+    let mut newest = directories.last().map(|(timeline, _)| *timeline);
     let mut histories: BTreeMap<TimelineId, Vec<(Key, String)>> = BTreeMap::new();
     for object in &page.objects {
         if let Some((name, suffix)) = wal_of_key(object.key.base_name(), suffixes) {
@@ -237,7 +240,11 @@ pub async fn timelines(
     for places in histories.values_mut() {
         places.sort();
     }
-    Ok(Timelines { newest, histories })
+    Ok(Timelines {
+        newest,
+        directories,
+        histories,
+    })
 }
 
 impl Timelines {
@@ -245,6 +252,19 @@ impl Timelines {
     /// files alike; `None` if it holds no WAL.
     pub fn newest(&self) -> Option<TimelineId> {
         self.newest
+    }
+
+    /// All timelines that the archive knows, newest first.
+    pub fn all(&self) -> Vec<TimelineId> {
+        let segments = self.directories.iter().map(|(timeline, _)| *timeline);
+        let all: BTreeSet<_> = segments.chain(self.histories.keys().copied()).collect();
+        all.into_iter().rev().collect()
+    }
+
+    /// The directories that segments of `timeline` are in, by the middle number of their names.
+    pub fn directories(&self, timeline: TimelineId) -> impl Iterator<Item = u32> + '_ {
+        let of_timeline = (timeline, 0)..=(timeline, u32::MAX);
+        self.directories.range(of_timeline).map(|(_, log)| *log)
     }
 
     /// Reads the history of `timeline`; `None` if the archive has none that can
@@ -379,6 +399,11 @@ mod tests {
         assert_eq!(newest().await, Some(TimelineId(3)));
         store.insert("p/main/wals/00000004.history.foo", "1\t0/1\tx");
         assert_eq!(newest().await, Some(TimelineId(3)));
+        store.insert("p/main/wals/00000002000000AB/x", "");
+        let found = timelines(&store, &layout(), &[".gz"]).await.unwrap();
+        assert_eq!(found.all(), [TimelineId(3), TimelineId(2)]);
+        let directories: Vec<u32> = found.directories(TimelineId(2)).collect();
+        assert_eq!(directories, [0, 0xAB]);
     }
 
     /// The history of timeline 10 in a store that holds `objects` below `wals/`;

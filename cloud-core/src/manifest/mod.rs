@@ -7,6 +7,7 @@
 //!
 //! Source of the format: PostgreSQL manual, "Backup Manifest Format".
 
+mod kept;
 mod read;
 mod waiting;
 mod write;
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::wal::{Lsn, TimelineId};
 
+pub use kept::{Keeping, Kept};
 pub use read::{ManifestError, Summary, read};
 pub use write::{Builder, Manifest};
 

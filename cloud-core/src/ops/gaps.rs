@@ -178,6 +178,11 @@ async fn archived_segments(store: &dyn ObjectStore, prefix: &Prefix) -> BTreeSet
 }
 
 impl Missing {
+    /// What it means for one backup.
+    pub(super) fn harm(&self, info: &BackupInfo) -> Option<Harm> {
+        harm(info, &self.extent, self.system)
+    }
+
     /// What is missing, in words.
     pub(super) fn what(&self) -> String {
         let segments = match &self.extent {
@@ -206,7 +211,7 @@ impl Missing {
     ) -> Option<String> {
         let (mut stopped, mut unusable) = (Vec::new(), Vec::new());
         for (id, info) in backups {
-            match harm(info, &self.extent, self.system) {
+            match self.harm(info) {
                 Some(Harm::StopsBefore) => stopped.push(id.as_str()),
                 Some(Harm::Unusable) => unusable.push(id.as_str()),
                 None => {}

@@ -9,6 +9,7 @@ use crate::catalogue::info::Status;
 use crate::catalogue::keep::KeepTarget;
 use crate::catalogue::layout::{BackupId, Layout};
 use crate::catalogue::load;
+use crate::catalogue::select::Among;
 use crate::key::Key;
 use crate::store::{self, ObjectStore, PutOptions, StoreError, StoreErrorKind};
 
@@ -41,7 +42,7 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: KeepRequest) -> Result<An
     let server = &request.server;
     let layout = lookup::layout(&request.path, server)?;
     let store = store.as_ref();
-    let id = lookup::by_text(store, &layout, &request.backup, server).await?;
+    let id = lookup::by_text(store, &layout, &request.backup, server, Among::Finished).await?;
     match request.action {
         KeepAction::Keep(target) => {
             check(store, &layout, &id, server).await?;

@@ -83,13 +83,14 @@ pub(super) fn not_found(error: &SelectError) -> OpError {
     OpError::new(kind, error.to_string())
 }
 
-/// The backup that an id, a shortcut or a name means, whatever its status but
-/// STARTED. An id is taken as it is, without a look whether it exists.
+/// The backup that an id, a shortcut or a name means. An id is taken as it is, without a
+/// look whether it exists.
 pub(super) async fn by_text(
     store: &dyn ObjectStore,
     layout: &Layout,
     text: &str,
     server: &str,
+    among: Among,
 ) -> Result<BackupId, OpError> {
     if let Some(id) = id_of(text) {
         return Ok(id);
@@ -97,7 +98,7 @@ pub(super) async fn by_text(
     let entries = load::load(store, layout).await;
     let entries = entries.map_err(|error| OpError::of_store(&error))?;
     let catalogue = readable(&entries)?;
-    let id = select::by_word(text, Among::Finished, &catalogue, server);
+    let id = select::by_word(text, among, &catalogue, server);
     id.cloned().map_err(|error| not_found(&error))
 }
 

@@ -24,6 +24,7 @@ pub mod relay;
 pub mod restore;
 pub mod show;
 mod snapshots;
+pub mod verify;
 pub mod wal_archive;
 mod wal_object;
 pub mod wal_restore;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Answer, Format, OpError, OpErrorKind, lookup};
+use crate::catalogue::select::Among;
 use crate::catalogue::{console, json};
 use crate::store::ObjectStore;
 
@@ -23,7 +24,14 @@ pub struct ShowRequest {
 pub async fn run(store: Arc<dyn ObjectStore>, request: ShowRequest) -> Result<Answer, OpError> {
     let server = &request.server;
     let layout = lookup::layout(&request.path, server)?;
-    let id = lookup::by_text(store.as_ref(), &layout, &request.backup, server).await?;
+    let id = lookup::by_text(
+        store.as_ref(),
+        &layout,
+        &request.backup,
+        server,
+        Among::Finished,
+    )
+    .await?;
     let info = lookup::record(store.as_ref(), &layout, &id).await?;
     let info = info.ok_or_else(|| {
         let text = format!("Backup {id} for server {server} does not exist");

@@ -1,4 +1,4 @@
-//! What the tests of both WAL tools need.
+//! What tests of operations need that have to do with WAL.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,20 +71,30 @@ pub(super) fn golden(name: &str) -> Vec<u8> {
 /// Puts a `pg_control` into the data directory: of a cluster of the golden
 /// segment if `system_identifier` is [`GOLDEN_SYSTEM`].
 pub(super) fn write_control(data_directory: &std::path::Path, system_identifier: u64) {
+    let global = data_directory.join("global");
+    std::fs::create_dir_all(&global).expect("a directory");
+    let bytes = control(system_identifier, false);
+    std::fs::write(global.join("pg_control"), bytes).expect("a file");
+}
+
+/// A `pg_control` of PostgreSQL 15, on timeline 1, with or without checksums of pages.
+pub(super) fn control(system_identifier: u64, checksums: bool) -> Vec<u8> {
     let mut bytes = vec![0; 8192];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(0, &system_identifier.to_le_bytes());
     put(8, &1300_u32.to_le_bytes());
     put(16, &6_u32.to_le_bytes());
+    put(32, &0x60_0060_u64.to_le_bytes());
+    put(40, &0x60_0028_u64.to_le_bytes());
+    put(48, &1_u32.to_le_bytes());
     put(240, &1_234_567.0_f64.to_le_bytes());
     for (at, size) in [(248, 8192), (252, 131_072), (256, 8192), (260, 1_u32 << 20)] {
         put(at, &size.to_le_bytes());
     }
+    put(284, &u32::from(checksums).to_le_bytes());
     let checksum = crc32c::crc32c(&bytes[..288]);
     bytes[288..292].copy_from_slice(&checksum.to_le_bytes());
-    let global = data_directory.join("global");
-    std::fs::create_dir_all(&global).expect("a directory");
-    std::fs::write(global.join("pg_control"), bytes).expect("a file");
+    bytes
 }
 
 /// The cluster that wrote the golden segment.

@@ -63,6 +63,12 @@ impl History {
         self.timeline
     }
 
+    /// The ancestors, oldest first, each with the position at which the next one, or the
+    /// timeline itself, forked off.
+    pub fn ancestors(&self) -> &[(TimelineId, Lsn)] {
+        &self.ancestors
+    }
+
     /// Whether WAL of `timeline` up to `end` (exclusive) is part of this history:
     /// it is the timeline itself, or an ancestor that was not left before `end`.
     pub fn contains(&self, timeline: TimelineId, end: Lsn) -> bool {

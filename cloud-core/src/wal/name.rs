@@ -69,12 +69,24 @@ impl WalName {
         Some(name(kind, Some(log), Some(segment)))
     }
 
+    /// The history file of a timeline.
+    pub fn history_of(timeline: TimelineId) -> Self {
+        Self {
+            text: format!("{:08X}.history", timeline.0),
+            kind: WalKind::History,
+            timeline,
+            log: None,
+            segment: None,
+        }
+    }
+
     /// The segment that `lsn` lies in.
     pub fn segment_of(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> Self {
         Self::of_number(timeline, lsn.0 / size.get(), size)
     }
 
-    fn of_number(timeline: TimelineId, number: u64, size: SegmentSize) -> Self {
+    /// The segment of this number, which are counted from the beginning of the WAL.
+    pub fn of_number(timeline: TimelineId, number: u64, size: SegmentSize) -> Self {
         let low = |value: u64| u32::try_from(value & 0xFFFF_FFFF).expect("it was masked");
         let (log, segment) = (low(number / size.per_log()), low(number % size.per_log()));
         Self {
@@ -114,6 +126,12 @@ impl WalName {
     pub fn start(&self, size: SegmentSize) -> Option<Lsn> {
         let (log, segment) = (u64::from(self.log?), u64::from(self.segment?));
         (segment < size.per_log()).then(|| Lsn((log * size.per_log() + segment) * size.get()))
+    }
+
+    /// The number of the segment, counted from the beginning of the WAL; as
+    /// [`start`](Self::start).
+    pub fn number(&self, size: SegmentSize) -> Option<u64> {
+        Some(self.start(size)?.0 / size.get())
     }
 
     /// The segment after this one on the same timeline.
@@ -196,11 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn a_history_file_is_called_by_its_timeline() {
+        let name = WalName::history_of(TimelineId(0x1A));
+        assert_eq!(name.as_str(), "0000001A.history");
+        assert_eq!(name.as_str().parse(), Ok(name));
+    }
+
+    #[test]
     fn segments_are_counted_by_their_size() {
         let lsn = "1/4000028".parse().unwrap();
         let name = WalName::segment_of(TimelineId(1), lsn, SIXTEEN);
         assert_eq!(name.as_str(), "000000010000000100000004");
         assert_eq!(name.start(SIXTEEN), Some("1/4000000".parse().unwrap()));
+        assert_eq!(name.number(SIXTEEN), Some(0x104));
+        assert_eq!(WalName::of_number(TimelineId(1), 0x104, SIXTEEN), name);
         let small = SegmentSize::new(1 << 20).unwrap();
         assert_eq!(
             WalName::segment_of(TimelineId(1), lsn, small).as_str(),

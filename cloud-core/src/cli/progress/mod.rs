@@ -148,7 +148,7 @@ impl Counters {
         let phase = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         let done = match work {
             Work::Backup => processed,
-            Work::Restore => transferred,
+            Work::Restore | Work::Verify => transferred,
         };
         meter.note(elapsed, done);
         let left = expected.filter(|_| phase == Phase::Copying);

@@ -16,7 +16,7 @@ pub(super) struct State {
     /// Since the work began.
     pub(super) elapsed: Duration,
     /// What compares with `expected`: plain bytes of a backup, bytes from the store of
-    /// a restore.
+    /// a restore or a check.
     pub(super) done: u64,
     pub(super) expected: Option<u64>,
     /// Plain bytes read or written.
@@ -42,10 +42,12 @@ pub(super) fn line(state: &State) -> String {
             "about ",
         ),
         Work::Restore => ("preparing", "restoring", "written", ""),
+        Work::Verify => ("preparing", "checking", "unpacked", ""),
     };
     let finishing = match state.work {
         Work::Backup => "waiting for the server to end the backup",
         Work::Restore => "comparing and bringing to the disk",
+        Work::Verify => "comparing and checking the WAL",
     };
     let mut line = match state.phase {
         Phase::Starting => return format!("{waiting}, {}", clock(state.elapsed.as_secs())),
@@ -83,7 +85,7 @@ pub(super) fn line(state: &State) -> String {
     };
     let second = match state.work {
         Work::Backup => state.transferred,
-        Work::Restore => state.processed,
+        Work::Restore | Work::Verify => state.processed,
     };
     let _ = write!(
         line,
@@ -117,6 +119,7 @@ pub(super) fn object(state: &State, last: bool) -> String {
         "work": match state.work {
             Work::Backup => "backup",
             Work::Restore => "restore",
+            Work::Verify => "verify",
         },
         "phase": match state.phase {
             Phase::Starting => "starting",

@@ -45,8 +45,14 @@ impl Known {
         Self(self.0 & !(FILE - 1) | FILE | (size % 2039) << 32 | u64::from(crc))
     }
 
-    fn archive(self) -> u32 {
+    /// Number of the archive that has it, at most 2^20 − 1.
+    pub fn archive(self) -> u32 {
         u32::try_from(self.0 >> 44).unwrap_or(LAST)
+    }
+
+    /// Whether it is a file whose content is known.
+    pub fn is_file(self) -> bool {
+        self.0 & FILE != 0
     }
 
     /// Whether it is a file of this size, in bytes, and with this CRC-32C.
@@ -57,7 +63,8 @@ impl Known {
 
 impl Names {
     /// No names yet. The salt makes that nobody can choose two names of one hash.
-    pub(super) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "no two of them are the same")]
+    pub fn new() -> Self {
         Self {
             salt: AtomicU64::new(fastrand::u64(..)),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -86,7 +93,7 @@ impl Names {
 
     /// Makes something under `name` for the archive with this number; `None`, and nothing is made,
     /// if a later archive has the name. `make` is told whether no archive had it before.
-    pub(super) fn take<T, E>(
+    pub fn take<T, E>(
         &self,
         name: &[u8],
         archive: u32,
@@ -116,14 +123,14 @@ impl Names {
     }
 
     /// What is known of a name that this archive has now; `None` if it is another's.
-    pub(super) fn of_archive(&self, name: &[u8], archive: u32) -> Option<Known> {
+    pub fn of_archive(&self, name: &[u8], archive: u32) -> Option<Known> {
         let which = self.which(name);
         let known = self.shard(which).get(&which).copied();
         known.filter(|known| known.archive() == archive.min(LAST))
     }
 
     /// Gives a name what is known of another one of the same archive.
-    pub(super) fn copy(&self, name: &[u8], known: Known) {
+    pub fn copy(&self, name: &[u8], known: Known) {
         let which = self.which(name);
         self.shard(which).insert(which, known);
     }
@@ -165,7 +172,7 @@ impl Names {
     pub fn has_file(&self, name: &[u8]) -> bool {
         let which = self.which(name);
         let shard = self.shard(which);
-        shard.get(&which).is_some_and(|known| known.0 & FILE != 0)
+        shard.get(&which).is_some_and(|known| known.is_file())
     }
 
     /// Takes a file's name out, with what is known of it.
@@ -173,16 +180,28 @@ impl Names {
         let which = self.which(name);
         let mut shard = self.shard(which);
         let known = shard.get(&which).copied();
-        let known = known.filter(|known| known.0 & FILE != 0)?;
+        let known = known.filter(|known| known.is_file())?;
         shard.remove(&which);
         Some(known)
+    }
+
+    /// The archives that have files here, each with their number.
+    pub fn files_of_archives(&self) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for known in shard.values().filter(|known| known.is_file()) {
+                *counts.entry(known.archive()).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// How many files there are.
     pub fn files(&self) -> usize {
         let count = |shard: &Mutex<BTreeMap<u64, Known>>| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().filter(|known| known.0 & FILE != 0).count()
+            shard.values().filter(|known| known.is_file()).count()
         };
         self.shards.iter().map(count).sum()
     }
@@ -220,6 +239,7 @@ mod tests {
         names.fill(b"a", 5, 16384, 0x1234);
         names.fill(b"b", 5, 0, 0);
         assert_eq!(names.files(), 2);
+        assert_eq!(names.files_of_archives(), BTreeMap::from([(5, 2)]));
         let known = names.of_archive(b"a", 5).unwrap();
         for (size, crc, expected) in [
             (16384, 0x1234, true),

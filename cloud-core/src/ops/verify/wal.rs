@@ -1,0 +1,422 @@
+//! The WAL that a backup needs: all segments are there, and each is the one that it should be.
+//!
+//! From the beginning of the backup to its end on its own timeline; and if that is asked for, to the
+//! newest segment in the archive, along the newest timeline that the backup is in the history
+//! of. Where a timeline ends the segment is taken from the next one, as PostgreSQL does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+use super::findings::{Findings, Kind};
+use super::interrupted;
+use crate::catalogue::gap::Extent;
+use crate::catalogue::info::BackupInfo;
+use crate::catalogue::layout::Layout;
+use crate::catalogue::load::{self, Timelines, wal_of_key};
+use crate::codec;
+use crate::key::Key;
+use crate::ops::wal_object::{ObjectFailure, decode_object};
+use crate::ops::{Ctx, OpError, OpErrorKind, chain, gaps};
+use crate::store::{self, Depth, ObjectStore, StoreErrorKind};
+use crate::wal::fit::{Fit, judge};
+use crate::wal::page::LONG_HEADER_LEN;
+use crate::wal::record::RecordMeter;
+use crate::wal::{Lsn, SegmentSize, TimelineId, WalKind, WalName};
+
+/// What is checked against what.
+pub(super) struct Wal<'a> {
+    pub(super) ctx: &'a Ctx,
+    pub(super) store: &'a Arc<dyn ObjectStore>,
+    pub(super) layout: &'a Layout,
+    pub(super) info: &'a BackupInfo,
+    /// Segments that are read at the same time.
+    pub(super) jobs: NonZeroU32,
+    /// To the newest segment, not only to the end of the backup.
+    pub(super) to_newest: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct WalSeen {
+    /// Segments that were read, of some several forms.
+    pub(super) segments: u64,
+    /// Of the segments, decoded.
+    pub(super) bytes: u64,
+    /// The first and the last one.
+    pub(super) ends: Option<(String, String)>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Segments of one timeline, by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Run {
+    timeline: TimelineId,
+    first: u64,
+    /// The one behind the last; `None` for the newest that there is.
+    end: Option<u64>,
+}
+
+impl Run {
+    fn contains(&self, timeline: TimelineId, first: u64, last: u64) -> bool {
+        timeline == self.timeline && last >= self.first && self.end.is_none_or(|end| first < end)
+    }
+}
+
+/// A directory of segments.
+#[derive(Debug, Default)]
+struct Listed {
+    /// The forms in which each segment is there, with the suffixes of their codecs.
+    segments: BTreeMap<u64, Vec<(Key, &'static str)>>,
+    partial: BTreeSet<u64>,
+}
+
+/// A segment that passes by.
+#[derive(Debug, Default)]
+struct Passing {
+    head: Vec<u8>,
+    size: u64,
+    records: RecordMeter,
+}
+
+impl Write for Passing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = LONG_HEADER_LEN.saturating_sub(self.head.len());
+        self.head.extend_from_slice(&bytes[..room.min(bytes.len())]);
+        self.size += bytes.len() as u64;
+        self.records.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The timeline of a backup, and the first and the last segment that it needs.
+fn needed(info: &BackupInfo, size: SegmentSize) -> Option<(TimelineId, u64, u64)> {
+    let name = |text: &Option<String>| text.as_deref()?.parse::<WalName>().ok();
+    let lsn = |text: &Option<String>| text.as_deref()?.parse::<Lsn>().ok();
+    let (begin, end) = (name(&info.begin_wal), name(&info.end_wal));
+    let timeline = info.timeline.map(TimelineId);
+    let timeline = timeline.or_else(|| Some(begin.as_ref()?.timeline()))?;
+    let first = match lsn(&info.begin_xlog) {
+        Some(at) => at.0 / size.get(),
+        None => begin?.number(size)?,
+    };
+    let last = match lsn(&info.end_xlog) {
+        // An end on a boundary needs nothing of the segment behind it.
+        Some(at) => at.0.checked_sub(1)? / size.get(),
+        None => end?.number(size)?,
+    };
+    (first <= last).then_some((timeline, first, last))
+}
+
+impl Wal<'_> {
+    /// Checks it all.
+    pub(super) async fn check(&self, findings: &mut Findings) -> Result<WalSeen, OpError> {
+        let mut seen = WalSeen::default();
+        let size = SegmentSize::new(self.info.xlog_segment_size);
+        let needed = size.and_then(|size| Some((size, needed(self.info, size)?)));
+        let Some((size, (timeline, first, last))) = needed else {
+            seen.notes.push(
+                "the record does not say which WAL the backup needs: none was checked".to_owned(),
+            );
+            return Ok(seen);
+        };
+        let timelines = load::timelines(self.store.as_ref(), self.layout, &codec::suffixes()).await;
+        let timelines = timelines.map_err(|error| OpError::of_store(&error))?;
+        let mut runs = vec![Run {
+            timeline,
+            first,
+            end: Some(last + 1),
+        }];
+        if self.to_newest {
+            runs = self
+                .to_newest(&timelines, &runs[0], size, findings, &mut seen.notes)
+                .await?;
+        }
+        for run in &runs {
+            self.run(run, &timelines, size, findings, &mut seen).await?;
+        }
+        self.let_go(&runs, size, findings, &mut seen.notes).await;
+        Ok(seen)
+    }
+
+    /// The runs along the newest timeline that the backup is in the history of.
+    async fn to_newest(
+        &self,
+        timelines: &Timelines,
+        own: &Run,
+        size: SegmentSize,
+        findings: &mut Findings,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Run>, OpError> {
+        let end = own.end.unwrap_or(own.first);
+        let end_lsn = self.info.end_xlog.as_deref();
+        let end_lsn = end_lsn.and_then(|text| text.parse::<Lsn>().ok());
+        let end_lsn = end_lsn.unwrap_or(Lsn(end.saturating_mul(size.get())));
+        let later = timelines.all().into_iter();
+        for timeline in later.take_while(|timeline| *timeline > own.timeline) {
+            let decode = |suffix: &str, bytes| {
+                let codec = codec::by_suffix(suffix).unwrap_or(&codec::None);
+                codec.decoder(bytes)
+            };
+            let history = timelines
+                .history(self.store.as_ref(), timeline, decode)
+                .await;
+            let Some(history) = history.map_err(|error| OpError::of_store(&error))? else {
+                let place = self.layout.wal(&WalName::history_of(timeline), "");
+                let detail = "it is missing or cannot be read, so no recovery follows its timeline";
+                findings.note(Kind::History, place.to_string(), detail);
+                continue;
+            };
+            if !history.contains(own.timeline, end_lsn) {
+                notes.push(format!(
+                    "timeline {timeline} does not go through this backup: recover to another one"
+                ));
+                continue;
+            }
+            let mut runs = Vec::new();
+            let (mut of, mut first) = (own.timeline, own.first);
+            let ancestors = history.ancestors().iter();
+            let ancestors: Vec<_> = ancestors
+                .skip_while(|(id, _)| *id != own.timeline)
+                .collect();
+            for (index, (_, fork)) in ancestors.iter().enumerate() {
+                let fork = fork.0 / size.get();
+                let until = if index == 0 { fork.max(end) } else { fork };
+                runs.push(Run {
+                    timeline: of,
+                    first,
+                    end: Some(until),
+                });
+                of = ancestors.get(index + 1).map_or(timeline, |(id, _)| *id);
+                first = fork;
+            }
+            runs.push(Run {
+                timeline: of,
+                first,
+                end: None,
+            });
+            runs.retain(|run| run.end.is_none_or(|end| run.first < end));
+            return Ok(runs);
+        }
+        // Nothing forked off behind the backup.
+        let mut run = own.clone();
+        run.end = None;
+        Ok(vec![own.clone(), Run { first: end, ..run }])
+    }
+
+    /// Checks one run: no segment is missing, and each is good.
+    async fn run(
+        &self,
+        run: &Run,
+        timelines: &Timelines,
+        size: SegmentSize,
+        findings: &mut Findings,
+        seen: &mut WalSeen,
+    ) -> Result<(), OpError> {
+        let per_directory = (1_u64 << 32) / size.get();
+        let mut expected = run.first;
+        let mut partial = BTreeSet::new();
+        for log in timelines.directories(run.timeline) {
+            let from = u64::from(log) * per_directory;
+            if from + per_directory <= run.first || run.end.is_some_and(|end| from >= end) {
+                continue;
+            }
+            let mut listed = self.list(run.timeline, from, size).await?;
+            partial.append(&mut listed.partial);
+            listed.segments.retain(|number, _| {
+                *number >= run.first && run.end.is_none_or(|end| *number < end)
+            });
+            for number in listed.segments.keys() {
+                if *number > expected {
+                    self.missing(run.timeline, expected..*number, size, &partial, findings);
+                }
+                expected = number + 1;
+            }
+            let forms = listed.segments.into_iter().flat_map(|(number, forms)| {
+                let name = WalName::of_number(run.timeline, number, size);
+                forms
+                    .into_iter()
+                    .map(move |(key, suffix)| (name.clone(), key, suffix))
+            });
+            let jobs = usize::try_from(self.jobs.get()).unwrap_or(usize::MAX);
+            let mut checks = stream::iter(forms)
+                .map(|(name, key, suffix)| self.segment(name, key, suffix))
+                .buffered(jobs);
+            while let Some(checked) = checks.next().await {
+                let (name, key, bytes, problem) = checked?;
+                seen.segments += 1;
+                seen.bytes += bytes;
+                let name = name.as_str().to_owned();
+                let first = seen
+                    .ends
+                    .take()
+                    .map_or_else(|| name.clone(), |(first, _)| first);
+                seen.ends = Some((first, name));
+                if let Some(problem) = problem {
+                    findings.note(Kind::Wal, key.to_string(), problem);
+                }
+            }
+        }
+        if let Some(end) = run.end.filter(|end| *end > expected) {
+            self.missing(run.timeline, expected..end, size, &partial, findings);
+        }
+        Ok(())
+    }
+
+    /// The segments in the directory that the segment of this number is in.
+    async fn list(
+        &self,
+        timeline: TimelineId,
+        number: u64,
+        size: SegmentSize,
+    ) -> Result<Listed, OpError> {
+        let name = WalName::of_number(timeline, number, size);
+        let directory = self.layout.wal_dir(&name);
+        let page = store::list_all(self.store.as_ref(), &directory, Depth::One).await;
+        let page = page.map_err(|error| OpError::of_store(&error))?;
+        let suffixes = codec::suffixes();
+        let mut listed = Listed::default();
+        for object in page.objects {
+            let Some((name, suffix)) = wal_of_key(object.key.base_name(), &suffixes) else {
+                continue;
+            };
+            let Some(number) = name.number(size).filter(|_| name.timeline() == timeline) else {
+                continue;
+            };
+            match name.kind() {
+                WalKind::Segment => {
+                    let forms = listed.segments.entry(number).or_default();
+                    // A store may name an object on two pages.
+                    if forms.iter().all(|(key, _)| *key != object.key) {
+                        forms.push((object.key, suffix));
+                    }
+                }
+                WalKind::Partial => {
+                    listed.partial.insert(number);
+                }
+                WalKind::Backup | WalKind::History => {}
+            }
+        }
+        Ok(listed)
+    }
+
+    fn missing(
+        &self,
+        timeline: TimelineId,
+        numbers: std::ops::Range<u64>,
+        size: SegmentSize,
+        partial: &BTreeSet<u64>,
+        findings: &mut Findings,
+    ) {
+        let first = WalName::of_number(timeline, numbers.start, size);
+        let last = WalName::of_number(timeline, numbers.end - 1, size);
+        let place = self.layout.wal(&first, "").to_string();
+        let count = numbers.end - numbers.start;
+        let mut detail = match count {
+            1 => "the segment is not in the archive".to_owned(),
+            _ => format!("{count} segments up to {last} are not in the archive"),
+        };
+        if partial.range(numbers).next().is_some() {
+            detail.push_str(", where only the beginning of one is, as `.partial`");
+        }
+        findings.note(Kind::Wal, place, detail);
+    }
+
+    /// Reads a segment; gives its size, and what is wrong with it.
+    async fn segment(
+        &self,
+        name: WalName,
+        key: Key,
+        suffix: &str,
+    ) -> Result<(WalName, Key, u64, Option<String>), OpError> {
+        let codec = codec::by_suffix(suffix).unwrap_or(&codec::None);
+        let (ctx, stop) = (self.ctx, &self.ctx.cancel);
+        let open = || Ok(Passing::default());
+        let decoded = decode_object(ctx, self.store, &key, codec, stop, open).await;
+        let (bytes, problem) = match decoded {
+            Ok((_, passing)) => (passing.size, self.judge(&name, passing)),
+            Err(ObjectFailure::Damaged(error)) => {
+                (0, Some(format!("it cannot be decoded: {error}")))
+            }
+            Err(ObjectFailure::Store(error)) => match error.kind {
+                StoreErrorKind::NotFound => {
+                    (0, Some("it was deleted after it was listed".to_owned()))
+                }
+                StoreErrorKind::Corrupt => {
+                    let why = chain(&error);
+                    (0, Some(format!("the store does not deliver it: {why}")))
+                }
+                _ => return Err(OpError::of_store(&error)),
+            },
+            Err(ObjectFailure::Stopped) => return Err(interrupted()),
+            Err(ObjectFailure::Taker(error)) => {
+                let text = format!("`{key}` could not be looked at: {error}");
+                return Err(OpError::new(OpErrorKind::General, text));
+            }
+        };
+        Ok((name, key, bytes, problem))
+    }
+
+    /// What is wrong with a segment that was decoded.
+    fn judge(&self, name: &WalName, passing: Passing) -> Option<String> {
+        let identity = match judge(name, passing.size, &passing.head) {
+            Fit::Segment(identity) => identity,
+            Fit::Doubtful(misfit) => return Some(format!("it is not this segment: {misfit}")),
+            Fit::Unfit(misfit) => return Some(format!("it is no whole segment: {misfit}")),
+        };
+        let recorded = self.info.systemid.as_deref();
+        let cluster = identity.system_identifier.to_string();
+        if let Some(recorded) = recorded.filter(|recorded| *recorded != cluster) {
+            let recorded = recorded.escape_debug();
+            return Some(format!(
+                "it is of the cluster {cluster}, the backup is of {recorded}"
+            ));
+        }
+        if identity.segment_size.get() != self.info.xlog_segment_size {
+            let (here, recorded) = (identity.segment_size.get(), self.info.xlog_segment_size);
+            return Some(format!(
+                "it has {here} bytes, and the backup's have {recorded}"
+            ));
+        }
+        passing
+            .records
+            .finish(name.kind())
+            .map(|flaw| format!("{flaw}, and a recovery ends there"))
+    }
+
+    /// What the archive says of WAL that was let go.
+    async fn let_go(
+        &self,
+        runs: &[Run],
+        size: SegmentSize,
+        findings: &mut Findings,
+        notes: &mut Vec<String>,
+    ) {
+        for missing in gaps::find(self.store.as_ref(), self.layout).await {
+            let on_the_way = match &missing.extent {
+                Extent::Segments(first, last) => {
+                    let numbers = first.number(size).zip(last.number(size));
+                    numbers.is_none_or(|(from, to)| {
+                        let timeline = first.timeline();
+                        runs.iter().any(|run| run.contains(timeline, from, to))
+                    })
+                }
+                Extent::Before(_) => self.to_newest,
+            };
+            match missing.harm(self.info) {
+                Some(_) if on_the_way => {
+                    findings.note(Kind::Gap, missing.key.to_string(), missing.what());
+                }
+                Some(_) => notes.push(missing.what()),
+                None => {}
+            }
+        }
+    }
+}
