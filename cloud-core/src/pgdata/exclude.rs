@@ -9,6 +9,8 @@
 //! A name counts only where PostgreSQL gives it its meaning, so that a user's
 //! file never disappears because of what it is called.
 
+use super::relation;
+
 /// What to do with one entry of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -81,7 +83,8 @@ impl Rules {
         if base.starts_with(b"pgsql_tmp") {
             return Verdict::Skip;
         }
-        if !is_directory && (base.starts_with(b"pg_internal.init") || is_temporary_relation(name)) {
+        if !is_directory && (base.starts_with(b"pg_internal.init") || relation::is_temporary(name))
+        {
             return Verdict::Skip;
         }
         match self {
@@ -122,48 +125,6 @@ fn links_one_of(tablespaces: &[u32], name: &[u8]) -> bool {
     name.strip_prefix(b"pg_tblspc/")
         .and_then(|oid| std::str::from_utf8(oid).ok()?.parse().ok())
         .is_some_and(|oid: u32| tablespaces.contains(&oid))
-}
-
-/// Whether `name` is a relation of one session, in a database's directory:
-/// `base/5/t3_16414`, `base/5/t12_16414_fsm.1`.
-fn is_temporary_relation(name: &[u8]) -> bool {
-    let components: Vec<&[u8]> = name.split(|&byte| byte == b'/').collect();
-    let base = match *components {
-        [b"base", database, base] if is_number(database) => base,
-        [version, database, base] if version.starts_with(b"PG_") && is_number(database) => base,
-        // A tablespace in place.
-        [b"pg_tblspc", oid, version, database, base]
-            if is_number(oid) && version.starts_with(b"PG_") && is_number(database) =>
-        {
-            base
-        }
-        _ => return false,
-    };
-    let Some(rest) = base.strip_prefix(b"t") else {
-        return false;
-    };
-    let (rest, segment) = cut(rest, b'.');
-    let (backend, rest) = cut(rest, b'_');
-    let Some(rest) = rest else {
-        return false;
-    };
-    let (relation, fork) = cut(rest, b'_');
-    is_number(backend)
-        && is_number(relation)
-        && segment.is_none_or(is_number)
-        && fork.is_none_or(|fork| matches!(fork, b"fsm" | b"vm" | b"init"))
-}
-
-/// What stands before and after the first `separator`.
-fn cut(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
-    match text.iter().position(|&byte| byte == separator) {
-        Some(at) => (&text[..at], Some(&text[at + 1..])),
-        None => (text, None),
-    }
-}
-
-fn is_number(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]
@@ -231,36 +192,6 @@ mod tests {
         for &(name, is_directory, expected) in table {
             let verdict = pgdata().judge(name.as_bytes(), is_directory);
             assert_eq!(verdict, expected, "{name}, directory: {is_directory}");
-        }
-    }
-
-    #[test]
-    fn only_relations_of_sessions_in_database_directories_are_temporary() {
-        let table = [
-            ("base/5/t3_16414", true),
-            ("base/5/t3_16414.1", true),
-            ("base/5/t3_16414_fsm", true),
-            ("base/5/t3_16414_vm.12", true),
-            ("base/5/t13_16414_init", true),
-            ("PG_15_202209061/5/t3_16414", true),
-            ("pg_tblspc/16390/PG_15_202209061/5/t3_16414", true),
-            ("base/5/16414", false),
-            ("base/5/t3_16414_main", false),
-            ("base/5/t3_16414_", false),
-            ("base/5/t3_16414.", false),
-            ("base/5/t3_16414.a", false),
-            ("base/5/t_16414", false),
-            ("base/5/t3_", false),
-            ("base/5/t3", false),
-            ("base/5/t", false),
-            ("base/five/t3_16414", false),
-            ("global/t3_16414", false),
-            ("mine/5/t3_16414", false),
-            ("t3_16414", false),
-            ("base/5/x/t3_16414", false),
-        ];
-        for (name, expected) in table {
-            assert_eq!(is_temporary_relation(name.as_bytes()), expected, "{name}");
         }
     }
 
