@@ -3,11 +3,15 @@
 //! The decoder's memory is bounded by the format (a window of 32 KiB). Every
 //! member's CRC-32 and size are verified.
 
+mod members;
+
 use std::io::{self, Read, Write};
 
-use flate2::{Compress, Compression, Crc, Decompress, FlushCompress, FlushDecompress, Status};
+use crc32fast::Hasher;
+use flate2::{Compress, Compression, FlushCompress, Status};
 
-use super::stream::{Pack, Packer, Step, Unpack, Unpacker, since};
+use self::members::Members;
+use super::stream::{Pack, Packer, Step, Unpacker, since};
 use super::workers::{Block, Join, Parallel, Work};
 use super::{Codec, CodecInfo, Encoder, Level, Levels, guard};
 
@@ -57,14 +61,14 @@ impl Codec for Gzip {
     ) -> io::Result<Box<dyn Encoder>> {
         let member = Pieces {
             level: Compression::new(INFO.number(level).unsigned_abs()),
-            crc: Crc::new(),
+            crc: Hasher::new(),
+            size: 0,
         };
         Ok(guard::encoding(Parallel::new(member, out, threads)?))
     }
 
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
-        let unpack = Members(Decompress::new_gzip(WINDOW_BITS));
-        Ok(guard::decoding(Unpacker::new(unpack, input)))
+        Ok(guard::decoding(Unpacker::new(Members::new(), input)))
     }
 }
 
@@ -92,7 +96,9 @@ impl Pack for Member {
 struct Pieces {
     level: Compression,
     /// Of all blocks that were written.
-    crc: Crc,
+    crc: Hasher,
+    /// Of all of them, in bytes, modulo 2^32, as the format has it.
+    size: u32,
 }
 
 impl Join for Pieces {
@@ -122,17 +128,18 @@ impl Join for Pieces {
         out.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, effort, 3])
     }
 
-    fn join(&mut self, block: &Block<Crc>, out: &mut dyn Write) -> io::Result<()> {
+    fn join(&mut self, block: &Block<Hasher>, out: &mut dyn Write) -> io::Result<()> {
         self.crc.combine(&block.note);
+        let length = u32::try_from(block.plain().len()).expect("a block is small");
+        self.size = self.size.wrapping_add(length);
         out.write_all(&block.packed)
     }
 
     fn end(&mut self, out: &mut dyn Write) -> io::Result<()> {
         // An empty block that is marked as the last one.
         out.write_all(&[3, 0])?;
-        out.write_all(&self.crc.sum().to_le_bytes())?;
-        // Modulo 2^32, as the format has it.
-        out.write_all(&self.crc.amount().to_le_bytes())
+        out.write_all(&self.crc.clone().finalize().to_le_bytes())?;
+        out.write_all(&self.size.to_le_bytes())
     }
 }
 
@@ -143,25 +150,34 @@ struct Deflate {
     fastest: Compress,
 }
 
-impl Work for Deflate {
-    type Note = Crc;
+impl Deflate {
+    /// Tries on the middle of a block whether something is repeated in it, with the window
+    /// before that: all of the block would be a fifth of a backup's processor time.
+    fn is_noise(&mut self, plain: &[u8], packed: &mut Vec<u8>) -> io::Result<bool> {
+        const TRIED: usize = 64 << 10;
+        let before = &plain[..plain.len() / 2];
+        let window = &before[before.len().saturating_sub(1 << WINDOW_BITS)..];
+        let tried = &plain[before.len()..];
+        let tried = &tried[..tried.len().min(TRIED)];
+        deflate(&mut self.fastest, window, tried, packed)?;
+        let shrinks = packed.len() < tried.len() - tried.len() / 64;
+        packed.clear();
+        Ok(!shrinks)
+    }
+}
 
-    fn pack(&mut self, block: &mut Block<Crc>) -> io::Result<()> {
+impl Work for Deflate {
+    type Note = Hasher;
+
+    fn pack(&mut self, block: &mut Block<Hasher>) -> io::Result<()> {
         let (history, plain, packed) = block.parts();
-        // What was compressed or encrypted before takes longest and shrinks to nothing. The try
-        // finds what is repeated in it.
-        let mut is_noise = looks_like_noise(plain);
-        if is_noise {
-            deflate(&mut self.fastest, history, plain, packed)?;
-            is_noise = packed.len() >= plain.len() - plain.len() / 64;
-            packed.clear();
-        }
-        if is_noise {
+        // What was compressed or encrypted before takes longest and shrinks to nothing.
+        if looks_like_noise(plain) && self.is_noise(plain, packed)? {
             store(plain, packed);
         } else {
             deflate(&mut self.raw, history, plain, packed)?;
         }
-        let mut crc = Crc::new();
+        let mut crc = Hasher::new();
         crc.update(plain);
         block.note = crc;
         Ok(())
@@ -228,23 +244,4 @@ fn looks_like_noise(plain: &[u8]) -> bool {
         })
         .sum();
     entropy >= NOISE
-}
-
-struct Members(Decompress);
-
-impl Unpack for Members {
-    fn step(&mut self, input: &[u8], output: &mut [u8], _at_end: bool) -> io::Result<Step> {
-        let before = (self.0.total_in(), self.0.total_out());
-        let status = self.0.decompress(input, output, FlushDecompress::None)?;
-        Ok(Step {
-            consumed: since(before.0, self.0.total_in()),
-            produced: since(before.1, self.0.total_out()),
-            end: status == Status::StreamEnd,
-        })
-    }
-
-    fn restart(&mut self) -> io::Result<()> {
-        self.0 = Decompress::new_gzip(WINDOW_BITS);
-        Ok(())
-    }
 }
