@@ -84,7 +84,8 @@ fn listing(text: &str) {
     let keys: Vec<Key> = text.lines().filter_map(|line| dir.key(line).ok()).collect();
     let objects = keys.iter().map(|key| (key.clone(), 1));
     let suffixes = codec::backup_suffixes();
-    if let Ok(set) = ArchiveSet::of_listing(&dir, objects, [16384, 16385], &suffixes, "main") {
+    let (set, problems) = ArchiveSet::gather(&dir, objects, [16384, 16385], &suffixes, "main");
+    if problems.is_empty() {
         for (base, archives) in &set.archives {
             for (number, archive) in (0..).zip(archives) {
                 assert_eq!(archive.part, number, "{base}");

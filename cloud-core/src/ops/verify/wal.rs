@@ -19,7 +19,7 @@ use crate::catalogue::layout::Layout;
 use crate::catalogue::load::{self, Timelines, wal_of_key};
 use crate::codec;
 use crate::key::Key;
-use crate::ops::wal_object::{ObjectFailure, decode_object};
+use crate::ops::wal_object::{MAX_WAL_FILE, ObjectFailure, decode_object};
 use crate::ops::{Ctx, OpError, OpErrorKind, chain, gaps};
 use crate::store::{self, Depth, ObjectStore, StoreErrorKind};
 use crate::wal::fit::{Fit, judge};
@@ -339,7 +339,8 @@ impl Wal<'_> {
         let codec = codec::by_suffix(suffix).unwrap_or(&codec::None);
         let (ctx, stop) = (self.ctx, &self.ctx.cancel);
         let open = || Ok(Passing::default());
-        let decoded = decode_object(ctx, self.store, &key, codec, stop, open).await;
+        let most = |_: &[u8]| MAX_WAL_FILE;
+        let decoded = decode_object(ctx, self.store, &key, codec, stop, open, most).await;
         let (bytes, problem) = match decoded {
             Ok((_, passing)) => (passing.size, self.judge(&name, passing)),
             Err(ObjectFailure::Damaged(error)) => {

@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use super::error::Failure;
 use super::request::Answer;
-use super::{list, uploads, xml};
+use super::{list, uploads};
 use crate::key::Prefix;
 use crate::store::ReadRange;
-use crate::store::wire::Place;
+use crate::store::wire::{Place, xml};
 
 /// A page of a listing, lists of uploads and parts, a complaint, and the places of bytes.
 pub(crate) fn answers(data: &[u8]) {
