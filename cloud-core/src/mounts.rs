@@ -112,7 +112,7 @@ impl Mounts {
             };
         }
         for one in std::iter::once(&device).chain(&partitions) {
-            if let Some(holder) = self.names_in(&one.sys.join("holders")).into_iter().next() {
+            if let Some(holder) = names_in(&one.sys.join("holders")).into_iter().next() {
                 return Err(MountError::Held {
                     device: shown(one),
                     holder,
@@ -136,7 +136,7 @@ impl Mounts {
     /// The device that is the disk.
     fn find(&self, disk: &DeviceId) -> Result<Device, MountError> {
         let by_serial = disk.serial.as_ref().and_then(|serial| {
-            self.names_in(&self.block()).into_iter().find_map(|name| {
+            names_in(&self.block()).into_iter().find_map(|name| {
                 let sys = self.block().join(&name);
                 let found = fs::read_to_string(sys.join("device/serial")).ok()?;
                 (found.trim() == serial)
@@ -178,23 +178,11 @@ impl Mounts {
     }
 
     fn partitions(&self, device: &Device) -> Vec<Device> {
-        let names = self.names_in(&device.sys).into_iter();
+        let names = names_in(&device.sys).into_iter();
         names
             .filter(|name| device.sys.join(name).join("partition").exists())
             .filter_map(|name| self.device(&name))
             .collect()
-    }
-
-    /// The names in a directory, sorted; none if it is not there.
-    fn names_in(&self, directory: &Path) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(directory) else {
-            return Vec::new();
-        };
-        let mut names: Vec<_> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
-        names.sort();
-        names
     }
 
     /// The mount of a device: that of its whole file system before one of a directory in it.
@@ -220,6 +208,18 @@ impl Mounts {
         let real = self.system.join(below).canonicalize();
         real.is_ok_and(|real| real.file_name().is_some_and(|name| name == &*device.name))
     }
+}
+
+/// The names in a directory, sorted; none if it is not there.
+fn names_in(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
 }
 
 /// A block device.

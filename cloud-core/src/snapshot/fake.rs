@@ -179,10 +179,10 @@ impl State {
                         Err("InvalidInstanceID.NotFound")
                     };
                 }
-                let outpost = self.outpost.iter();
-                let outpost: String = outpost
-                    .map(|arn| format!("<outpostArn>{arn}</outpostArn>"))
-                    .collect();
+                let outpost = match &self.outpost {
+                    Some(arn) => format!("<outpostArn>{arn}</outpostArn>"),
+                    None => String::new(),
+                };
                 Ok(format!(
                     "<reservationSet><item><instancesSet><item><instanceId>i-1</instanceId>\
                      <rootDeviceName>/dev/xvda</rootDeviceName>{outpost}</item></instancesSet>\

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    Begun, Disk, Progress, Record, RecordedMount, RecordedSnapshot, SnapshotError,
+    Begun, Deleted, Disk, Progress, Record, RecordedMount, RecordedSnapshot, SnapshotError,
     SnapshotErrorKind, SnapshotProvider,
 };
 
@@ -393,7 +393,7 @@ async fn undo_one(provider: &dyn SnapshotProvider, made: &Made) -> Left {
         }
     }
     for one in there {
-        match provider.delete(&one.id).await {
+        match remove(provider, &one).await {
             Ok(_) => tracing::info!("Deleted snapshot {} of the failed backup", one.id),
             Err(error) => {
                 undone.why = error.to_string();
@@ -402,4 +402,24 @@ async fn undo_one(provider: &dyn SnapshotProvider, made: &Made) -> Left {
         }
     }
     undone
+}
+
+/// Deletes a snapshot that may still be on its way: one that is not there yet, or cannot be
+/// deleted yet, is waited for.
+async fn remove(provider: &dyn SnapshotProvider, begun: &Begun) -> Result<Deleted, SnapshotError> {
+    let (mut pause, longest) = PAUSES;
+    loop {
+        let deleted = provider.delete(&begun.id).await;
+        if begun.operation.is_none() || matches!(deleted, Ok(Deleted::Gone)) {
+            return deleted;
+        }
+        match provider.progress(begun).await {
+            Ok(Progress::Pending(wish)) => sleep(pause.max(wish.unwrap_or_default())).await,
+            Ok(Progress::Complete) => return provider.delete(&begun.id).await,
+            Ok(Progress::Failed(_)) => return deleted,
+            Err(error) if error.kind == SnapshotErrorKind::Absent => return deleted,
+            Err(error) => return Err(error),
+        }
+        pause = (pause * 2).min(longest);
+    }
 }

@@ -23,6 +23,8 @@ mod making;
 mod record;
 #[cfg(any(feature = "azure", feature = "gcp"))]
 mod rest;
+#[cfg(all(test, feature = "aws", feature = "azure", feature = "gcp"))]
+mod rest_tests;
 
 use std::fmt;
 use std::sync::Arc;

@@ -93,22 +93,23 @@ impl Record {
     /// As it is written.
     pub fn to_literal(&self) -> Literal {
         let place = match &self.place {
-            Place::Aws { account, region } => {
-                Literal::dict([("account_id", text(account)), ("region", text(region))])
-            }
+            Place::Aws { account, region } => Literal::dict([
+                ("account_id", text(account.as_ref())),
+                ("region", text(region.as_ref())),
+            ]),
             Place::Azure {
                 subscription,
                 resource_group,
             } => Literal::dict([
-                ("subscription_id", text(subscription)),
-                ("resource_group", text(resource_group)),
+                ("subscription_id", text(subscription.as_ref())),
+                ("resource_group", text(resource_group.as_ref())),
             ]),
-            Place::Gcp { project } => Literal::dict([("project", text(project))]),
+            Place::Gcp { project } => Literal::dict([("project", text(project.as_ref()))]),
         };
         let snapshots = self.snapshots.iter().map(|one| {
             let mount = [
-                ("mount_options", text(&one.mount.options)),
-                ("mount_point", text(&one.mount.point)),
+                ("mount_options", text(one.mount.options.as_ref())),
+                ("mount_point", text(one.mount.point.as_ref())),
             ];
             Literal::dict([
                 ("mount", Literal::dict(mount)),
@@ -128,20 +129,20 @@ impl Record {
     fn of_provider(&self, one: &RecordedSnapshot) -> Literal {
         match self.place.cloud() {
             Cloud::Aws => Literal::dict([
-                ("device_name", text(&one.device_name)),
-                ("snapshot_id", text(&one.id)),
-                ("snapshot_name", text(&one.name)),
-                ("snapshot_lock_mode", text(&one.lock_mode)),
+                ("device_name", text(one.device_name.as_ref())),
+                ("snapshot_id", text(one.id.as_ref())),
+                ("snapshot_name", text(one.name.as_ref())),
+                ("snapshot_lock_mode", text(one.lock_mode.as_ref())),
             ]),
             Cloud::Azure => Literal::dict([
-                ("location", text(&one.location)),
+                ("location", text(one.location.as_ref())),
                 ("lun", one.lun.map_or(Literal::None, Literal::Int)),
-                ("snapshot_name", text(&one.name)),
+                ("snapshot_name", text(one.name.as_ref())),
             ]),
             Cloud::Gcp => Literal::dict([
-                ("device_name", text(&one.device_name)),
-                ("snapshot_name", text(&one.name)),
-                ("snapshot_project", text(&one.project)),
+                ("device_name", text(one.device_name.as_ref())),
+                ("snapshot_name", text(one.name.as_ref())),
+                ("snapshot_project", text(one.project.as_ref())),
             ]),
         }
     }
@@ -200,8 +201,8 @@ impl Record {
     }
 }
 
-fn text(value: &Option<String>) -> Literal {
-    value.clone().map_or(Literal::None, Literal::Str)
+fn text(value: Option<&String>) -> Literal {
+    value.cloned().map_or(Literal::None, Literal::Str)
 }
 
 fn field(from: Option<&Literal>, name: &str) -> Option<String> {

@@ -35,6 +35,7 @@ mod restore_again;
 mod s3;
 mod sizes;
 mod snapshots_aws;
+mod snapshots_clouds;
 mod versions;
 mod wal_ahead;
 mod wal_helper;

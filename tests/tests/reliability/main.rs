@@ -8,6 +8,7 @@ mod database;
 mod disk;
 mod ends;
 mod objects;
+mod snapshots;
 mod store;
 mod together;
 mod wal_again;

@@ -84,7 +84,7 @@ pub async fn run(
     request: RestoreRequest,
 ) -> Result<(), OpError> {
     let plan = match plan::make(ctx, &store, &request).await? {
-        Planned::Archives(plan) => plan,
+        Planned::Archives(plan) => *plan,
         Planned::Snapshots(layout, backup) => {
             tracing::info!("Restoring from backup_id: {}", backup.0);
             return snapshots::run(ctx, &store, &layout, *backup, &request).await;

@@ -73,7 +73,7 @@ impl Plan {
 #[derive(Debug)]
 pub(super) enum Planned {
     /// Unpack archives.
-    Archives(Plan),
+    Archives(Box<Plan>),
     /// Look at disks that were made of snapshots.
     Snapshots(Layout, Box<(BackupId, BackupInfo)>),
 }
@@ -148,7 +148,7 @@ pub(super) async fn make(
         versions: stored.versions,
     };
     examine(&plan, request)?;
-    Ok(Planned::Archives(plan))
+    Ok(Planned::Archives(Box::new(plan)))
 }
 
 /// What may be in each target, and its journal if this restore goes on with it. Touches nothing;

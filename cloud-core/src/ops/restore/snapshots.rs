@@ -99,7 +99,7 @@ pub(super) async fn run(
         let instance = place.instance.as_deref().unwrap_or_default();
         let disks = provider.disks(instance, None).await;
         let disks = disks.map_err(|error| failed(&error))?;
-        let pairs = pairs(instance, record.snapshots, disks)?;
+        let pairs = pairs(instance, record.snapshots, &disks)?;
         let label = label(store, layout, &id, &info).await?;
         let (target, durability) = (request.target.clone(), request.durability);
         let identifier = info.systemid.clone();
@@ -126,7 +126,7 @@ pub(super) async fn run(
 fn pairs(
     instance: &str,
     snapshots: Vec<RecordedSnapshot>,
-    disks: Vec<Disk>,
+    disks: &[Disk],
 ) -> Result<Vec<(RecordedSnapshot, Disk)>, OpError> {
     let general = |text: String| OpError::new(OpErrorKind::General, text);
     let mut pairs = Vec::with_capacity(snapshots.len());
@@ -315,16 +315,16 @@ mod tests {
             disk("b", None),
             disk("c", Some("s10")),
         ];
-        let found = pairs("i", vec![recorded("s10"), recorded("s1")], disks.clone()).unwrap();
+        let found = pairs("i", vec![recorded("s10"), recorded("s1")], &disks).unwrap();
         let names: Vec<_> = found.iter().map(|(_, disk)| disk.name.as_str()).collect();
         assert_eq!(names, ["c", "a"]);
-        let error = pairs("i", vec![recorded("s2"), recorded("s1")], disks.clone()).unwrap_err();
+        let error = pairs("i", vec![recorded("s2"), recorded("s1")], &disks).unwrap_err();
         assert!(error.message.ends_with("instance i: s2"), "{error}");
         let twice = [disks, vec![disk("d", Some("s1"))]].concat();
-        let error = pairs("i", vec![recorded("s1")], twice).unwrap_err();
+        let error = pairs("i", vec![recorded("s1")], &twice).unwrap_err();
         assert!(error.message.contains("disks a and d"), "{error}");
         let nameless = RecordedSnapshot::default();
-        assert!(pairs("i", vec![nameless], vec![disk("b", None)]).is_err());
+        assert!(pairs("i", vec![nameless], &[disk("b", None)]).is_err());
     }
 
     #[test]

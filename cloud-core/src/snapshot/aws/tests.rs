@@ -183,7 +183,7 @@ async fn a_snapshot_whose_answer_was_lost_is_found_and_not_made_twice() {
 #[tokio::test(start_paused = true)]
 async fn one_that_fails_or_takes_too_long_is_told_and_all_are_undone() {
     let short = SnapshotOptions {
-        patience: Some(Duration::from_secs(60)),
+        patience: Some(Duration::from_mins(1)),
         ..SnapshotOptions::default()
     };
     for (ec2, expected) in [
@@ -235,7 +235,7 @@ async fn what_is_left_after_a_service_that_dies_anywhere_is_recorded() {
             if made.is_ok() {
                 continue;
             }
-            let left = making.undo(Duration::from_secs(60)).await;
+            let left = making.undo(Duration::from_mins(1)).await;
             let named: Vec<_> = left.iter().flat_map(|left| &left.snapshots).collect();
             for (id, one) in ec2.snapshots() {
                 let by_id = named.iter().any(|left| left.id.as_ref() == Some(&id));

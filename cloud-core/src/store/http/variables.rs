@@ -90,11 +90,12 @@ impl Variables {
 }
 
 /// Variables that do not tell by their names whose they are.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
     "BOTO_CONFIG",
     "CLOUDSDK_CONFIG",
     "CURL_CA_BUNDLE",
     "GCLOUD_PROJECT",
+    "GCP_COMPUTE_ENDPOINT",
     "HOME",
     "NO_GCE_CHECK",
     "REQUESTS_CA_BUNDLE",
