@@ -234,12 +234,12 @@ impl Args {
     fn snapshots(&self) -> SnapshotRequest {
         let config = self.store();
         let place = &self.snapshot_place;
-        let lock = self.aws_snapshot_lock_mode.clone().map(|mode| Lock {
-            mode,
-            cool_off_hours: self.aws_snapshot_lock_cool_off_period,
-            days: self.aws_snapshot_lock_duration,
-            until: self.aws_snapshot_lock_expiration_date.clone(),
-        });
+        let lock = Lock::of_options(
+            self.aws_snapshot_lock_mode.clone(),
+            self.aws_snapshot_lock_cool_off_period,
+            self.aws_snapshot_lock_duration,
+            self.aws_snapshot_lock_expiration_date.clone(),
+        );
         let patience = self.aws_await_snapshots_timeout.get();
         let either = |new: &Option<String>, old: &Option<String>| new.clone().or(old.clone());
         SnapshotRequest {

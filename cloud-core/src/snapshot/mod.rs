@@ -225,6 +225,26 @@ pub struct Lock {
     pub until: Option<String>,
 }
 
+impl Lock {
+    /// The lock that the options ask for; warns of options that ask for none.
+    pub fn of_options(
+        mode: Option<String>,
+        cool_off_hours: Option<u32>,
+        days: Option<u32>,
+        until: Option<String>,
+    ) -> Option<Self> {
+        if mode.is_none() && (cool_off_hours.is_some() || days.is_some() || until.is_some()) {
+            tracing::warn!("the snapshots are not locked: --aws-snapshot-lock-mode is missing");
+        }
+        Some(Self {
+            mode: mode?,
+            cool_off_hours,
+            days,
+            until,
+        })
+    }
+}
+
 /// Opens providers.
 #[derive(Debug, Clone, Default)]
 pub struct Clouds {

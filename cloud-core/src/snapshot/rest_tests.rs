@@ -18,13 +18,16 @@ use crate::store::{Api, ApiAnswer, ApiCall, ApiError, OpenedApi, StoreErrorKind}
 const ID: &str = "20261121T024500";
 const BOTH: [Cloud; 2] = [Cloud::Azure, Cloud::Gcp];
 
+/// A snapshot by its name, and what it becomes: `None` for nothing.
+type Effect = (String, Option<Value>);
+
 #[derive(Debug)]
 struct State {
     cloud: Cloud,
     /// Snapshots that are there.
     there: BTreeMap<String, Value>,
     /// Operations: how often each is still seen as running, and what it does at its end.
-    operations: Vec<(u32, Option<(String, Option<Value>)>)>,
+    operations: Vec<(u32, Option<Effect>)>,
     calls: Vec<String>,
     faults: Vec<(usize, Fault)>,
     dies_at: Option<usize>,
@@ -139,18 +142,14 @@ impl State {
         let number = self.operations.len();
         self.operations
             .push((self.polls, Some((name.to_owned(), made))));
-        match self.cloud {
-            Cloud::Gcp => answer(
-                200,
-                &json!({"name": format!("op-{number}"), "status": "RUNNING"}),
-            ),
-            _ => {
-                let mut begun = answer(202, &json!({}));
-                let url = format!("https://arm/operations/op-{number}?x=1");
-                begun.headers.push(("azure-asyncoperation".into(), url));
-                begun
-            }
+        if self.cloud == Cloud::Gcp {
+            let begun = json!({"name": format!("op-{number}"), "status": "RUNNING"});
+            return answer(200, &begun);
         }
+        let mut begun = answer(202, &json!({}));
+        let url = format!("https://arm/operations/op-{number}?x=1");
+        begun.headers.push(("azure-asyncoperation".into(), url));
+        begun
     }
 
     fn operation(&mut self, number: usize) -> ApiAnswer {

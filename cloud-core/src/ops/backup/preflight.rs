@@ -137,18 +137,7 @@ pub(super) async fn sources(facts: &ServerFacts) -> Result<Sources, OpError> {
 /// Looks at every source, so that a directory that is missing, not mounted or
 /// not readable is found before the server is told to begin.
 fn look_at(sources: &Sources, identifier: Option<&str>) -> Result<(), String> {
-    let control = pgdata::read_control(&sources.pgdata.join("global/pg_control"));
-    let control = control.map_err(|error| chain(&error))?.control;
-    if let Some(identifier) = identifier
-        && control.system_identifier.to_string() != identifier
-    {
-        return Err(format!(
-            "{} is the data directory of another server (system identifier {}, the server that \
-             was asked has {identifier}): run this tool on the host of the server",
-            sources.pgdata.display(),
-            control.system_identifier
-        ));
-    }
+    check_cluster(&sources.pgdata, identifier)?;
     let bases = sources
         .tablespaces
         .iter()
@@ -159,8 +148,25 @@ fn look_at(sources: &Sources, identifier: Option<&str>) -> Result<(), String> {
     Ok(())
 }
 
+/// Compares the data directory on this host with the server that was asked.
+pub(super) fn check_cluster(pgdata: &Path, identifier: Option<&str>) -> Result<(), String> {
+    let control = pgdata::read_control(&pgdata.join("global/pg_control"));
+    let control = control.map_err(|error| chain(&error))?.control;
+    if let Some(identifier) = identifier
+        && control.system_identifier.to_string() != identifier
+    {
+        return Err(format!(
+            "{} is the data directory of another server (system identifier {}, the server that \
+             was asked has {identifier}): run this tool on the host of the server",
+            pgdata.display(),
+            control.system_identifier
+        ));
+    }
+    Ok(())
+}
+
 /// Warns of what does not stop a backup but makes it hard to use.
-fn warn(facts: &ServerFacts, pgdata: &Path) {
+pub(super) fn warn(facts: &ServerFacts, pgdata: &Path) {
     if facts.archive_mode.as_deref() == Some("off") {
         tracing::warn!(
             "WAL archiving is off on this server (archive_mode = off): the backup can be restored \

@@ -6,6 +6,7 @@
 //! record says of snapshots is at every moment at least what there may be of them
 //! (upholds S1).
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 
 use super::outcome::{Failure, Record};
 use super::{BackupRequest, Destination, Stopping, preflight, start, stats};
-use crate::mounts::Mounts;
+use crate::mounts::{Mount, Mounts};
 use crate::ops::snapshots::{Missing, failed};
 use crate::ops::{Ctx, OpError, OpErrorKind, chain};
 use crate::pg::{ServerFacts, Session};
@@ -206,38 +207,52 @@ async fn mounted(
     disks: Vec<Disk>,
     facts: &ServerFacts,
 ) -> Result<Vec<(Disk, RecordedMount)>, OpError> {
-    let locations = facts.tablespaces.iter().map(|found| found.location.clone());
-    let paths = facts.data_directory.iter().cloned().chain(locations);
-    let paths: Vec<PathBuf> = paths
+    let path = |text: &Option<String>| text.as_ref().map(PathBuf::from);
+    let locations = facts.tablespaces.iter().map(|found| &found.location);
+    let locations = locations
         .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .collect();
-    let pgdata = facts.data_directory.as_ref().map(PathBuf::from);
+        .filter(|path| path.is_absolute());
+    let configuration = [&facts.config_file, &facts.hba_file, &facts.ident_file];
+    let files = Files {
+        pgdata: path(&facts.data_directory),
+        tablespaces: locations.collect(),
+        configuration: configuration.into_iter().filter_map(path).collect(),
+        identifier: facts.system_identifier.clone(),
+    };
+    if let Some(pgdata) = &files.pgdata {
+        preflight::warn(facts, pgdata);
+    }
     let instance = instance.to_owned();
     // A file system that is gone may keep who looks at it waiting.
-    let looked = tokio::task::spawn_blocking(move || look(&instance, disks, &paths, pgdata));
+    let looked = tokio::task::spawn_blocking(move || look(&instance, disks, &files));
     looked
         .await
-        .map_err(|_| OpError::new(OpErrorKind::General, "the worker ended early"))?
+        .map_err(|_| general("the worker ended early"))?
+}
+
+/// What a server has on disks.
+struct Files {
+    pgdata: Option<PathBuf>,
+    tablespaces: Vec<PathBuf>,
+    configuration: Vec<PathBuf>,
+    identifier: Option<String>,
 }
 
 fn look(
     instance: &str,
     disks: Vec<Disk>,
-    paths: &[PathBuf],
-    pgdata: Option<PathBuf>,
+    files: &Files,
 ) -> Result<Vec<(Disk, RecordedMount)>, OpError> {
-    let general = |text: String| OpError::new(OpErrorKind::General, text);
     let mounts = Mounts::read();
     let mounts =
         mounts.map_err(|error| general(format!("could not read /proc/self/mountinfo: {error}")))?;
     let mut found = Vec::with_capacity(disks.len());
-    let mut points = Vec::with_capacity(disks.len());
+    let mut taken = Vec::with_capacity(disks.len());
     let (mut absent, mut whys) = (Vec::new(), Vec::new());
     for disk in disks {
         match mounts.of_disk(&disk.device) {
             Ok(mount) => {
-                points.push(mount);
+                taken.push(mount);
                 let recorded = RecordedMount {
                     options: Some(mount.options.clone()),
                     point: Some(mount.point.display().to_string()),
@@ -257,28 +272,52 @@ fn look(
             whys.join("; ")
         )));
     }
-    let is_taken = |path: &Path| {
-        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let mount = mounts.holding(&real);
-        (mount.is_none_or(|mount| points.contains(&mount)), mount)
-    };
-    for path in paths {
-        if let (false, Some(mount)) = is_taken(path) {
-            return Err(general(format!(
-                "{} is on the file system mounted at {}, which is on no disk of this backup",
-                path.display(),
-                mount.point.display()
-            ))
-            .with_hint("name every disk that has files of the server with --snapshot-disk"));
-        }
-    }
-    let wal = pgdata.map(|pgdata| pgdata.join("pg_wal"));
-    if let Some(wal) = wal.filter(|wal| !is_taken(wal).0) {
-        tracing::warn!(
-            "{} is on no disk of this backup: after a restore there must be a directory for it, \
-             and all WAL comes from the archive",
-            wal.display()
-        );
-    }
+    files.check(&mounts, &taken)?;
     Ok(found)
+}
+
+impl Files {
+    /// Whether all of them are on the file systems of which snapshots will be taken: refuses
+    /// what could not be restored without them, and warns of the rest.
+    fn check(&self, mounts: &Mounts, taken: &[&Mount]) -> Result<(), OpError> {
+        let elsewhere = |path: &Path| {
+            let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            mounts.holding(&real).filter(|mount| !taken.contains(mount))
+        };
+        for path in self.pgdata.iter().chain(&self.tablespaces) {
+            if let Some(mount) = elsewhere(path) {
+                return Err(general(format!(
+                    "{} is on the file system mounted at {}, which is on no disk of this backup",
+                    path.display(),
+                    mount.point.display()
+                ))
+                .with_hint("name every disk that has files of the server with --snapshot-disk"));
+            }
+        }
+        let Some(pgdata) = &self.pgdata else {
+            return Ok(());
+        };
+        // Who takes snapshots need not be able to read files.
+        if File::open(pgdata.join("global/pg_control")).is_ok() {
+            preflight::check_cluster(pgdata, self.identifier.as_deref()).map_err(general)?;
+        }
+        let wal = pgdata.join("pg_wal");
+        if elsewhere(&wal).is_some() {
+            tracing::warn!(
+                "{} is on no disk of this backup: after a restore there must be a directory for \
+                 it, and all WAL comes from the archive",
+                wal.display()
+            );
+        }
+        for file in &self.configuration {
+            if elsewhere(file).is_some() {
+                tracing::warn!("{} is on no disk of this backup", file.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn general(text: impl Into<String>) -> OpError {
+    OpError::new(OpErrorKind::General, text)
 }
