@@ -43,7 +43,7 @@ const FLOAT_FORMAT: f64 = 1_234_567.0;
 pub struct ControlFile {
     /// Identifies the cluster and all its physical copies.
     pub system_identifier: u64,
-    /// Version of the file's layout: 1300 for PostgreSQL 13 to 17.
+    /// Version of the file's layout: 1300 for PostgreSQL 13 to 16.
     pub control_version: u32,
     /// Version of the system catalogues, as in the names of tablespace
     /// directories: 202209061 for PostgreSQL 15.
@@ -231,7 +231,10 @@ fn read_until_valid(
 
 /// Versions of the layout whose later fields are known.
 fn is_known(control_version: u32) -> bool {
-    matches!(control_version, 960 | 1002 | 1100 | 1201 | 1300 | 1800)
+    matches!(
+        control_version,
+        960 | 1002 | 1100 | 1201 | 1300 | 1700 | 1800
+    )
 }
 
 fn sizes(used: &[u8], control_version: u32) -> Option<ControlSizes> {
@@ -359,6 +362,18 @@ pub(super) mod tests {
                 }),
             })
         );
+    }
+
+    /// Source: `PG_CONTROL_VERSION` of each version. From 17 on a checkpoint says more, behind what
+    /// is read here.
+    #[test]
+    fn the_layout_of_each_version_is_known() {
+        for version in [1201, 1300, 1700, 1800] {
+            let control = ControlFile::parse(&sample_of_version(version)).expect("it fits");
+            assert_eq!(control.sizes.data_checksums, Some(true), "{version}");
+            let progress = control.progress.expect("it is known");
+            assert_eq!((progress.redo_lsn, progress.timeline), (0x0084_1568, 1));
+        }
     }
 
     #[test]
