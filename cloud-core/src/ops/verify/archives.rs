@@ -16,12 +16,15 @@ use super::compare::dir_of;
 use super::findings::{Findings, Kind};
 use super::interrupted;
 use super::member::{Counted, Members, Method, Tree};
+use crate::catalogue::info::BackupInfo;
 use crate::catalogue::layout::{Archive, ArchiveBase, ArchiveSet};
 use crate::key::Prefix;
 use crate::manifest::{self, Algorithm, Checksum, Kept};
 use crate::ops::reading::{Lanes, Passage, Trouble, Unpacked, side_by_side};
 use crate::ops::{Ctx, OpError, OpErrorKind};
-use crate::pgdata::{Names, display_name, plain_name};
+use crate::pgdata::{
+    CONTROL_NAME, ControlFile, ControlSizes, Names, PageRules, display_name, plain_name,
+};
 use crate::store::{ObjectStore, StoreErrorKind};
 
 /// An archive with its number, which is its place among all of them.
@@ -56,6 +59,7 @@ pub(super) struct Part {
     pub(super) unpacked: Unpacked,
     pub(super) manifest: Option<Kept>,
     pub(super) findings: Findings,
+    bad_pages: Findings,
     pub(super) counted: Counted,
     /// It was read to its end.
     pub(super) whole: bool,
@@ -69,6 +73,7 @@ pub(super) struct Archives<'a> {
     jobs: NonZeroU32,
     lanes: Lanes,
     stop: CancellationToken,
+    info: &'a BackupInfo,
     pub(super) tree: Arc<Tree>,
     /// The right method, once it is known.
     right: Mutex<Option<Method>>,
@@ -80,6 +85,7 @@ impl<'a> Archives<'a> {
         store: &Arc<dyn ObjectStore>,
         all: Vec<Numbered>,
         jobs: NonZeroU32,
+        info: &'a BackupInfo,
     ) -> Self {
         let stop = ctx.cancel.child_token();
         Self {
@@ -88,6 +94,7 @@ impl<'a> Archives<'a> {
             jobs,
             lanes: Lanes::new(ctx, store, jobs, &stop),
             stop,
+            info,
             tree: Arc::new(Tree::new()),
             right: Mutex::default(),
         }
@@ -107,49 +114,56 @@ impl<'a> Archives<'a> {
 
     /// Reads all of them, by their numbers.
     pub(super) async fn read(&self) -> Result<BTreeMap<u32, Part>, OpError> {
-        let last = self
-            .all
-            .iter()
-            .rposition(|one| one.base == ArchiveBase::Data);
         let mut order: Vec<&Numbered> = self.all.iter().collect();
-        if let Some(last) = last {
-            order[..=last].rotate_right(1);
-        }
+        let last = self.last_of_pgdata();
+        order.sort_by_key(|one| Some(one.number) != last);
         let mut parts = self.round(&order).await?;
-        let method = right(&parts);
+        let method = self.right(&parts);
+        let wrong = |part: &Part| {
+            let pages = method.pages.is_some() && part.method.pages != method.pages;
+            part.method.algorithm != method.algorithm || pages
+        };
         let again: Vec<&Numbered> = self
             .all
             .iter()
-            .filter(|one| {
-                parts
-                    .get(&one.number)
-                    .is_some_and(|part| part.method != method)
-            })
+            .filter(|one| parts.get(&one.number).is_some_and(wrong))
             .collect();
         if !again.is_empty() {
             tracing::info!(
-                "{} archives are read again: the manifest has other checksums than is usual",
+                "{} archives are read again: checksums or pages are of another kind than is usual",
                 again.len()
             );
             *self.right.lock().unwrap_or_else(PoisonError::into_inner) = Some(method);
             parts.extend(self.round(&again).await?);
         }
+        for part in parts.values_mut() {
+            let pages = std::mem::take(&mut part.bad_pages);
+            if method.pages.is_some() {
+                part.findings.append(pages);
+            } else {
+                part.counted.pages = 0;
+            }
+        }
         Ok(parts)
+    }
+
+    /// The archive that has the manifest and `pg_control`.
+    fn last_of_pgdata(&self) -> Option<u32> {
+        let data = |one: &&Numbered| one.base == ArchiveBase::Data;
+        self.all.iter().rfind(data).map(|one| one.number)
     }
 
     async fn round(&self, archives: &[&Numbered]) -> Result<BTreeMap<u32, Part>, OpError> {
         let works = archives.iter().map(|one| self.one(one));
         let parts = side_by_side(self.jobs, &self.stop, works).await?;
-        Ok(parts.into_iter().collect())
+        Ok(parts.into_iter().flatten().collect())
     }
 
-    async fn one(&self, one: &Numbered) -> Result<(u32, Part), OpError> {
+    async fn one(&self, one: &Numbered) -> Result<BTreeMap<u32, Part>, OpError> {
         let (number, base, key) = (one.number, one.base, one.archive.key.to_string());
         tracing::info!("Reading '{key}'");
         let right = *self.right.lock().unwrap_or_else(PoisonError::into_inner);
-        let method = right.unwrap_or(Method {
-            algorithm: Algorithm::Crc32c,
-        });
+        let method = right.unwrap_or_else(|| self.assumed());
         let mut members = Members::new(&self.tree, &key, base, number, method);
         let work = move |passage: Passage| {
             let read = passage.run(|member, content| members.take(member, content));
@@ -178,12 +192,50 @@ impl<'a> Archives<'a> {
             let (kind, detail) = explain(trouble, last.as_deref())?;
             part.findings.note(kind, key, detail);
         }
-        if base == ArchiveBase::Data && part.manifest.is_some() {
-            let known = method_of(&part);
-            *self.right.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        let parts = BTreeMap::from([(number, part)]);
+        if Some(number) == self.last_of_pgdata() {
+            let known = self.right(&parts);
+            *self.right.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         }
         self.ctx.reporter.archive_done(one.archive.key.base_name());
-        Ok((number, part))
+        Ok(parts)
+    }
+
+    /// The ordinary case, as far as the record tells.
+    fn assumed(&self) -> Method {
+        let sizes = ControlSizes {
+            block_size: 8192,
+            relation_segment_blocks: 1 << 17,
+            wal_block_size: 8192,
+            wal_segment_size: 1 << 24,
+            data_checksums: Some(self.info.data_checksums.as_deref() == Some("on")),
+        };
+        Method {
+            algorithm: Algorithm::Crc32c,
+            pages: self.rules(&sizes),
+        }
+    }
+
+    fn rules(&self, sizes: &ControlSizes) -> Option<PageRules> {
+        let lsn = |text: &Option<String>| text.as_deref()?.parse().ok();
+        PageRules::of(sizes, lsn(&self.info.begin_xlog)?, lsn(&self.info.end_xlog))
+    }
+
+    /// The right method, as far as what was read tells.
+    fn right(&self, parts: &BTreeMap<u32, Part>) -> Method {
+        let mut method = self.assumed();
+        let manifest = parts.values().rev().find_map(|part| part.manifest.as_ref());
+        if let Some(algorithm) = manifest.and_then(algorithm_of) {
+            method.algorithm = algorithm;
+        }
+        let control = parts.values().rev().find_map(|part| {
+            let (_, bytes) = part.unpacked.held.get(CONTROL_NAME)?;
+            ControlFile::parse(bytes).ok()
+        });
+        if let Some(control) = control {
+            method.pages = self.rules(&control.sizes);
+        }
+        method
     }
 
     /// Finds the names of the files that are left in the tree, by reading their archives
@@ -236,6 +288,7 @@ impl Part {
             unpacked: Unpacked::default(),
             manifest: members.manifest,
             findings: members.findings,
+            bad_pages: members.bad_pages,
             counted: members.counted,
             whole: false,
             method: members.method,
@@ -276,26 +329,14 @@ fn explain(trouble: Trouble<io::Error>, last: Option<&str>) -> Result<(Kind, Str
     }
 }
 
-/// The method that was right, as far as what was read tells.
-fn right(parts: &BTreeMap<u32, Part>) -> Method {
-    let last = parts.values().rev().find(|part| part.manifest.is_some());
-    let assumed = Method {
-        algorithm: Algorithm::Crc32c,
-    };
-    last.and_then(method_of).unwrap_or(assumed)
-}
-
-/// The method that the manifest in an archive asks for.
-fn method_of(part: &Part) -> Option<Method> {
-    let text = part.manifest.as_ref()?.text().ok()?;
+/// What the first file in a manifest is summed up with. Whether the manifest counts is looked at
+/// later.
+fn algorithm_of(kept: &Kept) -> Option<Algorithm> {
     let mut algorithm = None;
-    // Whether it counts is looked at later.
-    let _ = manifest::read(text, |entry| {
+    let _ = manifest::read(kept.text().ok()?, |entry| {
         if algorithm.is_none() {
             algorithm = entry.checksum.as_ref().map(Checksum::algorithm);
         }
     });
-    Some(Method {
-        algorithm: algorithm.unwrap_or_default(),
-    })
+    algorithm
 }

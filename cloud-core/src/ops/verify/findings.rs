@@ -20,6 +20,8 @@ pub(super) enum Kind {
     File,
     /// The manifest itself.
     Manifest,
+    /// Pages of a relation.
+    Page,
     /// `pg_control`.
     Control,
     /// The label.
@@ -43,6 +45,7 @@ impl Kind {
             Self::Member => "member",
             Self::File => "file",
             Self::Manifest => "manifest",
+            Self::Page => "page",
             Self::Control => "control",
             Self::Label => "label",
             Self::Wal => "wal",
@@ -64,6 +67,10 @@ impl Kind {
             | Self::Manifest
             | Self::Control
             | Self::Label => "use another backup and take a new one",
+            Self::Page => {
+                "the server's own copy may be as damaged: look at it with pg_amcheck, and keep older \
+                 backups"
+            }
             Self::Wal | Self::History => {
                 "put the file back from a copy, or take a new backup: no recovery goes past it"
             }

@@ -10,7 +10,10 @@ use sha2::{Digest, Sha256};
 use super::findings::{Findings, Kind};
 use crate::catalogue::layout::ArchiveBase;
 use crate::manifest::{self, Algorithm, Checksum, Keeping, Kept, Summing};
-use crate::pgdata::{JOURNAL_NAME, MANIFEST_NAME, Names, display_name, plain_name};
+use crate::pgdata::{
+    JOURNAL_NAME, MANIFEST_NAME, Names, PageChecker, PageRules, RelationFile, display_name,
+    plain_name,
+};
 use crate::tar::{Member, MemberKind};
 
 /// How members are looked at. What is right shows only when the last archive was read.
@@ -18,6 +21,8 @@ use crate::tar::{Member, MemberKind};
 pub(super) struct Method {
     /// What the manifest has of each file.
     pub(super) algorithm: Algorithm,
+    /// How pages are judged, if the cluster has checksums.
+    pub(super) pages: Option<PageRules>,
 }
 
 /// All names of the backup, by their paths in a manifest.
@@ -77,6 +82,7 @@ pub(super) struct Counted {
     pub(super) files: u64,
     /// Of the files.
     pub(super) bytes: u64,
+    pub(super) pages: u64,
 }
 
 /// Takes the members of one archive.
@@ -88,6 +94,8 @@ pub(super) struct Members {
     number: u32,
     pub(super) method: Method,
     pub(super) findings: Findings,
+    /// About pages, which count only if they were judged rightly.
+    pub(super) bad_pages: Findings,
     pub(super) counted: Counted,
     /// The last manifest that came.
     pub(super) manifest: Option<Kept>,
@@ -112,6 +120,7 @@ impl Members {
             number,
             method,
             findings: Findings::default(),
+            bad_pages: Findings::default(),
             counted: Counted::default(),
             manifest: None,
             parent: Vec::new(),
@@ -155,7 +164,7 @@ impl Members {
         let names = &self.tree.names;
         match &member.kind {
             MemberKind::Directory => self.tree.add_directory(&path),
-            MemberKind::File { .. } => self.sum_up(&path, content)?,
+            MemberKind::File { .. } => self.sum_up(&path, member, content)?,
             MemberKind::Symlink { .. } | MemberKind::Fifo => {
                 take(names, &path, self.number);
             }
@@ -212,7 +221,18 @@ impl Members {
         None
     }
 
-    fn sum_up(&mut self, path: &[u8], content: &mut dyn BufRead) -> io::Result<()> {
+    fn sum_up(
+        &mut self,
+        path: &[u8],
+        member: &Member,
+        content: &mut dyn BufRead,
+    ) -> io::Result<()> {
+        let relation = || RelationFile::of(path);
+        let pages = self
+            .method
+            .pages
+            .and_then(|rules| Some((rules, relation()?)));
+        let mut pages = pages.map(|(rules, file)| PageChecker::new(rules, file));
         let is_manifest = self.base == ArchiveBase::Data && path == MANIFEST_NAME;
         let mut keeping = is_manifest.then(Keeping::new).transpose()?;
         let mut sum = Summing::new(self.method.algorithm);
@@ -223,6 +243,9 @@ impl Members {
                 break;
             }
             sum.add(piece);
+            if let Some(pages) = &mut pages {
+                pages.feed(piece);
+            }
             if let Some(keeping) = &mut keeping {
                 keeping.write_all(piece)?;
             }
@@ -232,6 +255,15 @@ impl Members {
         }
         if let Some(keeping) = keeping {
             self.manifest = Some(keeping.finish()?);
+        }
+        if let Some(pages) = pages {
+            let seen = pages.finish();
+            self.counted.pages += seen.pages;
+            if seen.bad.count > 0 {
+                let place = format!("{}:{}", self.key, display_name(&member.name));
+                let detail = format!("the checksum is wrong of {}", seen.bad);
+                self.bad_pages.note(Kind::Page, place, detail);
+            }
         }
         let digest = self.tree.digest(&sum.finish());
         self.tree.names.fill(path, self.number, size, digest);

@@ -211,7 +211,7 @@ impl Check<'_> {
         self.ctx.reporter.begin(Work::Verify, Some(bytes));
         self.ctx.reporter.phase(Phase::Copying);
         let all = Numbered::all(stored.set);
-        let archives = Archives::new(self.ctx, self.store, all, self.request.jobs);
+        let archives = Archives::new(self.ctx, self.store, all, self.request.jobs, self.info);
         let mut parts = archives.read().await?;
 
         let mut whole = stored.problems.is_empty();
@@ -220,6 +220,7 @@ impl Check<'_> {
             report.archives += 1;
             report.files += part.counted.files;
             report.bytes += part.counted.bytes;
+            report.pages += part.counted.pages;
             whole &= part.whole;
         }
         let own = self.held_back(&archives, &mut parts, whole, report);

@@ -24,6 +24,8 @@ pub(super) struct Report {
     pub(super) files: u64,
     /// Bytes of the files.
     pub(super) bytes: u64,
+    /// Pages whose checksums were looked at.
+    pub(super) pages: u64,
     pub(super) manifest: Compared,
     pub(super) wal: WalSeen,
 }
@@ -39,6 +41,7 @@ impl Report {
             stored_bytes: 0,
             files: 0,
             bytes: 0,
+            pages: 0,
             manifest: Compared::Nothing,
             wal: WalSeen::default(),
         }
@@ -95,6 +98,12 @@ impl Report {
             self.archives,
             pretty_size(self.stored_bytes)
         ));
+        if self.pages > 0 {
+            line(format_args!(
+                "checked: the checksums of {} pages",
+                self.pages
+            ));
+        }
         if let Compared::With { files, unread } = self.manifest {
             let compared = files - unread;
             line(format_args!(
@@ -139,6 +148,7 @@ impl Report {
             "bytes_store": self.stored_bytes,
             "files": self.files,
             "bytes_files": self.bytes,
+            "pages": self.pages,
             "manifest_files": files_listed,
             "manifest_files_unread": files_unread,
             "wal_segments": self.wal.segments,

@@ -39,6 +39,8 @@ async fn a_whole_backup_is_good_and_only_read() {
             "bytes_store": data + rest,
             "files": 7,
             "bytes_files": read["bytes_files"],
+            // What is left at the end of a file is no page.
+            "pages": 6 + 2 + 3,
             "manifest_files": 6,
             "manifest_files_unread": 0,
             "wal_segments": 3,
@@ -328,6 +330,57 @@ async fn a_manifest_of_the_other_algorithm_is_compared_all_the_same() {
         };
         assert!(expected.contains(&gets.count()), "{algorithm:?}");
     }
+}
+
+/// Replaces the number of its LSN in the second page of a table.
+fn with_page_of(lsn: u64) -> impl Fn(&mut Scene) {
+    move |scene: &mut Scene| {
+        let mut bytes = scene.content("base/5/1259");
+        bytes[8192..8200].copy_from_slice(&lsn.rotate_left(32).to_le_bytes());
+        scene.put("base/5/1259", &bytes);
+        scene.seal();
+        scene.store_archives();
+    }
+}
+
+#[tokio::test]
+async fn pages_are_judged_by_the_rules_of_the_cluster() {
+    let table = format!("{DATA}:base/5/1259");
+    // Not written since the backup began, or later than it ended.
+    for lsn in [0, 0x60_0028, 0x80_0101] {
+        found("a page", with_page_of(lsn), &[("page", &table)]).await;
+    }
+    for lsn in [0x60_0029, 0x80_0100] {
+        let mut scene = Scene::new();
+        with_page_of(lsn)(&mut scene);
+        assert_eq!(scene.report(false).await["status"], "good", "{lsn:X}");
+    }
+    // The record speaks of no checksums, and the blocks have another size.
+    let mut scene = Scene::new();
+    let text = String::from_utf8(scene.memory.contents()[INFO].to_vec()).unwrap();
+    scene
+        .memory
+        .insert(INFO, text.replace("data_checksums=on\n", ""));
+    let mut bytes = scene.content("global/pg_control");
+    bytes[248..252].copy_from_slice(&16384_u32.to_le_bytes());
+    let sum = crc32c::crc32c(&bytes[..288]);
+    bytes[288..292].copy_from_slice(&sum.to_le_bytes());
+    scene.put("global/pg_control", &bytes);
+    with_page_of(0)(&mut scene);
+    let report = scene.report(false).await;
+    // The second page of eight KiB is the middle of the first.
+    assert_eq!(
+        (&report["status"], &report["pages"]),
+        (&json!("good"), &json!(3 + 1 + 1))
+    );
+    // And none at all.
+    scene.put("global/pg_control", &control(GOLDEN_SYSTEM, false));
+    with_page_of(0)(&mut scene);
+    let report = scene.report(false).await;
+    assert_eq!(
+        (&report["status"], &report["pages"]),
+        (&json!("good"), &json!(0))
+    );
 }
 
 #[tokio::test]
