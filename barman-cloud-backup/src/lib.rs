@@ -197,6 +197,11 @@ pub struct Args {
     )]
     manifest_checksums: Algorithm,
 
+    /// Fail, once all is copied, if pages have wrong checksums; without this they are
+    /// told and the backup is completed
+    #[arg(long, help_heading = argparse::OURS)]
+    fail_on_bad_pages: bool,
+
     #[command(flatten)]
     progress: ProgressArgs,
 
@@ -348,6 +353,7 @@ impl Tool for Args {
             memory_limit: self.memory_limit,
             tags: self.tags.get(),
             manifest_checksums: self.manifest_checksums,
+            fail_on_bad_pages: self.fail_on_bad_pages,
         };
         if hook::is_hook(&ctx.env) {
             let request = RelayRequest {

@@ -125,6 +125,7 @@ fn copy(pgdata: PathBuf, rounds: NonZeroU32, max_parts: u32) -> Outcome {
             memory_limit: None,
             tags: None,
             manifest_checksums: Algorithm::Crc32c,
+            fail_on_bad_pages: false,
         },
         pgdata,
         rounds,

@@ -25,6 +25,7 @@ mod life_cycle;
 mod manifest;
 mod odd_tree;
 mod options_count;
+mod pages;
 mod permissions_s3;
 mod pitr;
 mod progress;

@@ -45,6 +45,8 @@ pub struct ArchiveOptions {
     pub tags: Option<Vec<Tag>>,
     /// How the manifest sums up the files.
     pub manifest_checksums: Algorithm,
+    /// Whether pages with wrong checksums make the backup fail, once all are found.
+    pub fail_on_bad_pages: bool,
 }
 
 impl ArchiveOptions {

@@ -6,6 +6,7 @@
 
 mod destination;
 mod listing;
+mod pages;
 mod sources;
 mod writing;
 
@@ -13,6 +14,7 @@ pub use self::destination::ArchiveOptions;
 pub(super) use self::destination::Destination;
 pub(super) use self::listing::Listing;
 pub(super) use self::sources::{ConfigurationFile, Entries, Sources, TablespaceSource, major};
+pub(super) use self::pages::{Checked, Pages};
 pub(super) use self::writing::{
-    CopyReport, Summed, Writing, files, identifier, lower_priority, manifest_failed, warn_of,
+    CopyReport, Summed, Writing, control, files, lower_priority, manifest_failed, warn_of,
 };

@@ -139,12 +139,11 @@ pub(in crate::ops) fn manifest_failed(error: &io::Error) -> TransferError {
     TransferError::Files(format!("could not make the manifest: {error}"))
 }
 
-/// The system identifier of the cluster.
-pub(in crate::ops) fn identifier(pgdata: &Path) -> Result<u64, TransferError> {
+/// What the cluster's `pg_control` says at this moment.
+pub(in crate::ops) fn control(pgdata: &Path) -> Result<ControlFile, TransferError> {
     let path = pgdata.join("global/pg_control");
-    let control = pgdata::read_control(&path).map_err(|error| files(&error))?;
-    let control = ControlFile::parse(&control.bytes).map_err(|error| files(&error))?;
-    Ok(control.system_identifier)
+    let read = pgdata::read_control(&path).map_err(|error| files(&error))?;
+    Ok(read.control)
 }
 
 /// Sums up the bytes that are stored of a file: not what it grew by.

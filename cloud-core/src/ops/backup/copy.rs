@@ -18,15 +18,17 @@ use super::lanes::{Archives, Source, Stock};
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
 use crate::manifest::{Algorithm, Checksum, Summing, WalRange};
 use crate::ops::archives::{
-    CopyReport, Listing, Sources, Summed, Writing, files, identifier, lower_priority,
+    Checked, CopyReport, Listing, Pages, Sources, Summed, Writing, control, files, lower_priority,
     manifest_failed, warn_of,
 };
 use crate::pgdata::{
-    self, Entry, EntryKind, Found, Gentle, HardLinks, LABEL_NAME, MANIFEST_NAME, OwnerNames,
+    self, Entry, EntryKind, Found, Gentle, HardLinks, LABEL_NAME, MANIFEST_NAME, OpenFile,
+    OwnerNames, PageRules,
 };
 use crate::report::Reporter;
 use crate::tar::{Member, MemberKind, Splitter};
 use crate::transfer::{Lane, LaneOptions, TransferError, Uploader};
+use crate::wal::Lsn;
 
 /// What the end of the backup brings.
 #[derive(Debug, Clone)]
@@ -60,14 +62,18 @@ pub(super) struct Plan {
     pub(super) version: u32,
     /// How the manifest sums up the files.
     pub(super) algorithm: Algorithm,
+    /// Where the backup begins; `None` judges no pages.
+    pub(super) begin: Option<Lsn>,
+    /// Whether bad pages make the backup fail.
+    pub(super) fail_on_bad_pages: bool,
 }
 
 impl Job {
     /// Copies everything. Blocks; uploads run on `runtime`.
     pub(super) fn run(self, runtime: &Handle) -> Result<CopyReport, TransferError> {
         let plan = &self.plan;
-        let identifier = identifier(&plan.sources.pgdata)?;
-        let listing = Listing::new(plan.algorithm, plan.version, identifier)
+        let control = control(&plan.sources.pgdata)?;
+        let listing = Listing::new(plan.algorithm, plan.version, control.system_identifier)
             .map_err(|error| manifest_failed(&error))?;
         let listing = Mutex::new(listing);
         let stock = Stock::new(&plan.sources);
@@ -76,19 +82,26 @@ impl Job {
             runtime,
             stock: &stock,
             listing: &listing,
+            rules: plan
+                .begin
+                .and_then(|begin| PageRules::of(&control.sizes, begin, None)),
         };
         let (mut copy, mut out) = work.copy()?;
         // upholds B4: no lane is under way any more
         copy.control(&plan.sources, &mut out)?;
         copy.configuration(&plan.sources, &mut out)?;
         let Copy {
-            owners, writing, ..
+            owners,
+            pages,
+            writing,
+            ..
         } = copy;
         let end = End {
             sources: &plan.sources,
             owners,
             writing,
             listing: listing.into_inner().unwrap_or_else(PoisonError::into_inner),
+            pages,
         };
         // Nobody listens if the backup was given up meanwhile; the next line
         // finds that out.
@@ -97,7 +110,7 @@ impl Job {
             .closing
             .blocking_recv()
             .map_err(|_| TransferError::Cancelled)?;
-        end.close(&closing, out)
+        end.close(&closing, plan.fail_on_bad_pages, out)
     }
 }
 
@@ -107,6 +120,8 @@ struct Work<'a, 's, 'l> {
     runtime: &'a Handle,
     stock: &'a Stock<'s>,
     listing: &'l Mutex<Listing>,
+    /// How pages are judged, where they are.
+    rules: Option<PageRules>,
 }
 
 impl<'a, 'l> Work<'a, '_, 'l> {
@@ -125,7 +140,7 @@ impl<'a, 'l> Work<'a, '_, 'l> {
                 Err(TransferError::Cancelled)
             }
         };
-        let beside = || copying(false).map(|(copy, _)| copy.writing.report);
+        let beside = || copying(false).map(|(copy, _)| (copy.writing.report, copy.pages));
         let (mut copy, kept) = thread::scope(|scope| {
             let others = 1..self.plan.lanes.get();
             let others: Vec<_> = others.map(|_| scope.spawn(beside)).collect();
@@ -136,7 +151,9 @@ impl<'a, 'l> Work<'a, '_, 'l> {
                     Err(TransferError::Files(text))
                 });
                 own = own.and_then(|(mut copy, kept)| {
-                    copy.writing.report.add(&ended?);
+                    let (report, pages) = ended?;
+                    copy.writing.report.add(&report);
+                    copy.pages.join(pages);
                     Ok((copy, kept))
                 });
             }
@@ -156,6 +173,7 @@ impl<'a, 'l> Work<'a, '_, 'l> {
             owners: OwnerNames::default(),
             listing: self.listing,
             algorithm: self.plan.algorithm,
+            pages: Pages::new(self.rules),
             writing: Writing {
                 cancel: self.plan.lane.cancel.clone(),
                 reporter: self.plan.reporter.as_ref(),
@@ -192,6 +210,7 @@ struct Copy<'a, 'l> {
     owners: OwnerNames,
     listing: &'l Mutex<Listing>,
     algorithm: Algorithm,
+    pages: Pages,
     writing: Writing<'a>,
 }
 
@@ -253,8 +272,7 @@ impl Copy<'_, '_> {
             }
             _ => {
                 links.note(part, &open.meta, &entry.name);
-                let mut data = Gentle::new(&open.file, open.member.size());
-                let sum = self.file(base, &open.member, &mut data, out)?;
+                let sum = self.found(base, &entry.name, &open, out)?;
                 if links.stored_as(&open.meta).is_some() {
                     let size = open.member.size();
                     self.listing().note(&entry.name, size, sum);
@@ -262,6 +280,24 @@ impl Copy<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// A file of the source, called `name` there.
+    fn found(
+        &mut self,
+        base: ArchiveBase,
+        name: &[u8],
+        open: &OpenFile,
+        out: &mut Out,
+    ) -> Result<Checksum, TransferError> {
+        let mut data = Gentle::new(&open.file, open.member.size());
+        let Some(rules) = self.pages.rules_for(name) else {
+            return self.file(base, &open.member, &mut data, out);
+        };
+        let mut checked = Checked::new(&mut data, &open.file, rules);
+        let sum = self.file(base, &open.member, &mut checked, out)?;
+        self.pages.add_checked(base, name, &checked);
+        Ok(sum)
     }
 
     fn listing(&self) -> MutexGuard<'_, Listing> {
@@ -325,17 +361,27 @@ struct End<'a> {
     owners: OwnerNames,
     writing: Writing<'a>,
     listing: Listing,
+    pages: Pages,
 }
 
 impl End<'_> {
     /// The manifest, which lists the label too, and the label.
-    fn close(self, closing: &Closing, mut out: Out) -> Result<CopyReport, TransferError> {
+    fn close(
+        self,
+        closing: &Closing,
+        fail_on_bad_pages: bool,
+        mut out: Out,
+    ) -> Result<CopyReport, TransferError> {
         let Self {
             sources,
             mut owners,
             mut writing,
             mut listing,
+            pages,
         } = self;
+        pages
+            .finish(closing.range.end, fail_on_bad_pages)
+            .map_err(TransferError::Files)?;
         let mut made = |name: &[u8], size| {
             let member = pgdata::made_member(&sources.pgdata, name, size, &mut owners);
             member.map_err(|error| files(&error))

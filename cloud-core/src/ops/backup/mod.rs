@@ -134,6 +134,8 @@ impl Taking<'_> {
             reporter: Arc::clone(&self.ctx.reporter),
             version: self.version,
             algorithm: options.manifest_checksums,
+            begin: Some(start.lsn),
+            fail_on_bad_pages: options.fail_on_bad_pages,
         };
         let job = copy::Job {
             plan,

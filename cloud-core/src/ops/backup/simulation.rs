@@ -80,6 +80,9 @@ pub async fn simulate(
         reporter,
         version: VERSION,
         algorithm: options.manifest_checksums,
+        // What stands for its files are no pages.
+        begin: None,
+        fail_on_bad_pages: options.fail_on_bad_pages,
     };
     let job = Job {
         plan,

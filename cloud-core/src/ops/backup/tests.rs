@@ -107,6 +107,8 @@ impl Cluster {
             reporter,
             version: 170_000,
             algorithm: options.manifest_checksums,
+            begin: None,
+            fail_on_bad_pages: options.fail_on_bad_pages,
         };
         let (copied, _) = oneshot::channel();
         let (closing_tx, closing) = oneshot::channel();
@@ -147,6 +149,7 @@ fn options(lanes: u32) -> ArchiveOptions {
         memory_limit: None,
         tags: None,
         manifest_checksums: Algorithm::Crc32c,
+        fail_on_bad_pages: false,
     }
 }
 

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::digest::Digest;
 use crate::catalogue::layout::ArchiveBase;
 use crate::manifest::{Checksum, Summing};
-use crate::ops::archives::{Listing, Summed, Writing, files, manifest_failed, warn_of};
-use crate::pgdata::{EntryKind, Found, LeftOut, OwnerNames, Walk, display_name};
+use crate::ops::archives::{Listing, Pages, Summed, Writing, files, manifest_failed, warn_of};
+use crate::pgdata::{EntryKind, Found, LeftOut, OwnerNames, PageChecker, Walk, display_name};
 use crate::tar::{self, ArchiveSink, Copied, Member, Splitter};
 use crate::transfer::TransferError;
 
@@ -132,11 +132,13 @@ impl<'a> Scout<'a> {
     }
 
     /// The members of the next archive: as many as make no more than `limit` bytes
-    /// of tar, and at least one. They are added to the listing, and to `digest`.
+    /// of tar, and at least one. They are added to the listing, and to `digest`, and
+    /// their pages are judged: an archive that is there already is not read again.
     pub(super) fn batch(
         &mut self,
         limit: u64,
         listing: &mut Listing,
+        pages: &mut Pages,
         mut digest: Digest,
     ) -> Result<Batch, TransferError> {
         let (mut members, mut bytes) = (0, END);
@@ -152,7 +154,7 @@ impl<'a> Scout<'a> {
                 break;
             }
             let sum = match &mut next.file {
-                Some(file) => Some(self.sum(&next.member, file, listing.summing())?),
+                Some(file) => Some(self.sum(&next.member, file, listing.summing(), pages)?),
                 None => None,
             };
             if let Some(sum) = sum {
@@ -177,7 +179,10 @@ impl<'a> Scout<'a> {
         member: &Member,
         file: &mut File,
         mut sum: Summing,
+        pages: &mut Pages,
     ) -> Result<Checksum, TransferError> {
+        let rules = pages.rules_for(&member.name);
+        let mut checker = rules.map(|(rules, relation)| PageChecker::new(rules, relation));
         let mut left = member.size();
         let mut buffer = vec![0; BLOCK];
         loop {
@@ -194,6 +199,9 @@ impl<'a> Scout<'a> {
                 }
             };
             if count == 0 && left == 0 {
+                if let Some(checker) = checker {
+                    pages.add(self.base, &member.name, &checker.finish());
+                }
                 return Ok(sum.finish());
             }
             left = match left.checked_sub(count as u64) {
@@ -201,6 +209,9 @@ impl<'a> Scout<'a> {
                 _ => return Err(self.members.changing()),
             };
             sum.add(&buffer[..count]);
+            if let Some(checker) = &mut checker {
+                checker.feed(&buffer[..count]);
+            }
         }
     }
 }
@@ -320,7 +331,8 @@ mod tests {
         let mut scout = Scout::new(walk(), root.path(), ArchiveBase::Data, &cancel);
         let mut listing = Listing::new(Algorithm::Crc32c, 150_000, 1).expect("a listing");
         let digest = Digest::new(&[]);
-        let batch = scout.batch(u64::MAX, &mut listing, digest.clone())?;
+        let mut pages = Pages::new(None);
+        let batch = scout.batch(u64::MAX, &mut listing, &mut pages, digest.clone())?;
         assert_eq!((batch.members, batch.last), (2, true));
         change(&file);
         // Whoever changes a file may set its time.

@@ -17,9 +17,9 @@ use crate::catalogue::layout::{ArchiveBase, Layout};
 use crate::key::Key;
 use crate::manifest::{Algorithm, Manifest, Summing};
 use crate::ops::archives::{
-    CopyReport, Listing, Writing, files, identifier, lower_priority, manifest_failed,
+    CopyReport, Listing, Pages, Writing, control, files, lower_priority, manifest_failed,
 };
-use crate::pgdata::{self, LABEL_NAME, MANIFEST_NAME, OwnerNames};
+use crate::pgdata::{self, LABEL_NAME, MANIFEST_NAME, OwnerNames, PageRules};
 use crate::report::Reporter;
 use crate::tar::{self, ArchiveSink, Member, Splitter};
 use crate::transfer::{Lane, LaneOptions, TransferError, Uploader};
@@ -36,6 +36,8 @@ pub(super) struct Job {
     pub(super) algorithm: Algorithm,
     /// What every archive depends on beside its members.
     pub(super) options: Digest,
+    /// Whether the backup is not to be relayed if it has bad pages.
+    pub(super) fail_on_bad_pages: bool,
 }
 
 /// The archives of the backup.
@@ -45,6 +47,8 @@ pub(super) struct Outcome {
     pub(super) keys: Vec<Key>,
     /// How many were not there already.
     pub(super) sent: usize,
+    /// The bad pages that are not to be relayed.
+    pub(super) bad_pages: Option<String>,
 }
 
 impl Job {
@@ -52,17 +56,20 @@ impl Job {
     pub(super) fn run(self, runtime: &Handle) -> Result<Outcome, TransferError> {
         lower_priority();
         let sources = &self.source.sources;
-        let listing = Listing::new(
-            self.algorithm,
-            self.source.version,
-            identifier(&sources.pgdata)?,
-        );
+        let control = control(&sources.pgdata)?;
+        let identifier = control.system_identifier;
+        let listing = Listing::new(self.algorithm, self.source.version, identifier);
+        let range = &self.source.range;
+        let rules = range
+            .as_ref()
+            .and_then(|range| PageRules::of(&control.sizes, range.start, Some(range.end)));
         let mut relaying = Relaying {
             job: &self,
             runtime,
             limit: self.lane.plan.sure_to_fit(),
             summing: Summing::new(self.algorithm),
             before: self.options.clone(),
+            pages: Pages::new(rules),
             writing: Writing {
                 cancel: self.lane.cancel.clone(),
                 reporter: self.reporter.as_ref(),
@@ -74,12 +81,18 @@ impl Job {
         for tablespace in &sources.tablespaces {
             let base = ArchiveBase::Tablespace(tablespace.oid);
             let mut archives = relaying.archives(base, &tablespace.location)?;
-            while let Some(batch) = archives.next(relaying.limit, &mut listing)? {
+            while let Some(batch) = relaying.next(&mut archives, &mut listing)? {
                 relaying.archive(&mut archives, &batch, None)?;
             }
         }
         relaying.data(listing)?;
-        Ok(relaying.outcome)
+        let Relaying {
+            pages, mut outcome, ..
+        } = relaying;
+        if let Some(range) = range {
+            outcome.bad_pages = pages.finish(range.end, self.fail_on_bad_pages).err();
+        }
+        Ok(outcome)
     }
 }
 
@@ -95,16 +108,6 @@ struct Archives<'a> {
 }
 
 impl Archives<'_> {
-    /// The members of the next archive; `None` after the last one.
-    fn next(&mut self, limit: u64, listing: &mut Listing) -> Result<Option<Batch>, TransferError> {
-        if self.over {
-            return Ok(None);
-        }
-        let batch = self.scout.batch(limit, listing, self.digest())?;
-        self.over = batch.last;
-        Ok(Some(batch))
-    }
-
     /// What the next archive's fingerprint begins with.
     fn digest(&self) -> Digest {
         let mut digest = self.options.clone();
@@ -122,6 +125,7 @@ struct Relaying<'a> {
     summing: Summing,
     /// Of the archives so far.
     before: Digest,
+    pages: Pages,
     writing: Writing<'a>,
     outcome: Outcome,
 }
@@ -140,11 +144,27 @@ impl<'a> Relaying<'a> {
         })
     }
 
+    /// The members of the next archive; `None` after the last one.
+    fn next(
+        &mut self,
+        archives: &mut Archives,
+        listing: &mut Listing,
+    ) -> Result<Option<Batch>, TransferError> {
+        if archives.over {
+            return Ok(None);
+        }
+        let digest = archives.digest();
+        let (limit, pages) = (self.limit, &mut self.pages);
+        let batch = archives.scout.batch(limit, listing, pages, digest)?;
+        archives.over = batch.last;
+        Ok(Some(batch))
+    }
+
     fn data(&mut self, mut listing: Listing) -> Result<(), TransferError> {
         let pgdata = &self.job.source.sources.pgdata;
         let mut archives = self.archives(ArchiveBase::Data, pgdata)?;
         let last = loop {
-            match archives.next(self.limit, &mut listing)? {
+            match self.next(&mut archives, &mut listing)? {
                 Some(batch) if batch.last => break batch,
                 Some(batch) => self.archive(&mut archives, &batch, None)?,
                 None => return Err(TransferError::Files("PGDATA is empty".into())),

@@ -98,6 +98,12 @@ impl Relay<'_> {
             outcome.keys.len(),
             outcome.sent
         );
+        if let Some(bad) = outcome.bad_pages {
+            // No repetition makes them good.
+            let text = format!("Backup '{}' is not relayed: it has {bad}", source.id);
+            return Err(OpError::new(OpErrorKind::NoRetry, text)
+                .with_hint("without --fail-on-bad-pages it is"));
+        }
         let concluded = async {
             let Destination { store, layout, .. } = &self.to;
             present.tidy(layout, &source, &outcome.keys).await?;
@@ -141,6 +147,7 @@ impl Relay<'_> {
             present: Arc::clone(present),
             algorithm: options.manifest_checksums,
             options: self.options(source),
+            fail_on_bad_pages: options.fail_on_bad_pages,
         };
         let runtime = Handle::current();
         let copied = spawn_blocking(move || job.run(&runtime)).await;

@@ -195,6 +195,7 @@ fn request() -> RelayRequest {
             memory_limit: None,
             tags: None,
             manifest_checksums: Algorithm::Crc32c,
+            fail_on_bad_pages: false,
         },
         name: None,
         encryption: String::new(),
@@ -557,4 +558,41 @@ async fn an_interrupted_relay_leaves_no_record_and_no_upload() {
     refused(result, OpErrorKind::Interrupted);
     assert_eq!(bench.names(), Vec::<String>::new());
     assert_eq!(bench.store.memory.open_uploads(), Vec::<String>::new());
+}
+
+/// The files of the bench are relations by their names, but what is in them are no pages.
+#[tokio::test]
+async fn bad_pages_are_relayed_unless_that_is_to_fail() {
+    let bench = Bench::new();
+    let strict = request_with(|archives| archives.fail_on_bad_pages = true);
+    bench
+        .relay(&strict)
+        .await
+        .expect("without checksums nothing is judged");
+
+    let bench = Bench::new();
+    switch_checksums_on(&bench.path("data/global/pg_control"));
+    let why = refused(bench.relay(&strict).await, OpErrorKind::NoRetry);
+    assert!(
+        why.contains("it has 71 pages in 3 files with wrong checksums"),
+        "{why}"
+    );
+    assert_eq!(
+        bench.names(),
+        ["16384.tar", "data.tar"],
+        "there is no record"
+    );
+    bench.relay(&request()).await.expect("relayed");
+    assert_eq!(bench.names(), ["16384.tar", "backup.info", "data.tar"]);
+    // What is there already is judged all the same.
+    refused(bench.relay(&strict).await, OpErrorKind::NoRetry);
+}
+
+/// Has a control file say that its cluster's pages have checksums.
+fn switch_checksums_on(control: &Path) {
+    let mut bytes = fs::read(control).expect("readable");
+    bytes[284] = 1;
+    let checksum = crc32c::crc32c(&bytes[..288]);
+    bytes[288..292].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(control, bytes).expect("written");
 }

@@ -2,6 +2,7 @@
 
 mod archiver;
 mod changes;
+mod pages;
 mod recovery;
 pub(crate) mod scene;
 mod sessions;
