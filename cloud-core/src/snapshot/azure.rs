@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::line::{Line, Verdict};
-use super::rest::{Answered, ask, call, judge_status, last_part, text, wait, with_body};
+use super::rest::{Answered, ask, call, judge_status, last_part, perhaps, text, wait, with_body};
 use super::{
     Begun, Cloud, Deleted, Disk, Located, Place, Progress, RecordedSnapshot, SnapshotError,
     SnapshotErrorKind, SnapshotOptions, SnapshotProvider,
@@ -189,8 +189,9 @@ impl SnapshotProvider for Azure {
         });
         let request = with_body("PUT", self.snapshot_path(name), &body);
         let doing = format!("snapshot {name} could not be begun");
-        let answered = ask(&self.line, &request, &doing, refusal).await?;
-        let (_, answer) = answered.map_err(|refusal| refusal.error(&doing))?;
+        let answered = ask(&self.line, &request, &doing, refusal).await;
+        let answered = answered.map_err(perhaps)?;
+        let (_, answer) = answered.map_err(|refusal| perhaps(refusal.error(&doing)))?;
         tracing::info!("Snapshot {name} was begun");
         Ok(Begun {
             id: name.to_owned(),

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::line::{Line, Verdict};
-use super::rest::{Answered, ask, call, judge_status, last_part, text, wait, with_body};
+use super::rest::{Answered, ask, call, judge_status, last_part, perhaps, text, wait, with_body};
 use super::{
     Begun, Cloud, Deleted, Disk, Located, Place, Progress, RecordedSnapshot, SnapshotError,
     SnapshotErrorKind, SnapshotOptions, SnapshotProvider,
@@ -180,11 +180,12 @@ impl SnapshotProvider for Gcp {
         let target = self.path(&format!("global/snapshots?requestId={}", request_id()));
         let doing = format!("snapshot {name} could not be begun");
         let request = with_body("POST", target, &body);
-        let operation = match ask(&self.line, &request, &doing, refusal).await? {
+        let answered = ask(&self.line, &request, &doing, refusal).await;
+        let operation = match answered.map_err(perhaps)? {
             Ok((value, _)) => text(&value, "/name").map(str::to_owned),
             // By a request whose answer was lost: nobody else's has this name.
             Err(refusal) if refusal.status == 409 && refusal.code == "alreadyExists" => None,
-            Err(refusal) => return Err(refusal.error(&doing)),
+            Err(refusal) => return Err(perhaps(refusal.error(&doing))),
         };
         tracing::info!("Snapshot {name} was begun");
         Ok(Begun {

@@ -71,6 +71,17 @@ pub(super) async fn ask(
     }))
 }
 
+/// The failure of a request that makes something: a service that was not reached to the end
+/// may have heard it.
+pub(super) fn perhaps(error: SnapshotError) -> SnapshotError {
+    match error.kind {
+        SnapshotErrorKind::Unreachable => {
+            SnapshotError::new(SnapshotErrorKind::Unknown, error.text)
+        }
+        _ => error,
+    }
+}
+
 /// A request without a body.
 pub(super) fn call(method: &'static str, target: String) -> ApiCall {
     ApiCall {

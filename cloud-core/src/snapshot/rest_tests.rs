@@ -413,15 +413,18 @@ async fn what_is_left_after_a_service_that_dies_anywhere_is_recorded() {
         make(&whole).await.1.unwrap();
         let calls = whole.state().calls.len();
         assert!(calls >= 11, "{:?}", whole.state().calls);
-        for fate in [
-            None,
-            Some(Fault::After),
-            Some(Fault::Refused(403, "Forbidden")),
+        let refused = Fault::Refused(403, "Forbidden");
+        // The last request that arrives may be done without an answer.
+        for (fate, dies) in [
+            (None, Some(0)),
+            (Some(Fault::After), None),
+            (Some(Fault::After), Some(1)),
+            (Some(refused), None),
         ] {
             for at in 0..calls {
-                let fake = Fake::new(cloud).with(|state| match fate {
-                    None => state.dies_at = Some(at),
-                    Some(fault) => state.faults.push((at, fault)),
+                let fake = Fake::new(cloud).with(|state| {
+                    state.faults.extend(fate.map(|fault| (at, fault)));
+                    state.dies_at = dies.map(|later| at + later);
                 });
                 let (mut making, made) = make(&fake).await;
                 if made.is_ok() {

@@ -221,16 +221,22 @@ async fn what_is_left_after_a_service_that_dies_anywhere_is_recorded() {
     make(&whole, &options).await.1.unwrap();
     let calls = whole.calls().len();
     assert_eq!(calls, 8, "{:?}", whole.calls());
-    for fate in [
-        None,
-        Some(Fault::After),
-        Some(Fault::Refused(403, "UnauthorizedOperation")),
+    let refused = Fault::Refused(403, "UnauthorizedOperation");
+    // The last request that arrives may be done without an answer.
+    for (fate, dies) in [
+        (None, Some(0)),
+        (Some(Fault::After), None),
+        (Some(Fault::After), Some(1)),
+        (Some(refused), None),
     ] {
         for at in 0..calls {
-            let ec2 = match fate {
-                None => FakeEc2::default().die_after(at),
-                Some(fault) => FakeEc2::default().fault(at, fault),
-            };
+            let mut ec2 = FakeEc2::default();
+            if let Some(fault) = fate {
+                ec2 = ec2.fault(at, fault);
+            }
+            if let Some(later) = dies {
+                ec2 = ec2.die_after(at + later);
+            }
             let (mut making, made) = make(&ec2, &options).await;
             if made.is_ok() {
                 continue;
