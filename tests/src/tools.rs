@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::workspace::Workspace;
 use crate::{PATIENCE, wait_until};
 
-const TOOLS: [&str; 9] = [
+const TOOLS: [&str; 10] = [
     "barman-cloud-backup",
     "barman-cloud-backup-delete",
     "barman-cloud-backup-keep",
@@ -25,6 +25,7 @@ const TOOLS: [&str; 9] = [
     "barman-cloud-backup-show",
     "barman-cloud-check-wal-archive",
     "barman-cloud-restore",
+    "barman-cloud-verify",
     "barman-cloud-wal-archive",
     "barman-cloud-wal-restore",
 ];

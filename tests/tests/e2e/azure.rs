@@ -12,7 +12,7 @@ use crate::versions::a_primary_under_load_comes_back;
 
 const SEGMENT: &str = "000000010000000000000006";
 
-const TOOLS: [(&str, &[&str]); 9] = [
+const TOOLS: [(&str, &[&str]); 10] = [
     ("backup", &[]),
     ("backup-delete", &["-r", "REDUNDANCY 1"]),
     ("backup-keep", &["id", "--status"]),
@@ -20,6 +20,7 @@ const TOOLS: [(&str, &[&str]); 9] = [
     ("backup-show", &["id"]),
     ("check-wal-archive", &[]),
     ("restore", &["id", "dir"]),
+    ("verify", &["id"]),
     ("wal-archive", &[SEGMENT]),
     ("wal-restore", &[SEGMENT, "dest"]),
 ];

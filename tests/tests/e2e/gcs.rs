@@ -19,7 +19,7 @@ const SEGMENT: &str = "000000010000000000000006";
 /// A name that only requests for a part have.
 const PART: &str = "partNumber=";
 
-const TOOLS: [(&str, &[&str]); 9] = [
+const TOOLS: [(&str, &[&str]); 10] = [
     ("backup", &[]),
     ("backup-delete", &["-r", "REDUNDANCY 1"]),
     ("backup-keep", &["id", "--status"]),
@@ -27,6 +27,7 @@ const TOOLS: [(&str, &[&str]); 9] = [
     ("backup-show", &["id"]),
     ("check-wal-archive", &[]),
     ("restore", &["id", "dir"]),
+    ("verify", &["id"]),
     ("wal-archive", &[SEGMENT]),
     ("wal-restore", &[SEGMENT, "dest"]),
 ];

@@ -5,7 +5,7 @@ use std::fs;
 
 use e2e::Workspace;
 
-const TOOLS: [&str; 9] = [
+const TOOLS: [&str; 10] = [
     "barman-cloud-backup",
     "barman-cloud-backup-delete",
     "barman-cloud-backup-keep",
@@ -13,6 +13,7 @@ const TOOLS: [&str; 9] = [
     "barman-cloud-backup-show",
     "barman-cloud-check-wal-archive",
     "barman-cloud-restore",
+    "barman-cloud-verify",
     "barman-cloud-wal-archive",
     "barman-cloud-wal-restore",
 ];
@@ -58,6 +59,7 @@ fn every_tool_tests_its_connection() {
         ("backup-show", vec!["id"]),
         ("check-wal-archive", vec![]),
         ("restore", vec!["id", "dir"]),
+        ("verify", vec!["id"]),
         ("wal-archive", vec![]),
         ("wal-restore", vec!["00000002.history", "dest"]),
     ] {

@@ -37,6 +37,7 @@ mod s3;
 mod sizes;
 mod snapshots_aws;
 mod snapshots_clouds;
+mod verify;
 mod versions;
 mod wal_ahead;
 mod wal_helper;

@@ -196,7 +196,7 @@ fn each_tool_works_on_s3_with_the_documented_permissions_and_no_others() {
     scene.allow_rows(&["archive WAL", again]);
     scene.run(0, "wal-archive", &[&wal]);
 
-    let reading = "fetch WAL, restore, list, show, check the WAL archive";
+    let reading = "fetch WAL, restore, verify, list, show, check the WAL archive";
     scene.allow_rows(&["take base backups"]);
     scene.backup(&cluster, "one");
     scene.backup(&cluster, "two");
@@ -207,6 +207,10 @@ fn each_tool_works_on_s3_with_the_documented_permissions_and_no_others() {
     scene.run(0, "wal-restore", &[SEGMENT, &target]);
     scene.run(1, "wal-restore", &["000000010000000000000007", &target]);
     scene.restore("one");
+    // The server does not archive: all but the WAL is good.
+    let proof = scene.run(1, "verify", &["--format=json", "one"]);
+    let found = e2e::Proof::of(proof).findings();
+    assert!(found.iter().all(|(kind, _)| kind == "wal"), "{found:?}");
     for (tool, rest) in [
         ("backup-list", &[][..]),
         ("check-wal-archive", &[]),
@@ -308,7 +312,7 @@ fn a_relay_works_on_s3_with_the_documented_permissions() {
             .all(|key| !keys.contains(key) || key.ends_with("/backup.info")),
         "{now:?}"
     );
-    scene.allow_rows(&["fetch WAL, restore, list, show, check the WAL archive"]);
+    scene.allow_rows(&["fetch WAL, restore, verify, list, show, check the WAL archive"]);
     let listed = scene.run(0, "backup-list", &["--format=json"]);
     assert!(listed.stdout.contains("DONE"), "{listed}");
 }

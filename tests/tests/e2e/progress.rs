@@ -24,7 +24,7 @@ fn number(object: &Value, name: &str) -> u64 {
 }
 
 #[test]
-fn programs_are_told_how_far_a_backup_and_a_restore_are() {
+fn programs_are_told_how_far_backups_restores_and_checks_are() {
     let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
     workspace.dir("bucket");
@@ -82,6 +82,22 @@ fn programs_are_told_how_far_a_backup_and_a_restore_are() {
     assert!(number(end, "bytes_files") >= done, "{end}");
     assert_eq!(number(end, "archives_done"), 1);
     assert_eq!(number(end, "archives_open"), 0);
+
+    let run = workspace
+        .tool("barman-cloud-verify")
+        .args(["--progress", "json", &url, "main", "latest"])
+        .run();
+    assert_eq!(run.code(), Some(0), "{run}");
+    let objects_of_check = objects(&run.stderr);
+    let end = objects_of_check.last().expect("the end");
+    assert_eq!(
+        (&end["work"], &end["phase"]),
+        (&"verify".into(), &"finishing".into())
+    );
+    assert_eq!(number(end, "bytes_expected"), stored);
+    // The WAL comes from the store, too.
+    assert!(number(end, "bytes_done") > stored, "{end}");
+    assert_eq!(number(end, "archives_done"), 1);
 
     // Standard error is no terminal here.
     for options in [&[][..], &["--progress=auto"], &["--progress=off"]] {

@@ -131,6 +131,11 @@ fn the_commands_for_a_directory_work() {
     assert_eq!(commands.len(), 4, "{commands:?}");
     let restores = commands.split_off(1);
     stage.run(&cluster, &commands[0]);
+    let proving = Section::of("## Use: proving a backup").blocks("sh");
+    assert_eq!(proving.len(), 2, "{proving:?}");
+    for command in &proving {
+        stage.run(&cluster, command);
+    }
     let catalogue = Section::of("## Use: the catalogue").blocks("sh");
     assert_eq!(catalogue.len(), 9, "{catalogue:?}");
     for command in &catalogue {
@@ -272,6 +277,7 @@ fn every_other_command_is_run_by_continuous_integration() {
         "## Use: Azure Blob Storage",
         "## Use: Google Cloud Storage",
         "## Use: the catalogue",
+        "## Use: proving a backup",
         "## Use: a Barman server's hook scripts",
     ] {
         let tested = Section::of(heading).blocks("sh");

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::versions::a_primary_under_load_comes_back;
 
-const TOOLS: [(&str, &[&str]); 9] = [
+const TOOLS: [(&str, &[&str]); 10] = [
     ("backup", &[]),
     ("backup-delete", &["-r", "REDUNDANCY 1"]),
     ("backup-keep", &["id", "--status"]),
@@ -18,6 +18,7 @@ const TOOLS: [(&str, &[&str]); 9] = [
     ("backup-show", &["id"]),
     ("check-wal-archive", &[]),
     ("restore", &["id", "dir"]),
+    ("verify", &["id"]),
     ("wal-archive", &[]),
     ("wal-restore", &["000000010000000000000006", "dest"]),
 ];
@@ -309,6 +310,8 @@ fn a_store_that_cannot_be_used_is_one_line_and_the_right_code() {
             road.name,
         );
         assert!(!target.exists());
+        let proof = tool("verify").args([&road.url, "main", "latest"]);
+        assert_told(&proof.run(), road.codes.1, road.words, road.name);
         let target = workspace.path("restored");
         let restore = tool("restore").args([&road.url, "main", "latest"]);
         assert_told(

@@ -9,7 +9,7 @@ use std::fs;
 use e2e::{PgBin, Place, Recovery, S3Server, ShutDown, Workspace, WriteLoad, wait_until};
 
 /// A backup that was taken while the tables were written to, and the WAL after
-/// it, lead to exactly the rows of a named point.
+/// it, are good and lead to exactly the rows of a named point.
 pub(crate) fn a_primary_under_load_comes_back(bin: &PgBin, place: &Place<'_>) {
     let mut primary = place.primary(bin, "--gzip");
     primary.start();
@@ -21,6 +21,8 @@ pub(crate) fn a_primary_under_load_comes_back(bin: &PgBin, place: &Place<'_>) {
     primary.archive_everything();
     drop(session);
     primary.stop(ShutDown::Immediate);
+    let proof = place.prove("latest", &["--wal"]);
+    assert!(proof.is_good(), "{}", proof.run);
 
     let mut restored = place.restored(bin, "restored", &Recovery::Name("here"));
     restored.start_and_recover();
@@ -66,6 +68,8 @@ fn a_standby_is_backed_up_with_the_least_privileges(bin: &PgBin, workspace: &Wor
     assert_eq!(taken.code(), Some(0), "{taken}");
     let digest = session.digest();
     primary.archive_everything();
+    let proof = place.prove("latest", &["--wal"]);
+    assert!(proof.is_good(), "{}", proof.run);
     drop(session);
     primary.stop(ShutDown::Immediate);
     standby.stop(ShutDown::Immediate);
