@@ -225,9 +225,26 @@ impl HttpServer {
         })
     }
 
+    /// Answers each request with whatever `answer` writes, which need not end and need not be
+    /// an answer.
+    pub fn writing(
+        answer: impl Fn(&HttpRequest, &mut dyn Write) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(true, move |request, stream| answer(request, stream).ok())
+    }
+
     fn start(
         bodies: bool,
         answer: impl Fn(&HttpRequest) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(bodies, move |request, stream| {
+            stream.write_all(&answer(request)?).ok()
+        })
+    }
+
+    fn serving(
+        bodies: bool,
+        answer: impl Fn(&HttpRequest, &mut dyn Write) -> Option<()> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback address is there");
         let address = listener.local_addr().expect("it was just bound");
@@ -275,7 +292,7 @@ fn serve(
     stream: TcpStream,
     kept: &Mutex<Vec<HttpRequest>>,
     bodies: bool,
-    answer: &dyn Fn(&HttpRequest) -> Option<Vec<u8>>,
+    answer: &dyn Fn(&HttpRequest, &mut dyn Write) -> Option<()>,
 ) -> Option<()> {
     let mut stream = BufReader::new(stream);
     let mut request = HttpRequest::read_head(&mut stream)?;
@@ -292,8 +309,7 @@ fn serve(
         target: request.target.clone(),
     });
     drop(seen);
-    let answer = answer(&request)?;
-    stream.get_mut().write_all(&answer).ok()
+    answer(&request, stream.get_mut())
 }
 
 fn pass_on(request: &HttpRequest, upstream: &str) -> std::io::Result<Vec<u8>> {

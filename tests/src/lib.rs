@@ -69,7 +69,7 @@ pub use owner::Owner;
 pub use pg_bin::PgBin;
 pub use place::{Place, Remote};
 pub use pooler::Pooler;
-pub use processes::Process;
+pub use processes::{Process, peak_of_children};
 pub use proof::Proof;
 pub use record::{Row, Section, of_sample_or_whole};
 pub use s3::{Bucket, S3Server};

@@ -10,6 +10,18 @@ use crate::cluster::Cluster;
 use crate::wait_until;
 use crate::workspace::Workspace;
 
+/// The most memory that any process took which this one has started and waited for, in
+/// bytes; what this one had itself at that moment counts as its child's.
+///
+/// # Panics
+///
+/// Where the system does not tell.
+pub fn peak_of_children() -> u64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it always tells");
+    u64::try_from(usage.max_rss()).expect("not negative") << 10
+}
+
 /// A process, which may end at any moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process(Pid);

@@ -29,19 +29,22 @@ pub enum Section {
     WalAgain,
     /// Objects that changed while they were stored.
     Damage,
+    /// Objects and answers made by somebody who means harm.
+    Hostile,
     /// Tools that meet one another, and clocks that are wrong.
     Together,
 }
 
 impl Section {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ends,
         Self::Store,
         Self::Disk,
         Self::Database,
         Self::WalAgain,
         Self::Damage,
+        Self::Hostile,
         Self::Together,
     ];
 
@@ -54,6 +57,7 @@ impl Section {
             Self::Database => "PostgreSQL",
             Self::WalAgain => "The same WAL again",
             Self::Damage => "Damage to what was stored",
+            Self::Hostile => "A hostile bucket",
             Self::Together => "Several at once, and wrong clocks",
         }
     }

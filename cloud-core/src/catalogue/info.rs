@@ -154,6 +154,9 @@ pub enum InfoError {
     },
 }
 
+/// Longest text that says why a value is wrong, and may quote it, in characters.
+const MAX_WHY: usize = 300;
+
 /// How many fields that are not known here are kept. The file has 35; a bucket
 /// is not to be trusted.
 const MAX_UNKNOWN_FIELDS: usize = 256;
@@ -370,7 +373,7 @@ impl BackupInfo {
     ) -> Result<(), InfoError> {
         let wrong = |why: String| InfoError::WrongValue {
             field: field.name,
-            why,
+            why: why.chars().take(MAX_WHY).collect(),
         };
         match &field.kind {
             Kind::Text(place) => *place(self) = value.map(str::to_owned),

@@ -26,8 +26,10 @@ const SMALL: u64 = 256 << 10;
 /// hold of what it sends.
 const CONCURRENCY_LARGE: usize = 4;
 
-/// Most backups of a server. A bucket that lists more does so for no good.
+/// Most backups of a server, and most objects of all of them. A bucket that lists more does so
+/// for no good.
 const MOST_BACKUPS: usize = 100_000;
+const MOST_OBJECTS: usize = 10_000_000;
 
 /// Largest `backup.info` that is read, in bytes. Real ones have some kilobytes,
 /// and some hundred with thousands of tablespaces.
@@ -110,8 +112,11 @@ async fn look_through(
     found: &mut BTreeMap<BackupId, Listed>,
 ) -> Result<(), StoreError> {
     let mut pages = store.list(base, Depth::All);
+    let mut objects = 0;
     while let Some(page) = pages.next().await {
-        for object in page?.objects {
+        let page = page?;
+        objects += page.objects.len();
+        for object in page.objects {
             match Layout::within_backup(base, &object.key) {
                 Some((id, RECORD)) if records => {
                     found.entry(id).or_default().record = Some(object.size);
@@ -126,8 +131,10 @@ async fn look_through(
                 _ => {}
             }
         }
-        if found.len() > MOST_BACKUPS {
-            return Err(store::endless(store, base, MOST_BACKUPS));
+        for (count, most) in [(found.len(), MOST_BACKUPS), (objects, MOST_OBJECTS)] {
+            if count > most {
+                return Err(store::endless(store, base, most));
+            }
         }
     }
     Ok(())

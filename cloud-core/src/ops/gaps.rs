@@ -25,6 +25,9 @@ use crate::wal::{SegmentSize, WalKind, WalName};
 /// Most gaps that are looked at; whoever has more has other worries.
 const MOST: usize = 1000;
 
+/// Most names that are looked at to find them: nothing else lies there.
+const MOST_NAMES: usize = 100_000;
+
 /// Texts read at the same time.
 const CONCURRENCY: usize = 8;
 
@@ -52,8 +55,11 @@ pub(super) async fn names(
     let directory = layout.gaps();
     let mut found = Vec::new();
     let mut pages = store.list(&directory, Depth::One);
+    let mut seen = 0;
     while let Some(page) = pages.next().await {
-        for object in page?.objects {
+        let page = page?;
+        seen += page.objects.len() + page.prefixes.len();
+        for object in page.objects {
             let name = object.key.strip_prefix(&directory);
             if let Some(extent) = name.and_then(Extent::of_name) {
                 found.push((object.key, extent));
@@ -61,6 +67,9 @@ pub(super) async fn names(
         }
         if found.len() >= MOST {
             break;
+        }
+        if seen > MOST_NAMES {
+            return Err(store::endless(store, &directory, MOST_NAMES));
         }
     }
     found.sort();

@@ -215,6 +215,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_listing_without_an_end_is_given_up() {
+        let memory = MemoryStore::new();
+        for number in 0..=MOST_OBJECTS {
+            memory.insert(&format!("d/{number}"), "");
+        }
+        let all = Prefix::dir("d");
+        let error = list_all(&memory, &all, Depth::One).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Corrupt);
+        memory.remove("d/0");
+        let page = list_all(&memory, &all, Depth::One).await.unwrap();
+        assert_eq!(page.objects.len(), MOST_OBJECTS);
+    }
+
+    #[tokio::test]
     async fn a_deletion_tells_the_fate_of_every_key() {
         let mut limits = MemoryStore::new().info().limits;
         limits.delete_batch = 2;

@@ -18,9 +18,12 @@ pub struct HistoryError {
     pub timeline: TimelineId,
     /// Its line, from 1.
     pub line: usize,
-    /// What stands there.
+    /// What stands there; the beginning of it, if it is long.
     pub text: String,
 }
+
+/// Longest part of a line that a message shows, in characters.
+const MAX_QUOTE: usize = 200;
 
 impl History {
     /// A timeline without ancestors: the first one.
@@ -48,7 +51,7 @@ impl History {
             let damaged = || HistoryError {
                 timeline,
                 line: index + 1,
-                text: line.to_owned(),
+                text: line.chars().take(MAX_QUOTE).collect(),
             };
             ancestors.push({ read }().ok_or_else(damaged)?);
         }
@@ -119,5 +122,8 @@ mod tests {
         for text in ["x 0/1 r", "1", "1 zz r", "2 0/1 r\n1 0/2 r", "3 0/1 r"] {
             assert!(History::parse(TimelineId(3), text).is_err(), "{text}");
         }
+        let endless = "9".repeat(1 << 20);
+        let error = History::parse(TimelineId(3), &endless).unwrap_err();
+        assert!(error.to_string().len() < 300);
     }
 }

@@ -34,6 +34,7 @@ mod relay;
 mod relay_by_hand;
 mod restore_again;
 mod s3;
+mod secrets;
 mod sizes;
 mod snapshots_aws;
 mod snapshots_clouds;

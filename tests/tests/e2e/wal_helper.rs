@@ -34,7 +34,7 @@ fn parts(names: &[String]) -> Vec<&String> {
 
 /// Starts a standby and lets it come to a segment whose object comes to its helper in
 /// part, and to a call not at all, until the proxy lets it: helper and server wait.
-fn start_and_hold(
+pub(crate) fn start_and_hold(
     standby: &mut Cluster,
     scene: &LongArchive<'_>,
     workspace: &Workspace,

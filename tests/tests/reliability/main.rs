@@ -7,6 +7,7 @@ mod damage_wal;
 mod database;
 mod disk;
 mod ends;
+mod hostile;
 mod objects;
 mod snapshots;
 mod store;

@@ -201,6 +201,36 @@ fn of_a_tablespace_only_the_directories_that_the_backup_has_are_cleaned() {
 }
 
 /// A restore that goes on sets at the end what the one before had noted.
+/// Attributes are set, and owners changed, under the names that are recalled.
+#[test]
+fn no_name_that_is_recalled_leads_out_of_the_target() {
+    let (place, target) = place();
+    for name in [
+        "..",
+        "../outside",
+        "a/../..",
+        "/etc",
+        "./a",
+        "a//b",
+        "a/",
+        "a\0b",
+    ] {
+        let name = to_hex(name.as_bytes());
+        for line in [
+            format!("d {name} 777 0 0 1 0"),
+            format!("d {name} 777 - - 1 0"),
+            format!("o {name}"),
+        ] {
+            assert_eq!(target.recall(0, &line), None, "{line}");
+        }
+    }
+    assert_eq!(target.recall(0, "o -"), None);
+    for line in ["d - 750 - - 1 0", "d 61 700 - - 1 0", "o 612f62"] {
+        assert_eq!(target.recall(0, line), Some(()), "{line}");
+    }
+    drop(place);
+}
+
 #[test]
 fn what_is_known_of_an_archive_is_recalled() {
     let (_place, target) = place();
