@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use e2e::{Cluster, PgBin, Place, Row, Run, Section, Session, Workspace, of_sample_or_whole};
+use e2e::{Cluster, PgBin, Place, Row, Run, Section, Workspace, of_sample_or_whole};
 
 const PAGE: usize = 8192;
 
@@ -68,15 +68,11 @@ impl Storm {
             [vec![churn], tables.to_vec(), rest.to_vec()].concat()
         };
         let over = Arc::new(AtomicBool::new(false));
-        let begin = |seed: u64, work: Box<dyn Fn(&mut fastrand::Rng) -> Vec<String> + Send>| {
-            let (session, over) = (cluster.session(), Arc::clone(&over));
-            std::thread::spawn(move || blow(&session, seed, &over, work.as_ref()))
-        };
         let sessions = vec![
-            begin(1, Box::new(update("storm"))),
-            begin(2, Box::new(update("far"))),
-            begin(3, Box::new(update("loose"))),
-            begin(4, Box::new(churn)),
+            blow(cluster, &over, 1, update("storm")),
+            blow(cluster, &over, 2, update("far")),
+            blow(cluster, &over, 3, update("loose")),
+            blow(cluster, &over, 4, churn),
         ];
         Self { over, sessions }
     }
@@ -89,21 +85,25 @@ impl Storm {
     }
 }
 
+/// A session of its own that runs the statements of `work` again and again.
 fn blow(
-    session: &Session,
+    cluster: &Cluster,
+    over: &Arc<AtomicBool>,
     seed: u64,
-    over: &AtomicBool,
-    work: &dyn Fn(&mut fastrand::Rng) -> Vec<String>,
-) -> u64 {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let mut count = 0;
-    while !over.load(Ordering::Relaxed) {
-        for statement in work(&mut rng) {
-            session.run(&statement);
-            count += 1;
+    work: impl Fn(&mut fastrand::Rng) -> Vec<String> + Send + 'static,
+) -> JoinHandle<u64> {
+    let (session, over) = (cluster.session(), Arc::clone(over));
+    std::thread::spawn(move || {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut count = 0;
+        while !over.load(Ordering::Relaxed) {
+            for statement in work(&mut rng) {
+                session.run(&statement);
+                count += 1;
+            }
         }
-    }
-    count
+        count
+    })
 }
 
 /// The tables are larger than the server's buffers, which writes pages all the time.
