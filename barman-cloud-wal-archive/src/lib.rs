@@ -86,6 +86,11 @@ pub struct Args {
     #[arg(long, help_heading = argparse::OURS)]
     allow_overwrite: bool,
 
+    /// Archive WAL of this cluster alone: its system identifier, as pg_controldata prints
+    /// it; pg_upgrade changes it
+    #[arg(long, value_name = "ID", help_heading = argparse::OURS)]
+    require_system_id: Option<u64>,
+
     /// How many WAL files to archive in one call, at most 64: the requested one and
     /// those that PostgreSQL will ask for next
     #[arg(long, default_value = "1", value_parser = values::parallel, help_heading = argparse::OURS)]
@@ -222,6 +227,7 @@ impl Tool for Args {
             } else {
                 OpErrorKind::Failed
             },
+            require_system_id: self.require_system_id,
             at_once,
             ahead,
             queue,

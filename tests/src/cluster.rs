@@ -416,6 +416,38 @@ impl Cluster {
         ));
     }
 
+    /// Has `pg_upgrade` of a newer version make a cluster in folder `name` of this one,
+    /// which must have been stopped cleanly.
+    #[must_use]
+    pub fn upgraded(&self, bin: &PgBin, workspace: &Workspace, name: &str) -> Self {
+        let new = Self::create(bin, workspace, name, &[]);
+        let place = workspace.dir(format!("{name}.upgrade"));
+        let run = Command::new(bin.program("pg_upgrade"));
+        let output = self
+            .with_clean_environment(run)
+            .current_dir(&place)
+            .args(["--username=postgres", "--no-sync"])
+            .arg("--old-bindir")
+            .arg(self.bin.folder())
+            .arg("--new-bindir")
+            .arg(bin.folder())
+            .arg("--old-datadir")
+            .arg(&self.pgdata)
+            .arg("--new-datadir")
+            .arg(&new.pgdata)
+            .arg("--socketdir")
+            .arg(&place)
+            .output()
+            .expect("pg_upgrade can be started");
+        assert!(
+            output.status.success(),
+            "pg_upgrade failed: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        new
+    }
+
     /// Verifies the checksum of every page; the server must be stopped.
     pub fn check_pages(&self) {
         let run = Command::new(self.bin.program("pg_checksums"));

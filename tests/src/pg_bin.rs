@@ -63,6 +63,17 @@ impl PgBin {
         })
     }
 
+    /// All programs of version 17, from `TEST_PG_TOOLS_17`. Without them as
+    /// [`find`](Self::find).
+    pub fn whole_17() -> Option<Self> {
+        Self::in_folder(Self::tools_of_17()?)
+    }
+
+    /// The folder with the programs.
+    pub fn folder(&self) -> &Path {
+        &self.dir
+    }
+
     fn in_folder(dir: PathBuf) -> Option<Self> {
         if !dir.join("initdb").is_file() {
             return None;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 
-use super::{OpError, OpErrorKind, gaps, lookup};
+use super::{OpError, OpErrorKind, gaps, lookup, owners};
 use crate::catalogue::layout::Layout;
 use crate::catalogue::load::wal_of_key;
 use crate::codec;
-use crate::store::{BucketState, Depth, ObjectStore};
-use crate::wal::{TimelineId, WalName};
+use crate::store::{BucketState, Depth, ObjectMeta, ObjectStore};
+use crate::wal::{TimelineId, WalKind, WalName};
 
 /// What to check.
 #[derive(Debug, Clone)]
@@ -28,8 +28,9 @@ pub struct CheckRequest {
 /// Creates the bucket if there is none, and looks for WAL that new WAL could be
 /// mixed up with.
 ///
-/// WAL that was let go is told in the log and decides nothing: the question is whether
-/// there is WAL, not whether there is all of it.
+/// WAL that was let go, and WAL of another cluster than that of the newest base backup,
+/// is told in the log and decides nothing: the question is whether there is WAL, not
+/// whether it is all there and of use.
 pub async fn run(store: Arc<dyn ObjectStore>, request: CheckRequest) -> Result<(), OpError> {
     let layout = lookup::layout(&request.path, &request.server)?;
     match store.probe().await {
@@ -41,8 +42,9 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: CheckRequest) -> Result<(
         }
         Err(error) => return Err(OpError::unproved(&request.bucket, &error)),
     }
+    let mut newest = Newest::default();
     let (checked, missing) = tokio::join!(
-        look(store.as_ref(), &layout, &request),
+        look(store.as_ref(), &layout, &request, &mut newest),
         gaps::find(store.as_ref(), &layout)
     );
     for wal in &missing {
@@ -51,14 +53,18 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: CheckRequest) -> Result<(
             wal.what()
         );
     }
+    if let Some(warning) = newest.of_another_cluster(store.as_ref(), &layout).await {
+        tracing::warn!("{warning}");
+    }
     checked
 }
 
-/// Looks for WAL.
+/// Looks for WAL, and notes the newest of all.
 async fn look(
     store: &dyn ObjectStore,
     layout: &Layout,
     request: &CheckRequest,
+    newest: &mut Newest,
 ) -> Result<(), OpError> {
     let suffixes = codec::suffixes();
     let oldest = request.timeline.map(|number| TimelineId(number.get()));
@@ -67,9 +73,10 @@ async fn look(
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| OpError::of_store(&error))?;
         for object in page.objects {
-            let Some((name, _)) = wal_of_key(object.key.base_name(), &suffixes) else {
+            let Some((name, suffix)) = wal_of_key(object.key.base_name(), &suffixes) else {
                 continue;
             };
+            newest.see(&name, suffix, &object);
             match oldest {
                 None => return Err(refusal(&request.server, "Expected empty archive")),
                 Some(oldest) if name.timeline() >= oldest => counter.add(name),
@@ -92,6 +99,37 @@ async fn look(
 fn refusal(server: &str, why: &str) -> OpError {
     let text = format!("WAL archive check failed for server {server}: {why}");
     OpError::new(OpErrorKind::Failed, text)
+}
+
+/// The segment that was archived last: after `pg_upgrade` the names of the new cluster
+/// begin at timeline 1 again.
+#[derive(Default)]
+struct Newest(Option<(ObjectMeta, WalName, String)>);
+
+impl Newest {
+    fn see(&mut self, name: &WalName, suffix: &str, object: &ObjectMeta) {
+        let newer = |(other, than, _): &(ObjectMeta, WalName, String)| {
+            (other.modified, than) < (object.modified, name)
+        };
+        if name.kind() == WalKind::Segment && self.0.as_ref().is_none_or(newer) {
+            self.0 = Some((object.clone(), name.clone(), suffix.to_owned()));
+        }
+    }
+
+    /// What to say if it is of another cluster than the newest base backup.
+    async fn of_another_cluster(&self, store: &dyn ObjectStore, layout: &Layout) -> Option<String> {
+        let (object, name, suffix) = self.0.as_ref()?;
+        let backup = owners::of_newest_backup(store, layout).await?;
+        let system = owners::of_segment(store, object, suffix).await?.to_string();
+        (system != backup.system).then(|| {
+            format!(
+                "the newest WAL, {name}, is of another cluster (system identifier {system}) than \
+                 the newest base backup, {} ({}): after pg_upgrade take a base backup now; of two \
+                 servers give each a server name or URL of its own",
+                backup.id, backup.system
+            )
+        })
+    }
 }
 
 /// Counts files that may be there in several forms, each once. In listings in
@@ -121,6 +159,7 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::wal_testing::GOLDEN_SYSTEM;
     use crate::store::{FaultyStore, MemoryStore, StoreErrorKind, StoreOp};
 
     async fn check(store: impl ObjectStore, timeline: Option<u32>) -> Result<(), OpError> {
@@ -188,6 +227,48 @@ mod tests {
         store.insert("p/main/base/20261121T000000/backup.info", "");
         store.insert("p/main2/wals/00000002.history", "");
         check(store, None).await.unwrap();
+    }
+
+    /// What is archived last counts, not what has the highest name.
+    #[tokio::test]
+    async fn wal_of_another_cluster_than_the_newest_backup_is_told() {
+        const WAL: &[u8] = include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/golden/wal/000000010000000000000006.gz"
+        ));
+        let wals = "p/main/wals/0000000100000000";
+        let warning = async |store: &MemoryStore| {
+            let layout = Layout::new("p", "main").unwrap();
+            let request = CheckRequest {
+                bucket: "bucket".into(),
+                path: "p".into(),
+                server: "main".into(),
+                timeline: NonZeroU32::new(9),
+            };
+            let mut newest = Newest::default();
+            look(store, &layout, &request, &mut newest).await.unwrap();
+            newest.of_another_cluster(store, &layout).await
+        };
+        let store = MemoryStore::new();
+        store.insert("p/main/wals/0000000300000000/000000030000000000000002", "");
+        store.insert(&format!("{wals}/000000010000000000000006.gz"), WAL);
+        store.insert(&format!("{wals}/000000010000000000000007.backup"), "");
+        assert_eq!(warning(&store).await, None, "there is no backup");
+        let record = "p/main/base/20250101T000000/backup.info";
+        store.insert(record, format!("systemid={GOLDEN_SYSTEM}\n"));
+        assert_eq!(warning(&store).await, None);
+        store.insert(record, "systemid=7\n");
+        let text = warning(&store).await.expect("another cluster");
+        for part in [
+            "the newest WAL, 000000010000000000000006, is of another cluster",
+            &GOLDEN_SYSTEM.to_string(),
+            "20250101T000000 (7)",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        check(store, Some(9))
+            .await
+            .expect("a warning, and no failure");
     }
 
     #[tokio::test]

@@ -69,6 +69,7 @@ pub async fn run(
     let facts = preflight::facts(ctx, &session).await?;
     let sources = preflight::sources(&facts).await?;
     let id = preflight::free_id(ctx, to.store.as_ref(), &to.layout).await?;
+    preflight::compare_owner(ctx, to.store.as_ref(), &to.layout, &facts).await?;
     let budget = to.budget(facts.cluster_size);
 
     let mut record = Record::new(&to.store, &to.layout, &id, &request, &facts);

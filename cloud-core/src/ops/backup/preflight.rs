@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use super::ConnectionOptions;
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
 use crate::ops::archives::{ConfigurationFile, Sources, TablespaceSource, major};
-use crate::ops::{Ctx, Env, OpError, OpErrorKind, chain};
+use crate::ops::{Ctx, Env, OpError, OpErrorKind, chain, owners};
 use crate::pg::{ConnInfo, PgError, ServerFacts, Session, Var};
 use crate::pgdata;
 use crate::store::{Depth, ObjectStore, StoreErrorKind};
@@ -238,6 +238,35 @@ pub(super) async fn free_id(
             layout.base()
         ),
     ))
+}
+
+/// Warns if the newest backup is of another cluster. It is one request more, and a
+/// server that was upgraded is right to go on in its place.
+pub(super) async fn compare_owner(
+    ctx: &Ctx,
+    store: &dyn ObjectStore,
+    layout: &Layout,
+    facts: &ServerFacts,
+) -> Result<(), OpError> {
+    let Some(system) = &facts.system_identifier else {
+        return Ok(());
+    };
+    let newest = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(interrupted()),
+        newest = owners::of_newest_backup(store, layout) => newest,
+    };
+    if let Some(newest) = newest.filter(|newest| newest.system != *system) {
+        tracing::warn!(
+            "the newest backup below `{}`, {}, is of another cluster (system identifier {}, this \
+             server has {system}): after pg_upgrade that is right; otherwise give each server a \
+             server name or URL of its own",
+            layout.base(),
+            newest.id,
+            newest.system
+        );
+    }
+    Ok(())
 }
 
 pub(super) fn interrupted() -> OpError {

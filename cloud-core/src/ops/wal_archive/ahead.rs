@@ -166,6 +166,7 @@ struct Asked {
     spool_dir: PathBuf,
     source: String,
     place: String,
+    required: Option<u64>,
 }
 
 /// How the requested file can be archived.
@@ -201,11 +202,12 @@ impl Asked {
             spool_dir: ahead.spool_dir.clone(),
             source: order.folder(&ahead.url),
             place: source_of(&[&ahead.store, kind, location, path, server, &options]),
+            required: request.require_system_id,
         }
     }
 
     fn begin(self) -> Result<Begun, LocalError> {
-        let local = Arc::new(LocalFile::open(&self.path, &self.name)?);
+        let local = Arc::new(LocalFile::open(&self.path, &self.name, self.required)?);
         let status = self.directory.join(STATUS);
         if !status.is_dir() {
             let status = status.display();
@@ -386,7 +388,8 @@ impl Others<'_> {
         };
         let key = self.order.object(&name);
         let (notes, directory, of) = (self.notes.clone(), self.directory.clone(), name.clone());
-        let prepared = spawn_blocking(move || prepare(notes, &directory, of, key, size));
+        let required = self.order.request.require_system_id;
+        let prepared = spawn_blocking(move || prepare(notes, &directory, of, key, size, required));
         let (subject, lock) = match join(prepared).await? {
             Ok(prepared) => prepared,
             Err(why) => return Ok(Outcome::PassedOver(why)),
@@ -413,6 +416,7 @@ fn prepare(
     name: WalName,
     key: Key,
     size: u64,
+    required: Option<u64>,
 ) -> Result<Result<(Subject, Lock), &'static str>, OpError> {
     let locked = notes.try_lock(&name).map_err(|error| {
         let text = format!("cannot lock it in the spool: {error}");
@@ -422,7 +426,8 @@ fn prepare(
         return Ok(Err("another call is archiving it"));
     };
     let marker = directory.join(STATUS).join(format!("{name}{READY}"));
-    let opened = LocalFile::open_unasked(&directory.join(name.as_str()), &name, marker.clone());
+    let path = directory.join(name.as_str());
+    let opened = LocalFile::open_unasked(&path, &name, required, marker.clone());
     let Some(local) = opened.map_err(|error| local_error(&error))? else {
         return Ok(Err("it is gone, or not what its name says"));
     };

@@ -45,6 +45,22 @@ pub(super) enum LocalError {
         file: u64,
         cluster: u64,
     },
+    #[error(
+        "WAL file `{}` is not of the cluster {required}: {}", path.display(), names(*.file)
+    )]
+    NotRequired {
+        path: PathBuf,
+        file: Option<u64>,
+        required: u64,
+    },
+}
+
+/// What the first page of a file says of its cluster.
+fn names(system: Option<u64>) -> String {
+    system.map_or_else(
+        || "its first page names none".to_owned(),
+        |system| format!("its first page names system identifier {system}"),
+    )
 }
 
 /// The file, open.
@@ -62,8 +78,14 @@ impl LocalFile {
     /// Opens the file and looks whether it is what its name says: what is
     /// merely odd is logged, a segment of another cluster than the data
     /// directory's is refused (docs/decisions.md 32).
-    pub(super) fn open(path: &Path, name: &WalName) -> Result<Self, LocalError> {
-        let (local, misfit) = Self::open_judged(path, name)?;
+    ///
+    /// So is one of another cluster than `required`.
+    pub(super) fn open(
+        path: &Path,
+        name: &WalName,
+        required: Option<u64>,
+    ) -> Result<Self, LocalError> {
+        let (local, misfit) = Self::open_judged(path, name, required)?;
         if let Some(misfit) = misfit {
             warn!("WAL file {name} is archived although {misfit}");
         }
@@ -77,9 +99,10 @@ impl LocalFile {
     pub(super) fn open_unasked(
         path: &Path,
         name: &WalName,
+        required: Option<u64>,
         marker: PathBuf,
     ) -> Result<Option<Self>, LocalError> {
-        match Self::open_judged(path, name) {
+        match Self::open_judged(path, name, required) {
             Ok((local, None)) => Ok(Some(Self {
                 marker: Some(marker),
                 ..local
@@ -95,7 +118,11 @@ impl LocalFile {
         }
     }
 
-    fn open_judged(path: &Path, name: &WalName) -> Result<(Self, Option<Misfit>), LocalError> {
+    fn open_judged(
+        path: &Path,
+        name: &WalName,
+        required: Option<u64>,
+    ) -> Result<(Self, Option<Misfit>), LocalError> {
         let failed = |source| LocalError::Read {
             path: path.to_owned(),
             source,
@@ -120,13 +147,17 @@ impl LocalFile {
             marker: None,
         };
         let misfit = match name.kind() {
-            WalKind::Segment | WalKind::Partial => local.check_segment(name)?,
+            WalKind::Segment | WalKind::Partial => local.check_segment(name, required)?,
             WalKind::Backup | WalKind::History => None,
         };
         Ok((local, misfit))
     }
 
-    fn check_segment(&self, name: &WalName) -> Result<Option<Misfit>, LocalError> {
+    fn check_segment(
+        &self,
+        name: &WalName,
+        required: Option<u64>,
+    ) -> Result<Option<Misfit>, LocalError> {
         let mut head = [0; LONG_HEADER_LEN];
         let head = match self.file.read_exact_at(&mut head, 0) {
             Ok(()) => &head[..],
@@ -137,7 +168,16 @@ impl LocalFile {
             Fit::Segment(_) => None,
             Fit::Doubtful(misfit) | Fit::Unfit(misfit) => Some(misfit),
         };
-        let Some(identity) = SegmentIdentity::of(head) else {
+        let identity = SegmentIdentity::of(head);
+        let file = identity.map(|identity| identity.system_identifier);
+        if let Some(required) = required.filter(|required| file != Some(*required)) {
+            return Err(LocalError::NotRequired {
+                path: self.path.clone(),
+                file,
+                required,
+            });
+        }
+        let Some(identity) = identity else {
             return Ok(misfit);
         };
         match self.cluster() {
@@ -334,7 +374,7 @@ mod tests {
         let content = [7, 8].repeat(BUFFER);
         std::fs::write(&path, &content).expect("writes");
         let name = "00000002.history".parse().expect("a name");
-        let local = LocalFile::open(&path, &name).expect("opens");
+        let local = LocalFile::open(&path, &name, None).expect("opens");
         for wanted in [false, true] {
             let payload = local.payload(wanted, &CancellationToken::new());
             let payload = payload.expect("reads");
@@ -369,7 +409,7 @@ mod tests {
             let path = directory.path().join("00000002.history");
             std::fs::write(&path, vec![7; 3 * BUFFER]).expect("writes");
             let name = "00000002.history".parse().expect("a name");
-            let local = LocalFile::open(&path, &name).expect("opens");
+            let local = LocalFile::open(&path, &name, None).expect("opens");
             let mut first = true;
             let result = local.read(|_| {
                 if std::mem::take(&mut first) {
@@ -389,7 +429,7 @@ mod tests {
         let (path, marker) = (directory.path().join("x"), directory.path().join("x.ready"));
         std::fs::write(&path, vec![7; 3 * BUFFER]).expect("writes");
         let name = "00000002.history".parse().expect("a name");
-        let open = |path: &Path| LocalFile::open_unasked(path, &name, marker.clone());
+        let open = |path: &Path| LocalFile::open_unasked(path, &name, None, marker.clone());
         let read = || {
             open(&path)
                 .expect("opens")

@@ -71,6 +71,9 @@ pub struct WalArchiveRequest {
     /// What a different file of the same name is, if it is not replaced: `Failed`,
     /// or `NoRetry` for a caller that would try for ever.
     pub if_different: OpErrorKind,
+    /// Archive segments and `.partial` files of this cluster alone: its system
+    /// identifier.
+    pub require_system_id: Option<u64>,
     /// Parts uploaded at the same time, where the file is too large for one
     /// request.
     pub at_once: NonZeroU32,
@@ -124,7 +127,8 @@ pub struct AheadRequest {
 ///
 /// `Usage` if the name is none of a WAL file. `if_different` of the request if the
 /// archive holds a different file of this name, or a damaged one. `Failed` if it
-/// holds one that may not be read, and if the segment is of another cluster.
+/// holds one that may not be read, and if the segment is of another cluster (of
+/// another one than the request wants: `if_different`).
 /// `Unreachable` if the store is. `General` for everything else.
 pub async fn run(
     ctx: &Ctx,
@@ -192,8 +196,21 @@ impl Order {
 
     async fn open(&self, name: &WalName) -> Result<Arc<LocalFile>, OpError> {
         let (path, of) = (self.request.wal_path.clone(), name.clone());
-        let local = join(spawn_blocking(move || LocalFile::open(&path, &of))).await;
-        local.map(Arc::new).map_err(|error| local_error(&error))
+        let required = self.request.require_system_id;
+        let local = join(spawn_blocking(move || {
+            LocalFile::open(&path, &of, required)
+        }))
+        .await;
+        local.map(Arc::new).map_err(|error| {
+            let refusal = local_error(&error);
+            match error {
+                LocalError::NotRequired { .. } => OpError {
+                    kind: self.request.if_different,
+                    ..refusal
+                },
+                _ => refusal,
+            }
+        })
     }
 
     /// Has the archive say what was let go; nothing is archived before that (G1).
@@ -463,6 +480,12 @@ const DIFFERENT_HINT: &str = "archive this cluster under another URL or server n
 fn local_error(error: &LocalError) -> OpError {
     let kind = match error {
         LocalError::Foreign { .. } => OpErrorKind::Failed,
+        LocalError::NotRequired { .. } => {
+            return OpError::new(OpErrorKind::Failed, chain(error)).with_hint(
+                "after pg_upgrade --require-system-id wants the new identifier, which \
+                 pg_controldata prints",
+            );
+        }
         LocalError::Read { .. }
         | LocalError::NotAFile { .. }
         | LocalError::Changed { .. }

@@ -74,6 +74,7 @@ fn request(path: &Path) -> WalArchiveRequest {
         history_tags: None,
         allow_overwrite: false,
         if_different: OpErrorKind::Failed,
+        require_system_id: None,
         at_once: NonZeroU32::MIN,
         ahead: None,
         queue: None,
@@ -514,6 +515,43 @@ async fn a_segment_of_another_cluster_than_the_data_directorys_is_refused() {
                 .expect("archived");
         } else {
             result.expect("its own segment");
+        }
+    }
+}
+
+/// `--require-system-id`: what names another cluster, or none, stays with PostgreSQL.
+#[tokio::test]
+async fn only_wal_of_the_required_cluster_is_archived() {
+    let junk = vec![7; 1 << 20];
+    let (ours, other) = (GOLDEN_SYSTEM, GOLDEN_SYSTEM + 1);
+    for (name, content, required, archived) in [
+        (SEGMENT, &golden(SEGMENT), ours, true),
+        (PARTIAL, &golden(SEGMENT), ours, true),
+        (SEGMENT, &golden(SEGMENT), other, false),
+        (PARTIAL, &golden(SEGMENT), other, false),
+        (SEGMENT, &junk, ours, false),
+        // These say nothing of their cluster.
+        (HISTORY, &junk, other, true),
+        (BACKUP, &junk, other, true),
+    ] {
+        for if_different in [OpErrorKind::Failed, OpErrorKind::NoRetry] {
+            let bench = Bench::new();
+            let request = WalArchiveRequest {
+                require_system_id: Some(required),
+                if_different,
+                ..bench.request(name, content)
+            };
+            let result = bench.archive(&request).await;
+            if archived {
+                result.expect("of the cluster");
+                continue;
+            }
+            let error = result.expect_err("of another cluster");
+            assert_eq!(error.kind, if_different, "{name}");
+            let text = format!("is not of the cluster {required}: its first page names");
+            assert!(error.message.contains(&text), "{error}");
+            assert!(error.hint.is_some());
+            assert_eq!(bench.store.calls(), []);
         }
     }
 }

@@ -7,3 +7,4 @@ mod recovery;
 pub(crate) mod scene;
 mod sessions;
 mod standbys;
+mod upgrade;

@@ -74,6 +74,7 @@ impl Bench {
             history_tags: None,
             allow_overwrite: false,
             if_different: OpErrorKind::Failed,
+            require_system_id: None,
             at_once: std::num::NonZeroU32::MIN,
             ahead: Some(AheadRequest {
                 parallel: self.parallel,
