@@ -21,6 +21,7 @@ mod interop_catalogue_cases;
 mod interop_gcs;
 mod interop_info;
 mod interop_wal;
+mod judges;
 mod life_cycle;
 mod manifest;
 mod odd_tree;
