@@ -23,7 +23,7 @@ pub(super) fn segment(data: &[u8]) {
         assert_eq!(flaw(pieces(), kind), flaw([bytes].into_iter(), kind));
     }
     let name: WalName = "000000010000000000000006".parse().expect("a name");
-    let _ = judge(&name, bytes.len() as u64, bytes).to_owned();
+    let _ = judge(&name, bytes.len() as u64, bytes);
     let _ = SegmentIdentity::of(bytes);
 }
 

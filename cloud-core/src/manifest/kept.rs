@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_read_as_often_as_it_is_wanted() {
-        let text: String = (0..50_000).map(|n| format!("line {n}\n")).collect();
+        let lines: Vec<_> = (0..50_000).map(|n| format!("line {n}\n")).collect();
+        let text = lines.concat();
         let mut keeping = Keeping::new().unwrap();
         for piece in text.as_bytes().chunks(1000) {
             keeping.write_all(piece).unwrap();

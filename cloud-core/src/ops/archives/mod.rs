@@ -13,8 +13,8 @@ mod writing;
 pub use self::destination::ArchiveOptions;
 pub(super) use self::destination::Destination;
 pub(super) use self::listing::Listing;
-pub(super) use self::sources::{ConfigurationFile, Entries, Sources, TablespaceSource, major};
 pub(super) use self::pages::{Checked, Pages};
+pub(super) use self::sources::{ConfigurationFile, Entries, Sources, TablespaceSource, major};
 pub(super) use self::writing::{
     CopyReport, Summed, Writing, control, files, lower_priority, manifest_failed, warn_of,
 };

@@ -23,7 +23,7 @@ use crate::manifest::{self, Algorithm, Checksum, Kept};
 use crate::ops::reading::{Lanes, Passage, Trouble, Unpacked, side_by_side};
 use crate::ops::{Ctx, OpError, OpErrorKind};
 use crate::pgdata::{
-    CONTROL_NAME, ControlFile, ControlSizes, Names, PageRules, display_name, plain_name,
+    CONTROL_NAME, ControlFile, ControlSizes, Known, Names, PageRules, display_name, plain_name,
 };
 use crate::store::{ObjectStore, StoreErrorKind};
 
@@ -270,7 +270,9 @@ impl<'a> Archives<'a> {
         });
         let found = side_by_side(self.jobs, &self.stop, works).await?;
         let mut all = Findings::default();
-        found.into_iter().for_each(|findings| all.append(findings));
+        for findings in found {
+            all.append(findings);
+        }
         Ok(all)
     }
 }
@@ -299,7 +301,7 @@ impl Part {
 /// Whether a file of this archive is in no manifest.
 fn is_left(names: &Names, path: &[u8], number: u32) -> bool {
     let known = names.of_archive(path, number);
-    known.is_some_and(|known| known.is_file())
+    known.is_some_and(Known::is_file)
 }
 
 /// What an archive that was not read to its end says of the backup; an error if it says

@@ -239,10 +239,13 @@ async fn a_record_that_is_not_of_a_good_backup_is_told() {
     .await;
 }
 
+/// What is damaged, how, and the findings: a kind and a place each.
+type Case = (&'static str, fn(&mut Scene), Vec<(&'static str, String)>);
+
 #[tokio::test]
 async fn files_that_differ_from_the_manifest_are_named() {
     let at = |key: &str, name: &str| format!("{key}:{name}");
-    let cases: [(&str, fn(&mut Scene), Vec<(&str, String)>); 8] = [
+    let cases: [Case; 8] = [
         (
             "other content",
             |scene| scene.put("base/5/1259", b"other"),
@@ -269,7 +272,7 @@ async fn files_that_differ_from_the_manifest_are_named() {
                 scene.put(
                     "backup_label",
                     b"START WAL LOCATION: 0/600028 (file 000000010000000000000006)\n",
-                )
+                );
             },
             vec![("file", at(LAST, "backup_label"))],
         ),
@@ -494,7 +497,7 @@ async fn wal_that_a_backup_needs_is_proved() {
         |scene| {
             scene
                 .memory
-                .insert(&eight, segment("000000010000000000000009"))
+                .insert(&eight, segment("000000010000000000000009"));
         },
         &[("wal", &eight)],
     )

@@ -57,7 +57,7 @@ fn snappy_chunk() -> Vec<u8> {
         });
     }
     let crc = !crc;
-    let masked = (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8);
+    let masked = crc.rotate_right(15).wrapping_add(0xa282_ead8);
     let length = u32::try_from(body.len() + 4)
         .expect("it is small")
         .to_le_bytes();
@@ -173,6 +173,9 @@ fn streams_of_nothing() {
     windows.finish();
 }
 
+/// Makes the header of a number.
+type Header<'h> = dyn Fn(usize) -> Vec<u8> + 'h;
+
 /// Headers of headers: what is kept of them must not grow with their number.
 #[test]
 fn headers_without_end() {
@@ -180,7 +183,7 @@ fn headers_without_end() {
     const ENOUGH: usize = 128 << 20;
     let scene = Scene::new();
     scene.remove("data.tar");
-    let write = |header: &dyn Fn(usize) -> Vec<u8>| {
+    let write = |header: &Header| {
         let object = scene.object(&format!("main/base/{}/data.tar.gz", super::ID));
         let out = BufWriter::new(File::create(object).unwrap());
         let mut out = GzEncoder::new(out, Compression::fast());
@@ -209,7 +212,7 @@ fn headers_without_end() {
         bytes
     };
     let large = vec![b'x'; 60 << 10];
-    let cases: [(&str, &dyn Fn(usize) -> Vec<u8>, &str); 4] = [
+    let cases: [(&str, &Header<'_>, &str); 4] = [
         (
             "extended headers with ever new keywords, before one member",
             &|number| sparse(b'x', number),

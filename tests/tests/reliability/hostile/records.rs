@@ -24,8 +24,7 @@ fn records_that_are_none() {
     let scene = Scene::new();
     let nested = format!("[{}", "[".repeat(100_000));
     let many = format!("[{}]", "0,".repeat(400_000));
-    let lines =
-        "unknown=1\n".repeat(2) + &(0..300).map(|n| format!("f{n}=1\n")).collect::<String>();
+    let lines = (0..300).fold(String::new(), |text, n| text + &format!("unknown{n}=1\n"));
     for (done, text, says) in [
         (
             "a literal with 100,000 brackets",
@@ -274,6 +273,9 @@ fn names_that_are_no_ids() {
     );
 }
 
+/// Leaves a journal with this text.
+type Leave = fn(&Path, &str);
+
 /// What an interrupted restore left, if somebody else left it there.
 #[test]
 fn journals_of_somebody_else() {
@@ -282,7 +284,9 @@ fn journals_of_somebody_else() {
     let outside = scene.workspace.path("place/outside");
     let url = scene.workspace.url("bucket");
     let made = outside.as_os_str().as_bytes();
-    let made: String = made.iter().map(|byte| format!("{byte:02x}")).collect();
+    let made = made
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let journal = format!(
         "barman-cloud restore 1\nstore \"{url}\"\npath \"\"\nserver \"main\"\nbackup {ID}\n\
          system \"7710443699091897341\"\nsource data\nsalt 1f0e\nmade {made}\nbegin\n"
@@ -304,7 +308,6 @@ fn journals_of_somebody_else() {
     scene.harmless(&run, "one's own");
     assert_eq!(run.code(), Some(0), "{run}");
 
-    type Leave = fn(&Path, &str);
     let cases: [(&str, Leave); 4] = [
         ("is a file of another user", |path, text| {
             fs::write(path, text).unwrap();

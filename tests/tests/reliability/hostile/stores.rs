@@ -37,7 +37,7 @@ impl Liar {
 
     fn s3(&self, tool: &str, options: &[&str], words: &[&str]) -> Run {
         let tool = self.workspace.tool(&format!("barman-cloud-{tool}"));
-        self.keys(tool)
+        Self::keys(tool)
             .env("AWS_ENDPOINT_URL", self.server.url())
             .args(options)
             .args(["s3://bucket/p", "main"])
@@ -45,7 +45,7 @@ impl Liar {
             .run()
     }
 
-    fn keys<'t>(&self, tool: Tool<'t>) -> Tool<'t> {
+    fn keys(tool: Tool<'_>) -> Tool<'_> {
         tool.env("AWS_ACCESS_KEY_ID", "somebody")
             .env("AWS_SECRET_ACCESS_KEY", "hush")
             .env("AWS_SESSION_TOKEN", "hush-token")
@@ -87,14 +87,13 @@ const HEAD: &str = "<?xml version=\"1.0\"?><ListBucketResult>";
 
 /// A page of these keys.
 fn page(keys: impl Iterator<Item = String>, next: Option<&str>) -> String {
-    let objects: String = keys
-        .map(|key| {
-            format!(
-                "<Contents><Key>{key}</Key><Size>100</Size><ETag>\"e\"</ETag>\
-                 <LastModified>2026-11-21T12:00:00.000Z</LastModified></Contents>"
-            )
-        })
-        .collect();
+    let objects = keys.fold(String::new(), |text, key| {
+        let object = format!(
+            "<Contents><Key>{key}</Key><Size>100</Size><ETag>\"e\"</ETag>\
+             <LastModified>2026-11-21T12:00:00.000Z</LastModified></Contents>"
+        );
+        text + &object
+    });
     let more = next.map_or("<IsTruncated>false</IsTruncated>".to_owned(), |next| {
         let next = format!("<NextContinuationToken>{next}</NextContinuationToken>");
         format!("<IsTruncated>true</IsTruncated>{next}")
@@ -112,9 +111,9 @@ const UNREACHABLE: &str = "given up in time with one line, in little memory; no 
 #[test]
 fn answers_that_make_no_sense() {
     let laughs = "<!DOCTYPE l [<!ENTITY a0 \"ha\">".to_owned()
-        + &(1..30)
-            .map(|n| format!("<!ENTITY a{n} \"&a{0};&a{0};\">", n - 1))
-            .collect::<String>()
+        + &(1..30).fold(String::new(), |text, n| {
+            text + &format!("<!ENTITY a{n} \"&a{0};&a{0};\">", n - 1)
+        })
         + "]><ListBucketResult><Contents><Key>&a29;</Key></Contents></ListBucketResult>";
     let nested = "<a>".repeat(1_000_000);
     let external = "<!DOCTYPE l [<!ENTITY a SYSTEM \"file:///etc/passwd\">]><ListBucketResult>\
@@ -145,9 +144,10 @@ fn modest_log(run: &Run, case: &str) {
     quiet(run);
 }
 
+type Answer = fn(&mut dyn Write) -> io::Result<()>;
+
 #[test]
 fn answers_without_end() {
-    type Answer = fn(&mut dyn Write) -> io::Result<()>;
     let cases: [(&str, Answer); 5] = [
         ("a listing that does not end", |out| {
             let one = "<Contents><Key>k</Key><Size>1</Size></Contents>";
@@ -166,7 +166,7 @@ fn answers_without_end() {
         }),
         ("a header that does not end", |out| {
             out.write_all(b"HTTP/1.1 200 X\r\nx: ")?;
-            (0..1000).try_for_each(|_| out.write_all(&[b'x'; 64 << 10]))
+            (0..1000).try_for_each(|_| out.write_all("x".repeat(64 << 10).as_bytes()))
         }),
     ];
     for (done, answer) in cases {

@@ -100,7 +100,7 @@ pub(super) fn archive(members: &[Vec<u8>]) -> Vec<u8> {
 
 /// Zeroes, as many as wanted.
 pub(super) fn zeroes(out: &mut impl Write, mut count: u64) -> io::Result<()> {
-    const PIECE: [u8; 64 << 10] = [0; 64 << 10];
+    static PIECE: [u8; 64 << 10] = [0; 64 << 10];
     while count > 0 {
         let piece = usize::try_from(count).map_or(PIECE.len(), |n| n.min(PIECE.len()));
         out.write_all(&PIECE[..piece])?;

@@ -229,15 +229,18 @@ fn is_true(value: Option<&str>) -> bool {
     value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-/// The URL, if it is one that can be connected to.
+/// The URL without user and password, if it is one that can be connected to. Nobody asks for
+/// those, since requests are signed, and the SDK would log them.
 fn checked(url: &str) -> Result<String, ConnectError> {
     let parsed: Option<Uri> = url.parse().ok();
     let usable = parsed.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some_and(|host| !host.is_empty())
     });
-    if usable {
-        return Ok(url.to_owned());
+    if usable && let Some((scheme, rest)) = url.split_once("://") {
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let host = authority.rsplit('@').next().unwrap_or(authority);
+        return Ok(format!("{scheme}://{host}{path}"));
     }
     Err(ConnectError::invalid(format!(
         "Invalid endpoint: {} (expected http://host or https://host)",
@@ -344,6 +347,13 @@ s3 =
         let option = |config: &mut StoreConfig| config.endpoint_url = Some("http://option".into());
         let settings = decide(file, &variables, option).unwrap();
         assert_eq!(settings.endpoint.as_deref(), Some("http://option"));
+        for (url, shown) in [
+            ("http://u:hush@h:1/p@q?r", "http://h:1/p@q?r"),
+            ("https://hush@[::1]:9", "https://[::1]:9"),
+            ("http://h/u:p@x", "http://h/u:p@x"),
+        ] {
+            assert_eq!(checked(url).as_deref(), Ok(shown));
+        }
         let endpoint = |file, pairs| plain(file, pairs).endpoint;
         assert_eq!(endpoint(file, &variables).unwrap(), "http://own");
         assert_eq!(endpoint(file, &variables[1..]).unwrap(), "http://all");
