@@ -25,7 +25,7 @@ pub use control::{
 pub use display::display_name;
 pub use exclude::Rules;
 pub use pages::{BadPage, BadPages, Findings, Judgement, PageChecker, PageRules};
-pub use relation::RelationFile;
+pub use relation::{RelationFile, fork_of};
 pub use restore::{
     ASIDE_NAME, Contents, Durability, Extent, JOURNAL_NAME, Known, Names, Removed, RestoreError,
     Target, Unpacker, check_destination, held_of_words, held_to_words, is_held_back, of_hex,

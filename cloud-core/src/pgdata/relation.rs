@@ -5,6 +5,8 @@
 //! one that is large. A name counts only where PostgreSQL gives it that meaning:
 //! whatever else lies in these directories has no pages.
 
+use crate::wal::blocks::Fork;
+
 /// A file with pages of a relation: a segment of one of its forks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelationFile {
@@ -35,6 +37,40 @@ impl RelationFile {
         self.segment
     }
 }
+
+/// The fork that a file is of, by its path in PGDATA, as WAL names it; `None` if it is no relation's.
+pub fn fork_of(path: &[u8]) -> Option<Fork> {
+    RelationFile::of(path)?;
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok();
+    let components: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+    let (tablespace, database, base) = match *components {
+        [b"global", base] => (GLOBAL, 0, base),
+        [b"base", database, base] => (DEFAULT, number(database)?, base),
+        [b"pg_tblspc", oid, _, database, base] => (number(oid)?, number(database)?, base),
+        _ => return None,
+    };
+    let (base, _) = cut(base, b'.');
+    let (relation, fork) = cut(base, b'_');
+    Some(Fork {
+        tablespace,
+        database,
+        relation: number(relation)?,
+        fork: match fork {
+            None => 0,
+            Some(b"fsm") => 1,
+            Some(b"vm") => 2,
+            Some(_) => 3,
+        },
+    })
+}
+
+/// Oid of the tablespace that lies in `base`.
+///
+/// Source of this and the next: PostgreSQL's `pg_tablespace.dat`.
+const DEFAULT: u32 = 1663;
+
+/// Oid of the tablespace that lies in `global`.
+const GLOBAL: u32 = 1664;
 
 /// Whether `name` is a relation of one session, in a database's directory:
 /// `base/5/t3_16414`, `base/5/t12_16414_fsm.1`.
@@ -167,6 +203,31 @@ mod tests {
         for (name, segment) in table {
             let found = RelationFile::of(name.as_bytes()).map(RelationFile::segment);
             assert_eq!(found, segment, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_fork_is_called_by_numbers() {
+        let fork = |name: &str| {
+            let fork = fork_of(name.as_bytes())?;
+            Some((fork.tablespace, fork.database, fork.relation, fork.fork))
+        };
+        for (name, expected) in [
+            ("base/5/16384", Some((1663, 5, 16384, 0))),
+            ("base/5/16384.3", Some((1663, 5, 16384, 0))),
+            ("base/5/16384_fsm", Some((1663, 5, 16384, 1))),
+            ("base/5/16384_vm.1", Some((1663, 5, 16384, 2))),
+            ("base/5/16384_init", Some((1663, 5, 16384, 3))),
+            ("global/1262", Some((1664, 0, 1262, 0))),
+            (
+                "pg_tblspc/17/PG_15_202209061/5/16390_fsm",
+                Some((17, 5, 16390, 1)),
+            ),
+            ("base/5/99999999999", None),
+            ("base/5/t3_16384", None),
+            ("PG_VERSION", None),
+        ] {
+            assert_eq!(fork(name), expected, "{name}");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Pure values, without files or stores.
 
+pub mod blocks;
 pub mod fit;
 mod history;
 mod name;

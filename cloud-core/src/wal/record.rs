@@ -11,8 +11,11 @@
 //! The layout of records has been the same since PostgreSQL 9.5. Source:
 //! `access/xlogrecord.h`; for the flags of pages `access/xlog_internal.h`.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
+use super::blocks::{Block, Heads, Wanted};
 use super::page::{Page, Pages, field};
 use super::{Lsn, WalKind};
 
@@ -65,6 +68,13 @@ impl RecordMeter {
         Self::default()
     }
 
+    /// A meter that looks for blocks which are written as a whole, besides.
+    pub fn looking_for(wanted: Arc<Wanted>) -> Self {
+        let mut meter = Self::new();
+        meter.walk.heads = Heads::of(wanted);
+        meter
+    }
+
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         let walk = &mut self.walk;
@@ -76,7 +86,12 @@ impl RecordMeter {
     ///
     /// The last record of a `.partial` may be cut, and what follows it be left
     /// from another segment: there it is only a flaw if a good record follows.
-    pub fn finish(mut self, kind: WalKind) -> Option<Flaw> {
+    pub fn finish(self, kind: WalKind) -> Option<Flaw> {
+        self.finish_with_blocks(kind).0
+    }
+
+    /// The same, with those of the blocks that were looked for which good records write as a whole.
+    pub fn finish_with_blocks(mut self, kind: WalKind) -> (Option<Flaw>, BTreeSet<Block>) {
         let walk = &mut self.walk;
         self.pages.finish(|page| walk.page(page));
         let counts = match kind {
@@ -84,7 +99,8 @@ impl RecordMeter {
             WalKind::Partial => self.walk.goes_on,
             WalKind::History | WalKind::Backup => false,
         };
-        self.walk.flaw.filter(|_| counts)
+        let Walk { flaw, heads, .. } = self.walk;
+        (flaw.filter(|_| counts), heads.found)
     }
 }
 
@@ -95,6 +111,8 @@ struct Walk {
     flaw: Option<Flaw>,
     /// A good record was found behind the flaw.
     goes_on: bool,
+    magic: u16,
+    heads: Heads,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -157,6 +175,7 @@ impl Walk {
         if page.identity.magic < FIRST_MAGIC {
             return false;
         }
+        self.magic = page.identity.magic;
         let here = Lsn(page.identity.start.0 + page.offset);
         let Some(header) = page.header else {
             self.stumble(Flaw::Page(here));
@@ -210,6 +229,7 @@ impl Walk {
         let start = Lsn(page_start.0 + at as u64);
         let total = u64::from(field(page, at).map_or(0, u32::from_le_bytes));
         if total >= HEADER_LEN as u64 {
+            self.heads.begin();
             self.state = State::Within(Record {
                 start,
                 header: [0; HEADER_LEN],
@@ -228,12 +248,14 @@ impl Walk {
     fn go_on(&mut self, mut record: Record, page: &[u8], at: usize) -> usize {
         let count = piece(record.left, page.len() - at);
         record.take(&page[at..at + count]);
+        self.heads.take(&page[at..at + count]);
         if record.left > 0 {
             self.state = State::Within(record);
         } else if !record.is_good() {
             self.stumble(Flaw::Record(record.start));
         } else {
             self.goes_on |= self.flaw.is_some();
+            self.heads.end(record.start, HEADER_LEN, self.magic);
             self.state = if record.is_switch() {
                 State::Over
             } else {

@@ -2,13 +2,14 @@
 //!
 //! One small cluster is backed up; each case damages its objects, restores them
 //! and puts them back. A restore either delivers exactly what was backed up or
-//! ends with an error and a directory that PostgreSQL does not start on.
+//! ends with an error and a directory that PostgreSQL does not start on; and whatever does
+//! not come back is found by `verify`, which nothing else alarms.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use e2e::{Barman, Cluster, Damage, Objects, PgBin, Row, Run, Section, Tree, Workspace};
+use e2e::{Barman, Cluster, Damage, Objects, PgBin, Proof, Row, Run, Section, Tree, Workspace};
 use e2e::{S3Server, ShutDown, of_sample_or_whole};
 
 /// The options of the codecs that base backups are offered in.
@@ -58,7 +59,13 @@ impl<'a, 'w> Backup<'a, 'w> {
         assert_eq!(run.code(), Some(0), "{run}");
         assert!(run.stderr.is_empty(), "{run}");
         this.whole = (tree(&target), tree(&moved));
+        let proof = this.prove();
+        assert!(proof.is_good(), "{}", proof.run);
         this
+    }
+
+    fn prove(&self) -> Proof {
+        self.at.place().prove(&self.id, &[])
     }
 
     /// Restores it to a fresh place; how it ended, PGDATA, and the tablespace.
@@ -106,8 +113,18 @@ impl<'a, 'w> Backup<'a, 'w> {
     }
 
     /// Restores it, damaged as it is now: whether it came back exactly. If not,
-    /// the tool has said so and PostgreSQL has nothing to start on.
-    fn comes_back(&self, case: &str) -> bool {
+    /// the tool has said so and PostgreSQL has nothing to start on, and a check names the object
+    /// `key`, or the backup.
+    fn comes_back(&self, key: &str, case: &str) -> bool {
+        let back = self.is_restored(case);
+        let proof = self.prove();
+        let named = proof.names(key) || proof.names(self.key("").trim_end_matches('/'));
+        assert_eq!(proof.is_good(), back, "{case}: {}", proof.run);
+        assert!(back || named, "{case}: {key}: {}", proof.run);
+        back
+    }
+
+    fn is_restored(&self, case: &str) -> bool {
         let (run, target, moved) = self.restore();
         if run.code() == Some(0) {
             self.whole.0.assert_same(&tree(&target), case);
@@ -146,7 +163,7 @@ impl<'a, 'w> Backup<'a, 'w> {
         let stored = self.at.read(key);
         let bytes = damage.of(&stored);
         self.at.write(key, &bytes);
-        let back = self.comes_back(&format!("{damage} of {key}"));
+        let back = self.comes_back(key, &format!("{damage} of {key}"));
         self.at.write(key, &stored);
         back
     }
@@ -163,12 +180,38 @@ fn tree(root: &std::path::Path) -> Tree {
 }
 
 fn row(done: &str, found: &str) -> Row {
+    row_of("restore", done, found)
+}
+
+fn row_of(tool: &str, done: &str, found: &str) -> Row {
     Row::new(
         Section::Damage,
-        format!("`restore`: {done}"),
+        format!("`{tool}`: {done}"),
         found.to_owned(),
     )
 }
+
+/// A damage that both a restore and a check have to deal with.
+struct Both(Row, Row);
+
+impl Both {
+    fn new(done: &str, found: &str) -> Self {
+        Self(row(done, found), row_of("verify", done, NAMED))
+    }
+
+    fn lived_through(&mut self) {
+        self.0.lived_through();
+        self.1.lived_through();
+    }
+
+    fn finish(self) {
+        self.0.finish();
+        self.1.finish();
+    }
+}
+
+const NAMED: &str = "a finding names the object, the file in it or the backup; good only if a restore \
+                     brings back exactly what was backed up";
 
 const TOLD: &str = "restored exactly as it was, or refused naming the archive or the file, without \
                     `pg_control` and `backup_label`: PostgreSQL does not start";
@@ -184,7 +227,7 @@ fn archives_of(at: &Objects<'_>, bin: &PgBin, codecs: &[&str]) {
             "" => "without compression".to_owned(),
             name => format!("in {name}"),
         };
-        let mut row = row(
+        let mut row = Both::new(
             &format!(
                 "an archive of a backup {name} is damaged (bits, bytes, sectors; cut, longer, empty)"
             ),
@@ -212,19 +255,40 @@ fn the_record_of_a_backup() {
     let at = Objects::in_directory(&workspace);
     let cluster = small_cluster(&bin, &at);
     let backup = Backup::new(&at, at.back_up(&cluster, &[]));
-    let mut row = row(
-        "the backup.info of a backup is damaged (bits, bytes, sectors; cut, longer, empty)",
-        TOLD,
+    let done = "the backup.info of a backup is damaged (bits, bytes, sectors; cut, longer, empty)";
+    let mut row = row(done, TOLD);
+    let mut proved = row_of(
+        "verify",
+        done,
+        "a finding names the record or what it does not agree with; good only if a restore brings \
+         back exactly what was backed up, or refuses for a changed name or place of a tablespace",
     );
     let key = backup.key("backup.info");
-    let length = at.read(&key).len();
+    let stored = at.read(&key);
     let mut rng = fastrand::Rng::with_seed(19);
-    let ways = Damage::every_way(length, of_sample_or_whole(1, 300), &mut rng);
+    let ways = Damage::every_way(stored.len(), of_sample_or_whole(1, 300), &mut rng);
     for damage in ways.into_iter().step_by(of_sample_or_whole(3, 1)) {
-        backup.damaged(&key, damage);
+        let case = format!("{damage} of {key}");
+        at.write(&key, damage.of(&stored));
+        let back = backup.is_restored(&case);
         row.lived_through();
+        let proof = backup.prove();
+        // Who checks puts no tablespace anywhere.
+        let elsewhere = || {
+            let (again, ..) = backup.restore();
+            again.stderr.contains("already exists")
+        };
+        assert!(!back || proof.is_good(), "{case}: {}", proof.run);
+        assert!(
+            back || !proof.is_good() || elsewhere(),
+            "{case}: {}",
+            proof.run
+        );
+        proved.lived_through();
     }
+    at.write(&key, &stored);
     row.finish();
+    proved.finish();
 }
 
 /// A test for each group of codecs, so that they run side by side.
@@ -255,7 +319,7 @@ fn archives_in_a_bucket() {
     let at = Objects::in_bucket(&workspace, &bucket, "p");
     let cluster = small_cluster(&bin, &at);
     let backup = Backup::new(&at, at.back_up(&cluster, &[LIMIT]));
-    let mut row = row("an archive of a backup in a bucket is damaged", TOLD);
+    let mut row = Both::new("an archive of a backup in a bucket is damaged", TOLD);
     let mut rng = fastrand::Rng::with_seed(23);
     for key in backup.choice() {
         let ways = Damage::every_way(at.read(&key).len(), 0, &mut rng);
@@ -274,15 +338,15 @@ fn parts_that_do_not_belong_together() {
     let workspace = Workspace::new();
     let at = Objects::in_directory(&workspace);
     let mut cluster = small_cluster(&bin, &at);
-    let mut missing = row(
+    let mut missing = Both::new(
         "a part of the backup is missing",
         "refused naming the part or the backup",
     );
-    let mut swapped = row(
+    let mut swapped = Both::new(
         "two parts of the backup are in each other's place",
         "restored exactly as it was if both are of one directory, refused otherwise",
     );
-    let mut foreign = row(
+    let mut foreign = Both::new(
         "a part is one of another backup of the same server",
         "restored exactly as it was if nothing in it differs; else refused naming a file or what \
          does not fit, without `pg_control` and `backup_label`: \
@@ -302,7 +366,7 @@ fn parts_that_do_not_belong_together() {
         for key in choice {
             let stored = at.read(key);
             at.remove(key);
-            assert!(!backup.comes_back(&format!("without {key}")));
+            assert!(!backup.comes_back(key, &format!("without {key}")));
             at.write(key, stored);
             missing.lived_through();
         }
@@ -317,7 +381,7 @@ fn parts_that_do_not_belong_together() {
             let (of_one, of_other) = (at.read(one), at.read(other));
             at.write(one, &of_other);
             at.write(other, &of_one);
-            let back = backup.comes_back(&format!("{one} and {other}"));
+            let back = backup.comes_back(one, &format!("{one} and {other}"));
             let same_directory = *other != tablespace;
             assert_eq!(back, same_directory, "{one} and {other}");
             at.write(one, of_one);
@@ -329,13 +393,13 @@ fn parts_that_do_not_belong_together() {
             let stored = at.read(key);
             let others = older.choice();
             at.write(key, at.read(&others[nth]));
-            let back = backup.comes_back(&format!("{} as {key}", others[nth]));
+            let back = backup.comes_back(key, &format!("{} as {key}", others[nth]));
             // Parts without a file that changed in between are the same.
             assert!(!back || nth < 2, "{key} of another backup");
             at.write(key, stored);
             foreign.lived_through();
         }
-        assert!(backup.comes_back("as it was"));
+        assert!(backup.comes_back("", "as it was"));
     }
     cluster.stop(ShutDown::Immediate);
     for row in [missing, swapped, foreign] {
@@ -371,7 +435,7 @@ fn a_backup_of_barman() {
     // They write to stores only.
     let there = Objects::in_bucket(&workspace, &bucket, "p");
     let cluster = small_cluster(&bin, &at);
-    let mut told = row(
+    let mut told = Both::new(
         "an archive of a backup made by Barman is damaged (cut, longer, empty, missing; any way if it \
          is compressed)",
         TOLD,
@@ -381,6 +445,11 @@ fn a_backup_of_barman() {
         "restored as it is: there is no manifest, and PostgreSQL's own page checksums tell",
     )
     .passed_on();
+    let mut page = row_of(
+        "verify",
+        "a page of a table changes in a backup made by Barman without compression",
+        "a finding names the archive, the file in it and the block",
+    );
     for option in ["", "--gzip"] {
         let run = barman
             .tool(&workspace, "barman-cloud-backup")
@@ -413,7 +482,7 @@ fn a_backup_of_barman() {
             }
         }
         at.remove(&data);
-        assert!(!backup.comes_back("without its data"));
+        assert!(!backup.comes_back(&data, "without its data"));
         told.lived_through();
         at.write(&data, &stored);
 
@@ -424,10 +493,16 @@ fn a_backup_of_barman() {
             let (run, target, _) = backup.restore();
             assert_eq!(run.code(), Some(0), "{run}");
             assert_ne!(tree(&target), backup.whole.0);
-            at.write(&data, &stored);
             untold.lived_through();
+            let proof = backup.prove();
+            let found = proof.findings();
+            assert!(found.len() == 1 && found[0].0 == "page", "{}", proof.run);
+            assert!(proof.names(&data), "{}", proof.run);
+            at.write(&data, &stored);
+            page.lived_through();
         }
     }
     told.finish();
     untold.finish();
+    page.finish();
 }

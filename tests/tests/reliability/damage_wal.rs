@@ -22,6 +22,30 @@ enum Answer {
     Wrong,
 }
 
+/// A backup that needs the sample segment and nothing else: its disks are in snapshots.
+fn needing_the_sample(at: &Objects<'_>) {
+    let label = "START WAL LOCATION: 0/600028 (file 000000010000000000000006)\n";
+    let record = format!(
+        "begin_wal={SEGMENT}\nbegin_xlog=0/600028\nend_wal={SEGMENT}\nend_xlog=0/6FFF00\n\
+         snapshots_info={{'provider': 'aws'}}\nstatus=DONE\nsystemid=7710448268996247812\n\
+         timeline=1\nxlog_segment_size=1048576\n"
+    );
+    at.write(&format!("main/base/{ID}/backup.info"), record);
+    at.write(&format!("main/base/{ID}/backup_label"), label);
+}
+
+const ID: &str = "20261121T022133";
+
+const NAMED: &str = "a finding names the object; good only if it is delivered as it was archived";
+
+/// What a check says of the sample's object, which was answered with `answer`.
+fn assert_proved(at: &Objects<'_>, object: &str, answer: Answer, case: &str) {
+    let proof = at.place().prove(ID, &[]);
+    let good = matches!(answer, Answer::Right | Answer::Wrong);
+    assert_eq!(proof.is_good(), good, "{case}: {answer:?}: {}", proof.run);
+    assert!(good || proof.names(object), "{case}: {}", proof.run);
+}
+
 /// Fetches `name`, whose object is `object`, over a file that is there already.
 fn answer(at: &Objects<'_>, name: &str, object: &str, content: &[u8], case: &str) -> Answer {
     let to = at.workspace().file("destination", "precious");
@@ -60,9 +84,13 @@ fn archived(at: &Objects<'_>, option: &str, name: &str, content: &[u8]) {
 }
 
 fn row(done: &str, found: &str) -> Row {
+    row_of("wal-restore", done, found)
+}
+
+fn row_of(tool: &str, done: &str, found: &str) -> Row {
     Row::new(
         Section::Damage,
-        format!("`wal-restore`: {done}"),
+        format!("`{tool}`: {done}"),
         found.to_owned(),
     )
 }
@@ -99,6 +127,14 @@ fn compressed(at: &Objects<'_>, codecs: &[(&str, &str)], flips: usize) {
             ),
             TOLD,
         );
+        let mut proved = row_of(
+            "verify",
+            &format!(
+                "a segment in {codec} is damaged (bits, bytes and sectors; cut, longer, empty)"
+            ),
+            NAMED,
+        );
+        needing_the_sample(at);
         let mut rng = fastrand::Rng::with_seed(11);
         for (_, name, content) in files() {
             archived(at, option, &name, &content);
@@ -114,10 +150,15 @@ fn compressed(at: &Objects<'_>, codecs: &[(&str, &str)], flips: usize) {
                     "{case}: {answer:?}"
                 );
                 row.lived_through();
+                if name == SEGMENT {
+                    assert_proved(at, &object, answer, &case);
+                    proved.lived_through();
+                }
             }
             at.remove(&object);
         }
         row.finish();
+        proved.finish();
     }
 }
 
@@ -173,6 +214,12 @@ fn plain(at: &Objects<'_>, flips: usize) {
         answer(at, SEGMENT, &object, &content, case)
     };
     let mut rng = fastrand::Rng::with_seed(5);
+    needing_the_sample(at);
+    let mut proved = row_of(
+        "verify",
+        "a segment without compression is damaged (bits and sectors of records; cut, longer, empty)",
+        NAMED,
+    );
 
     let mut sized = row(
         "a segment without compression is cut, longer or empty",
@@ -184,6 +231,8 @@ fn plain(at: &Objects<'_>, flips: usize) {
             let answer = try_it(&bytes, &damage.to_string());
             assert_eq!(answer, Answer::Refused, "{damage}");
             sized.lived_through();
+            assert_proved(at, &object, answer, &damage.to_string());
+            proved.lived_through();
         }
     }
     sized.finish();
@@ -206,10 +255,14 @@ fn plain(at: &Objects<'_>, flips: usize) {
         let answer = try_it(&damage.of(&content), &damage.to_string());
         assert_eq!(answer, Answer::Warned, "{damage}");
         told.lived_through();
+        assert_proved(at, &object, answer, &damage.to_string());
+        proved.lived_through();
         let sector = Damage::Blank(places[rng.usize(..places.len() / 2)]);
         let answer = try_it(&sector.of(&content), &sector.to_string());
         assert!(matches!(answer, Answer::Warned | Answer::Right), "{sector}");
         told.lived_through();
+        assert_proved(at, &object, answer, &sector.to_string());
+        proved.lived_through();
     }
     for place in [100, 6000, content.len() - 1] {
         assert!(!covered[place], "{place}");
@@ -220,6 +273,7 @@ fn plain(at: &Objects<'_>, flips: usize) {
     }
     told.finish();
     untold.finish();
+    proved.finish();
     at.remove(&object);
 }
 
@@ -284,6 +338,13 @@ fn an_object_holds_what_another_name_promises() {
         "the object is in another codec than its suffix says",
         "refused naming the object; what stood at the destination stays",
     );
+    let mut other_proved = row_of("verify", "the object holds another segment", NAMED);
+    let mut suffix_proved = row_of(
+        "verify",
+        "the object of a segment is in another codec than its suffix says",
+        NAMED,
+    );
+    needing_the_sample(&at);
     let mut stored = Vec::new();
     for (option, ending) in CODECS {
         archived(&at, option, SEGMENT, &content);
@@ -294,6 +355,8 @@ fn an_object_holds_what_another_name_promises() {
         let answer = answer(&at, SEGMENT, &object, &content, ending);
         assert_eq!(answer, Answer::Warned, "{ending}");
         other.lived_through();
+        assert_proved(&at, &object, answer, ending);
+        other_proved.lived_through();
         at.remove(&object);
         at.remove(&key(next, ending));
     }
@@ -305,11 +368,15 @@ fn an_object_holds_what_another_name_promises() {
             let case = format!("{inside} in {ending}");
             let answer = answer(&at, SEGMENT, &object, &content, &case);
             assert_eq!(answer, Answer::Refused, "{case}");
+            assert_proved(&at, &object, answer, &case);
+            suffix_proved.lived_through();
             at.remove(&object);
             suffix.lived_through();
         }
     }
     suffix.finish();
+    other_proved.finish();
+    suffix_proved.finish();
 }
 
 /// The server's `pg_control` tells whose WAL it wants.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::compare::dir_of;
 use super::findings::{Findings, Kind};
 use super::interrupted;
-use super::member::{Counted, Members, Method, Tree};
+use super::member::{Counted, Members, Method, Suspect, Tree};
 use crate::catalogue::info::BackupInfo;
 use crate::catalogue::layout::{Archive, ArchiveBase, ArchiveSet};
 use crate::key::Prefix;
@@ -60,6 +60,7 @@ pub(super) struct Part {
     pub(super) manifest: Option<Kept>,
     pub(super) findings: Findings,
     bad_pages: Findings,
+    pub(super) suspects: Vec<Suspect>,
     pub(super) counted: Counted,
     /// It was read to its end.
     pub(super) whole: bool,
@@ -141,6 +142,7 @@ impl<'a> Archives<'a> {
             if method.pages.is_some() {
                 part.findings.append(pages);
             } else {
+                part.suspects.clear();
                 part.counted.pages = 0;
             }
         }
@@ -291,6 +293,7 @@ impl Part {
             manifest: members.manifest,
             findings: members.findings,
             bad_pages: members.bad_pages,
+            suspects: members.suspects,
             counted: members.counted,
             whole: false,
             method: members.method,

@@ -11,10 +11,11 @@ use super::findings::{Findings, Kind};
 use crate::catalogue::layout::ArchiveBase;
 use crate::manifest::{self, Algorithm, Checksum, Keeping, Kept, Summing};
 use crate::pgdata::{
-    JOURNAL_NAME, MANIFEST_NAME, Names, PageChecker, PageRules, RelationFile, display_name,
-    plain_name,
+    BadPages, JOURNAL_NAME, MANIFEST_NAME, Names, PageChecker, PageRules, RelationFile,
+    display_name, fork_of, plain_name,
 };
 use crate::tar::{Member, MemberKind};
+use crate::wal::blocks::{Block, Fork};
 
 /// How members are looked at. What is right shows only when the last archive was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,35 @@ pub(super) struct Counted {
     pub(super) pages: u64,
 }
 
+/// A file with pages whose checksums are wrong. It may be that they were read while the server wrote
+/// them: then the WAL of the backup has all of them as a whole.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    pub(super) place: String,
+    pub(super) fork: Fork,
+    pub(super) bad: BadPages,
+}
+
+impl Suspect {
+    /// All of its pages that are remembered.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
+        let fork = self.fork;
+        let blocks = self.bad.first.iter();
+        blocks.map(move |page| Block {
+            fork,
+            number: page.number,
+        })
+    }
+}
+
+/// What is said of bad pages.
+pub(super) fn bad_pages(bad: &BadPages) -> String {
+    format!("the checksum is wrong of {bad}")
+}
+
+/// Most files of an archive of which the WAL is asked. A server writes few pages at a time.
+const MOST_SUSPECTS: usize = 1000;
+
 /// Takes the members of one archive.
 pub(super) struct Members {
     tree: Arc<Tree>,
@@ -96,6 +126,7 @@ pub(super) struct Members {
     pub(super) findings: Findings,
     /// About pages, which count only if they were judged rightly.
     pub(super) bad_pages: Findings,
+    pub(super) suspects: Vec<Suspect>,
     pub(super) counted: Counted,
     /// The last manifest that came.
     pub(super) manifest: Option<Kept>,
@@ -121,6 +152,7 @@ impl Members {
             method,
             findings: Findings::default(),
             bad_pages: Findings::default(),
+            suspects: Vec::new(),
             counted: Counted::default(),
             manifest: None,
             parent: Vec::new(),
@@ -260,9 +292,7 @@ impl Members {
             let seen = pages.finish();
             self.counted.pages += seen.pages;
             if seen.bad.count > 0 {
-                let place = format!("{}:{}", self.key, display_name(&member.name));
-                let detail = format!("the checksum is wrong of {}", seen.bad);
-                self.bad_pages.note(Kind::Page, place, detail);
+                self.note_pages(path, member, seen.bad);
             }
         }
         let digest = self.tree.digest(&sum.finish());
@@ -270,6 +300,17 @@ impl Members {
         self.counted.files += 1;
         self.counted.bytes += size;
         Ok(())
+    }
+
+    fn note_pages(&mut self, path: &[u8], member: &Member, bad: BadPages) {
+        let place = format!("{}:{}", self.key, display_name(&member.name));
+        let all = bad.count == bad.first.len() as u64;
+        match fork_of(path) {
+            Some(fork) if all && self.suspects.len() < MOST_SUSPECTS => {
+                self.suspects.push(Suspect { place, fork, bad });
+            }
+            _ => self.bad_pages.note(Kind::Page, place, bad_pages(&bad)),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use self::archives::{Archives, Numbered, Part};
 use self::compare::{Compared, Comparison, dir_of, last_manifest};
 use self::findings::{Finding, Kind};
+use self::member::Suspect;
 use self::report::Report;
 use self::wal::Wal;
 use super::reading::{Stored, Unpacked, held_back};
@@ -33,9 +34,11 @@ use crate::catalogue::layout::{ArchiveBase, ArchiveError, BackupId, Layout};
 use crate::catalogue::load::{self, LoadError};
 use crate::catalogue::select::Among;
 use crate::manifest::Summing;
-use crate::pgdata::{CONTROL_NAME, LABEL_NAME, display_name};
+use crate::pgdata::{BadPage, CONTROL_NAME, LABEL_NAME, display_name};
 use crate::report::{Phase, Work};
 use crate::store::{self, ObjectStore, StoreErrorKind};
+use crate::wal::Lsn;
+use crate::wal::blocks::Wanted;
 
 /// Most bytes of the label of a snapshot backup.
 const MAX_LABEL: u64 = 1 << 20;
@@ -127,8 +130,16 @@ async fn verify(
         check.archives(&mut report).await?;
     }
     ctx.reporter.phase(Phase::Finishing);
+    let lsn = |text: &Option<String>| text.as_deref()?.parse().ok();
+    let blocks = report.suspects.iter().flat_map(Suspect::blocks);
+    let wanted = Wanted {
+        blocks: blocks.collect(),
+        begin: lsn(&info.begin_xlog).unwrap_or(Lsn(0)),
+        end: lsn(&info.end_xlog).unwrap_or(Lsn(u64::MAX)),
+    };
     let wal = Wal {
         ctx,
+        wanted: Arc::new(wanted),
         store,
         layout: &layout,
         info: &info,
@@ -137,6 +148,7 @@ async fn verify(
     };
     report.wal = wal.check(&mut report.findings).await?;
     report.notes.append(&mut report.wal.notes);
+    judge_suspects(&mut report);
     for Finding {
         kind,
         place,
@@ -146,6 +158,29 @@ async fn verify(
         tracing::info!("{}: {place}: {detail}", kind.word());
     }
     Ok(report)
+}
+
+/// Pages that the WAL of the backup does not write anew are damaged.
+fn judge_suspects(report: &mut Report) {
+    for mut suspect in std::mem::take(&mut report.suspects) {
+        let mut blocks = suspect.blocks().collect::<Vec<_>>().into_iter();
+        let damaged = |_: &BadPage| {
+            !blocks
+                .next()
+                .is_some_and(|block| report.wal.rewritten.contains(&block))
+        };
+        suspect.bad.first.retain(damaged);
+        suspect.bad.count = suspect.bad.first.len() as u64;
+        if suspect.bad.count > 0 {
+            let detail = member::bad_pages(&suspect.bad);
+            report.findings.note(Kind::Page, suspect.place, detail);
+        } else {
+            tracing::info!(
+                "{}: read while it was written, and written anew by the WAL of the backup",
+                suspect.place
+            );
+        }
+    }
 }
 
 /// A backup that is being checked.
@@ -221,6 +256,7 @@ impl Check<'_> {
             report.files += part.counted.files;
             report.bytes += part.counted.bytes;
             report.pages += part.counted.pages;
+            report.suspects.append(&mut part.suspects);
             whole &= part.whole;
         }
         let own = self.held_back(&archives, &mut parts, whole, report);

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::compare::Compared;
 use super::findings::Findings;
+use super::member::Suspect;
 use super::wal::WalSeen;
 use crate::ops::Format;
 use crate::units::pretty_size;
@@ -26,6 +27,8 @@ pub(super) struct Report {
     pub(super) bytes: u64,
     /// Pages whose checksums were looked at.
     pub(super) pages: u64,
+    /// Files with pages of which the WAL of the backup is asked.
+    pub(super) suspects: Vec<Suspect>,
     pub(super) manifest: Compared,
     pub(super) wal: WalSeen,
 }
@@ -42,6 +45,7 @@ impl Report {
             files: 0,
             bytes: 0,
             pages: 0,
+            suspects: Vec::new(),
             manifest: Compared::Nothing,
             wal: WalSeen::default(),
         }

@@ -358,6 +358,30 @@ async fn pages_are_judged_by_the_rules_of_the_cluster() {
         with_page_of(lsn)(&mut scene);
         assert_eq!(scene.report(false).await["status"], "good", "{lsn:X}");
     }
+    // Read while it was written: the WAL of the backup has the first page as a whole.
+    let torn = |scene: &mut Scene| {
+        let mut bytes = scene.content("base/5/1259");
+        bytes[..8].fill(0);
+        scene.put("base/5/1259", &bytes);
+        scene.seal();
+        scene.store_archives();
+    };
+    let mut scene = Scene::new();
+    torn(&mut scene);
+    assert_eq!(scene.report(false).await["status"], "good");
+    let without = |scene: &mut Scene| {
+        torn(scene);
+        for number in 6..9 {
+            scene
+                .memory
+                .remove(&format!("{WAL}/00000001000000000000000{number}"));
+            scene
+                .memory
+                .remove(&format!("{WAL}/00000001000000000000000{number}.gz"));
+        }
+    };
+    let six = format!("{WAL}/000000010000000000000006");
+    found("no WAL", without, &[("wal", &six), ("page", &table)]).await;
     // The record speaks of no checksums, and the blocks have another size.
     let mut scene = Scene::new();
     let text = String::from_utf8(scene.memory.contents()[INFO].to_vec()).unwrap();

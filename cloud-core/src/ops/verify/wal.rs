@@ -22,6 +22,7 @@ use crate::key::Key;
 use crate::ops::wal_object::{MAX_WAL_FILE, ObjectFailure, decode_object};
 use crate::ops::{Ctx, OpError, OpErrorKind, chain, gaps};
 use crate::store::{self, Depth, ObjectStore, StoreErrorKind};
+use crate::wal::blocks::{Block, Wanted};
 use crate::wal::fit::{Fit, judge};
 use crate::wal::page::LONG_HEADER_LEN;
 use crate::wal::record::RecordMeter;
@@ -35,6 +36,8 @@ pub(super) struct Wal<'a> {
     pub(super) info: &'a BackupInfo,
     /// Segments that are read at the same time.
     pub(super) jobs: NonZeroU32,
+    /// Blocks that are looked for in the WAL of the backup.
+    pub(super) wanted: Arc<Wanted>,
     /// To the newest segment, not only to the end of the backup.
     pub(super) to_newest: bool,
 }
@@ -48,6 +51,8 @@ pub(super) struct WalSeen {
     pub(super) bytes: u64,
     /// The first and the last one.
     pub(super) ends: Option<(String, String)>,
+    /// Those of the wanted blocks that it writes as a whole.
+    pub(super) rewritten: BTreeSet<Block>,
     pub(super) notes: Vec<String>,
 }
 
@@ -74,8 +79,17 @@ struct Listed {
     partial: BTreeSet<u64>,
 }
 
+/// What came of a segment.
+struct Judged {
+    name: WalName,
+    key: Key,
+    bytes: u64,
+    problem: Option<String>,
+    rewritten: BTreeSet<Block>,
+}
+
 /// A segment that passes by.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Passing {
     head: Vec<u8>,
     size: u64,
@@ -250,17 +264,18 @@ impl Wal<'_> {
                 .map(|(name, key, suffix)| self.segment(name, key, suffix))
                 .buffered(jobs);
             while let Some(checked) = checks.next().await {
-                let (name, key, bytes, problem) = checked?;
+                let mut judged = checked?;
                 seen.segments += 1;
-                seen.bytes += bytes;
-                let name = name.as_str().to_owned();
+                seen.bytes += judged.bytes;
+                seen.rewritten.append(&mut judged.rewritten);
+                let name = judged.name.as_str().to_owned();
                 let first = seen
                     .ends
                     .take()
                     .map_or_else(|| name.clone(), |(first, _)| first);
                 seen.ends = Some((first, name));
-                if let Some(problem) = problem {
-                    findings.note(Kind::Wal, key.to_string(), problem);
+                if let Some(problem) = judged.problem {
+                    findings.note(Kind::Wal, judged.key.to_string(), problem);
                 }
             }
         }
@@ -329,30 +344,26 @@ impl Wal<'_> {
         findings.note(Kind::Wal, place, detail);
     }
 
-    /// Reads a segment; gives its size, and what is wrong with it.
-    async fn segment(
-        &self,
-        name: WalName,
-        key: Key,
-        suffix: &str,
-    ) -> Result<(WalName, Key, u64, Option<String>), OpError> {
+    /// Reads a segment.
+    async fn segment(&self, name: WalName, key: Key, suffix: &str) -> Result<Judged, OpError> {
         let codec = codec::by_suffix(suffix).unwrap_or(&codec::None);
-        let (ctx, stop) = (self.ctx, &self.ctx.cancel);
-        let open = || Ok(Passing::default());
+        let (ctx, stop, wanted) = (self.ctx, &self.ctx.cancel, Arc::clone(&self.wanted));
+        let open = move || {
+            Ok(Passing {
+                head: Vec::new(),
+                size: 0,
+                records: RecordMeter::looking_for(wanted),
+            })
+        };
         let most = |_: &[u8]| MAX_WAL_FILE;
         let decoded = decode_object(ctx, self.store, &key, codec, stop, open, most).await;
-        let (bytes, problem) = match decoded {
-            Ok((_, passing)) => (passing.size, self.judge(&name, passing)),
-            Err(ObjectFailure::Damaged(error)) => {
-                (0, Some(format!("it cannot be decoded: {error}")))
-            }
+        let problem = match decoded {
+            Ok((_, passing)) => return Ok(self.judge(name, key, passing)),
+            Err(ObjectFailure::Damaged(error)) => format!("it cannot be decoded: {error}"),
             Err(ObjectFailure::Store(error)) => match error.kind {
-                StoreErrorKind::NotFound => {
-                    (0, Some("it was deleted after it was listed".to_owned()))
-                }
+                StoreErrorKind::NotFound => "it was deleted after it was listed".to_owned(),
                 StoreErrorKind::Corrupt => {
-                    let why = chain(&error);
-                    (0, Some(format!("the store does not deliver it: {why}")))
+                    format!("the store does not deliver it: {}", chain(&error))
                 }
                 _ => return Err(OpError::of_store(&error)),
             },
@@ -362,12 +373,37 @@ impl Wal<'_> {
                 return Err(OpError::new(OpErrorKind::General, text));
             }
         };
-        Ok((name, key, bytes, problem))
+        Ok(Judged {
+            name,
+            key,
+            bytes: 0,
+            problem: Some(problem),
+            rewritten: BTreeSet::new(),
+        })
     }
 
-    /// What is wrong with a segment that was decoded.
-    fn judge(&self, name: &WalName, passing: Passing) -> Option<String> {
-        let identity = match judge(name, passing.size, &passing.head) {
+    /// Looks at a segment that was decoded.
+    fn judge(&self, name: WalName, key: Key, passing: Passing) -> Judged {
+        let Passing {
+            head,
+            size,
+            records,
+        } = passing;
+        let (flaw, rewritten) = records.finish_with_blocks(name.kind());
+        let problem = self.misfit(&name, size, &head);
+        let flaw = flaw.map(|flaw| format!("{flaw}, and a recovery ends there"));
+        Judged {
+            name,
+            key,
+            bytes: size,
+            problem: problem.or(flaw),
+            rewritten,
+        }
+    }
+
+    /// Why this is not the segment that it should be.
+    fn misfit(&self, name: &WalName, size: u64, head: &[u8]) -> Option<String> {
+        let identity = match judge(name, size, head) {
             Fit::Segment(identity) => identity,
             Fit::Doubtful(misfit) => return Some(format!("it is not this segment: {misfit}")),
             Fit::Unfit(misfit) => return Some(format!("it is no whole segment: {misfit}")),
@@ -380,16 +416,8 @@ impl Wal<'_> {
                 "it is of the cluster {cluster}, the backup is of {recorded}"
             ));
         }
-        if identity.segment_size.get() != self.info.xlog_segment_size {
-            let (here, recorded) = (identity.segment_size.get(), self.info.xlog_segment_size);
-            return Some(format!(
-                "it has {here} bytes, and the backup's have {recorded}"
-            ));
-        }
-        passing
-            .records
-            .finish(name.kind())
-            .map(|flaw| format!("{flaw}, and a recovery ends there"))
+        let (here, recorded) = (identity.segment_size.get(), self.info.xlog_segment_size);
+        (here != recorded).then(|| format!("it has {here} bytes, and the backup's have {recorded}"))
     }
 
     /// What the archive says of WAL that was let go.
