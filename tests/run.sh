@@ -27,6 +27,8 @@ apt_need setpriv util-linux
 apt_need faketime faketime
 apt_need openssl openssl
 apt_need strace strace
+apt_need mkfs.ext4 e2fsprogs
+apt_need fsfreeze util-linux
 if ! has_postgresql; then
   [[ $(id -u) = 0 ]] || die "PostgreSQL's server is missing: apt-get install postgresql"
   apt_need no-such-command-installs-always postgresql
