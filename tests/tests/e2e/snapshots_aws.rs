@@ -12,6 +12,8 @@ use e2e::{
 };
 use serde_json::Value;
 
+use crate::readme::Section;
+
 /// Whose tools do something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -78,6 +80,20 @@ impl<'w> Scene<'w> {
             .args([&self.instance, "--snapshot-disk=pgdata"])
     }
 
+    /// A command of the README, the only one of this tool there, with these places in the
+    /// stead of its own.
+    fn documented(&self, side: Side, name: &str, places: &[(&str, &str)]) -> Tool<'w> {
+        let commands = Section::of("## Use: snapshots of disks").blocks("sh");
+        let begin = format!("barman-cloud-{name} ");
+        let words = commands.iter().find_map(|line| line.strip_prefix(&begin));
+        let words = words.expect("a command").split(' ');
+        let placed = words.map(|word| {
+            let place = places.iter().find(|(from, _)| *from == word);
+            place.map_or(word, |(_, to)| to)
+        });
+        self.tool(side, name).args(placed)
+    }
+
     fn show(&self, side: Side) -> Value {
         let shown = self
             .tool(side, "backup-show")
@@ -111,11 +127,14 @@ fn comes_back(writer: Side, reader: Side) {
         }
         None
     });
+    let url = scene.bucket.url();
+    let places = [("pg-1", &*scene.instance), ("s3://bucket/path", &url)];
     scene
-        .backup(writer, &primary)
+        .documented(writer, "backup", &places)
+        .args(primary.connection())
         .env("AWS_ENDPOINT_URL_EC2", service.url())
-        .args(["--name=of-a-disk", "--tag=team,a + b=c"])
-        .args([&scene.bucket.url(), "main"])
+        .args(["--immediate-checkpoint", "--name=of-a-disk"])
+        .arg("--tag=team,a + b=c")
         .succeed();
     let session = primary.session();
     let digest = load.stop_behind_point(&session, "here");
@@ -171,11 +190,13 @@ fn comes_back(writer: Side, reader: Side) {
         .volume(&other_id, &device, "recovered", Some(snapshot));
     let target = workspace.path("volume/primary");
     let restore = |instance: &str| {
-        scene
-            .tool(reader, "restore")
-            .args(["--snapshot-recovery-instance", instance])
-            .args([&scene.bucket.url(), "main", "latest"])
-            .arg(&target)
+        let target = target.display().to_string();
+        let places = [
+            ("pg-2", instance),
+            ("s3://bucket/path", &url),
+            ("/var/lib/pgsql/data", &target),
+        ];
+        scene.documented(reader, "restore", &places)
     };
     let wrong = restore(&scene.instance).run();
     assert_eq!(wrong.code(), Some(4), "{wrong}");

@@ -40,6 +40,8 @@ const NAMED: &str = "a finding names the object; good only if it is delivered as
 
 /// What a check says of the sample's object, which was answered with `answer`.
 fn assert_proved(at: &Objects<'_>, object: &str, answer: Answer, case: &str) {
+    // By now the archiver has made the server's folder, as its user.
+    needing_the_sample(at);
     let proof = at.place().prove(ID, &[]);
     let good = matches!(answer, Answer::Right | Answer::Wrong);
     assert_eq!(proof.is_good(), good, "{case}: {answer:?}: {}", proof.run);
@@ -134,7 +136,6 @@ fn compressed(at: &Objects<'_>, codecs: &[(&str, &str)], flips: usize) {
             ),
             NAMED,
         );
-        needing_the_sample(at);
         let mut rng = fastrand::Rng::with_seed(11);
         for (_, name, content) in files() {
             archived(at, option, &name, &content);
@@ -214,7 +215,6 @@ fn plain(at: &Objects<'_>, flips: usize) {
         answer(at, SEGMENT, &object, &content, case)
     };
     let mut rng = fastrand::Rng::with_seed(5);
-    needing_the_sample(at);
     let mut proved = row_of(
         "verify",
         "a segment without compression is damaged (bits and sectors of records; cut, longer, empty)",
@@ -344,7 +344,6 @@ fn an_object_holds_what_another_name_promises() {
         "the object of a segment is in another codec than its suffix says",
         NAMED,
     );
-    needing_the_sample(&at);
     let mut stored = Vec::new();
     for (option, ending) in CODECS {
         archived(&at, option, SEGMENT, &content);
