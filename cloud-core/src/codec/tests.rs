@@ -519,7 +519,7 @@ fn a_window_too_large_for_the_memory_is_refused() {
     // size, padding, checksum. The index at the end does not repeat it.
     let header = 12..12 + (usize::from(packed[12]) + 1) * 4;
     assert_eq!(packed[14..16], [0x21, 1]);
-    for (dictionary, allowed) in [(28, true), (30, false), (40, false)] {
+    for (dictionary, allowed) in [(28, true), (29, false), (40, false)] {
         packed[16] = dictionary;
         let mut crc = flate2::Crc::new();
         crc.update(&packed[header.start..header.end - 4]);

@@ -28,7 +28,7 @@ static INFO: CodecInfo = CodecInfo {
 ///
 /// Preset 9, the largest anybody writes without naming a dictionary size, needs
 /// 65 MiB (source: `xz --info-memory`, manual page of xz, table of presets).
-const MEMORY_LIMIT: u64 = 128 << 20;
+const MEMORY_LIMIT: u64 = 80 << 20;
 
 /// See the module.
 #[derive(Debug)]

@@ -84,11 +84,22 @@ pub fn endless(store: &dyn ObjectStore, prefix: &Prefix, most: usize) -> StoreEr
 }
 
 /// All unfinished uploads below a prefix, sorted by key and id.
+///
+/// # Errors
+///
+/// As [`list_all`].
 pub async fn list_all_uploads(
     store: &dyn ObjectStore,
     prefix: &Prefix,
 ) -> Result<Vec<UnfinishedUpload>> {
-    let mut all = store.list_uploads(prefix).try_concat().await?;
+    let mut all = Vec::new();
+    let mut pages = store.list_uploads(prefix);
+    while let Some(page) = pages.try_next().await? {
+        all.extend(page);
+        if all.len() > MOST_OBJECTS {
+            return Err(endless(store, prefix, MOST_OBJECTS));
+        }
+    }
     all.sort_by(|one, other| (&one.key, &one.id).cmp(&(&other.key, &other.id)));
     Ok(all)
 }

@@ -305,14 +305,14 @@ async fn behind_the_end_of_the_archive_nothing_is_asked_for() {
         .restore(&bench.ahead(6, 16))
         .await
         .expect("it is there");
-    let calls = [
-        StoreOp::List,
-        StoreOp::Get,
-        StoreOp::Get,
-        StoreOp::Get,
-        StoreOp::List,
-    ];
-    assert_eq!(bench.store.calls(), calls);
+    let calls = bench.store.calls();
+    // Two are asked for at first, unless the first answer comes before the second question.
+    let ahead = calls.len() - 3;
+    assert!((1..=2).contains(&ahead), "{calls:?}");
+    let mut expected = vec![StoreOp::List, StoreOp::Get];
+    expected.extend(vec![StoreOp::Get; ahead]);
+    expected.push(StoreOp::List);
+    assert_eq!(calls, expected);
 }
 
 #[tokio::test]
