@@ -73,13 +73,6 @@ impl<'w> Scene<'w> {
         tool.envs(self.bucket.environment())
     }
 
-    fn backup(&self, side: Side, primary: &Cluster) -> Tool<'w> {
-        self.tool(side, "backup")
-            .args(primary.connection())
-            .args(["--immediate-checkpoint", "--snapshot-instance"])
-            .args([&self.instance, "--snapshot-disk=pgdata"])
-    }
-
     /// A command of the README, the only one of this tool there, with these places in the
     /// stead of its own.
     fn documented(&self, side: Side, name: &str, places: &[(&str, &str)]) -> Tool<'w> {
