@@ -203,9 +203,9 @@ mod tests {
         for piece in GOLDEN.chunks(10_007) {
             meter.update(piece);
         }
-        let (flaw, found) = meter.finish_with_blocks(WalKind::Segment);
-        assert_eq!(flaw, None);
-        found.into_iter().collect()
+        let measured = meter.finish_whole(WalKind::Segment);
+        assert_eq!(measured.flaw, None);
+        measured.blocks.into_iter().collect()
     }
 
     /// As `pg_waldump --bkp-details` tells of that segment.

@@ -8,6 +8,7 @@ mod history;
 mod name;
 pub mod page;
 pub mod record;
+pub mod seam;
 
 use std::fmt;
 use std::str::FromStr;

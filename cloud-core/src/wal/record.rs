@@ -17,13 +17,14 @@ use std::sync::Arc;
 
 use super::blocks::{Block, Heads, Wanted};
 use super::page::{Page, Pages, field};
+use super::seam::{Closing, Ends, Opening};
 use super::{Lsn, WalKind};
 
 /// `xlp_magic` of PostgreSQL 9.5; records had another layout before.
 const FIRST_MAGIC: u16 = 0xD087;
 
 /// Bytes of a record's header.
-const HEADER_LEN: usize = 24;
+pub(super) const HEADER_LEN: usize = 24;
 
 /// Bytes of that header before its CRC, which covers them after all the rest.
 const COVERED: usize = 20;
@@ -87,11 +88,11 @@ impl RecordMeter {
     /// The last record of a `.partial` may be cut, and what follows it be left
     /// from another segment: there it is only a flaw if a good record follows.
     pub fn finish(self, kind: WalKind) -> Option<Flaw> {
-        self.finish_with_blocks(kind).0
+        self.finish_whole(kind).flaw
     }
 
-    /// The same, with those of the blocks that were looked for which good records write as a whole.
-    pub fn finish_with_blocks(mut self, kind: WalKind) -> (Option<Flaw>, BTreeSet<Block>) {
+    /// All that is known of it.
+    pub fn finish_whole(mut self, kind: WalKind) -> Measured {
         let walk = &mut self.walk;
         self.pages.finish(|page| walk.page(page));
         let counts = match kind {
@@ -99,9 +100,37 @@ impl RecordMeter {
             WalKind::Partial => self.walk.goes_on,
             WalKind::History | WalKind::Backup => false,
         };
-        let Walk { flaw, heads, .. } = self.walk;
-        (flaw.filter(|_| counts), heads.found)
+        let Walk {
+            flaw,
+            heads,
+            opening,
+            state,
+            ..
+        } = self.walk;
+        let closing = match state {
+            _ if flaw.is_some() => Closing::Unknown,
+            State::Lost => Closing::Unknown,
+            State::Between | State::Over => Closing::Nothing,
+            State::Within(record) => Closing::Record(record),
+            State::Skipping(_) => Closing::Through,
+        };
+        Measured {
+            flaw: flaw.filter(|_| counts),
+            blocks: heads.found,
+            ends: Ends { opening, closing },
+        }
     }
+}
+
+/// What is known of a segment when all of it was seen.
+#[derive(Debug)]
+pub struct Measured {
+    /// What the server will stumble on.
+    pub flaw: Option<Flaw>,
+    /// Those of the blocks that were looked for which its good records write as a whole.
+    pub blocks: BTreeSet<Block>,
+    /// For who has its neighbours.
+    pub ends: Ends,
 }
 
 /// How far the check is.
@@ -113,6 +142,8 @@ struct Walk {
     goes_on: bool,
     magic: u16,
     heads: Heads,
+    /// Of the first page, if it was one.
+    opening: Option<Opening>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -131,7 +162,7 @@ enum State {
 
 /// A record that is being read.
 #[derive(Debug, Clone, Copy)]
-struct Record {
+pub(super) struct Record {
     start: Lsn,
     header: [u8; HEADER_LEN],
     /// Bytes of it that were seen, the header included.
@@ -153,7 +184,27 @@ impl Record {
         self.left -= bytes.len() as u64;
     }
 
-    fn is_good(&self) -> bool {
+    /// Adds bytes of another segment: the first of them, and what the others are summed up to.
+    pub(super) fn append(&mut self, first: &[u8], crc: u32, count: u64) {
+        let first = &first[..first.len().min(piece(self.left, first.len()))];
+        self.take(first);
+        let others = (count - first.len() as u64).min(self.left);
+        self.crc = crc32c::crc32c_combine(self.crc, crc, usize::try_from(others).unwrap_or(0));
+        self.seen += others;
+        self.left -= others;
+    }
+
+    /// Where it begins.
+    pub(super) fn start(&self) -> Lsn {
+        self.start
+    }
+
+    /// Bytes that are still to come.
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
+    pub(super) fn is_good(&self) -> bool {
         let crc = crc32c::crc32c_append(self.crc, &self.header[..COVERED]);
         field(&self.header, COVERED).map(u32::from_le_bytes) == Some(crc)
     }
@@ -185,6 +236,10 @@ impl Walk {
             .continues()
             .then_some(u64::from(header.remaining))
             .filter(|rest| *rest > 0);
+        if page.offset == 0 {
+            let opening = Opening::new(here, rest.unwrap_or(0), header.gives_up());
+            self.opening = Some(opening);
+        }
         let expected = match self.state {
             State::Skipping(left) => Some((left, Flaw::Page(here))),
             State::Within(record) => Some((record.left, Flaw::Record(record.start))),
@@ -212,6 +267,9 @@ impl Walk {
                 State::Between => self.begin(here, page.bytes, at),
                 State::Skipping(left) => {
                     let count = piece(left, page.bytes.len() - at);
+                    if let Some(opening) = self.opening.as_mut().filter(|_| self.flaw.is_none()) {
+                        opening.take(&page.bytes[at..at + count]);
+                    }
                     self.state = match left - count as u64 {
                         0 => State::Between,
                         left => State::Skipping(left),
@@ -284,6 +342,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wal::seam::Carry;
 
     const GOLDEN: &[u8] = include_bytes!(concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -314,18 +373,28 @@ mod tests {
         covered: Vec<usize>,
         /// Where each record begins.
         starts: Vec<usize>,
+        /// Where the segment lies.
+        base: u64,
+        /// What goes over its end.
+        over: Vec<u8>,
     }
 
     impl Written {
         /// It begins with `rest` bytes of a record of the segment before.
         fn new(rest: usize) -> Self {
+            Self::at(START, &vec![0x77; rest])
+        }
+
+        fn at(base: u64, rest: &[u8]) -> Self {
             let mut this = Self {
                 bytes: vec![0; SIZE],
                 at: 0,
                 covered: Vec::new(),
                 starts: Vec::new(),
+                base,
+                over: Vec::new(),
             };
-            this.put(&vec![0x77; rest], false);
+            this.put(rest, false);
             this.align();
             this
         }
@@ -337,7 +406,7 @@ mod tests {
             page[..2].copy_from_slice(&0xD110_u16.to_le_bytes());
             page[2..4].copy_from_slice(&info.to_le_bytes());
             page[4..8].copy_from_slice(&1_u32.to_le_bytes());
-            page[8..16].copy_from_slice(&lsn(self.at).0.to_le_bytes());
+            page[8..16].copy_from_slice(&(self.base + self.at as u64).to_le_bytes());
             page[16..20].copy_from_slice(&u32::try_from(rest).unwrap().to_le_bytes());
             if first {
                 page[24..32].copy_from_slice(&77_u64.to_le_bytes());
@@ -354,6 +423,7 @@ mod tests {
             let mut bytes = bytes;
             loop {
                 if self.at == SIZE {
+                    self.over = bytes.to_vec();
                     return;
                 }
                 if self.at.is_multiple_of(PAGE) {
@@ -446,6 +516,81 @@ mod tests {
                 bytes[at] ^= bit;
                 assert!(found.is_some(), "{:#x}, bit {bit}", lsn(at).0);
             }
+        }
+    }
+
+    /// The first flaw of what goes from one of these segments into the next.
+    fn seam(segments: &[Vec<u8>]) -> Option<Flaw> {
+        let mut carry = Carry::default();
+        segments.iter().find_map(|bytes| {
+            let mut meter = RecordMeter::new();
+            meter.update(bytes);
+            let (after, flaw) = meter.finish_whole(WalKind::Segment).ends.join(carry);
+            carry = after;
+            flaw
+        })
+    }
+
+    /// Segments of records with `body` bytes each, until none goes over their end; where the last
+    /// one of the first begins.
+    fn chain(body: usize) -> (Vec<Vec<u8>>, usize) {
+        let mut one = Written::new(0);
+        while one.at < SIZE {
+            one.record(body, 0);
+        }
+        let start = one.starts[one.starts.len() - 1];
+        let (mut segments, mut over) = (vec![one.bytes], one.over);
+        while !over.is_empty() {
+            let base = START + (segments.len() * SIZE) as u64;
+            let mut next = Written::at(base, &over);
+            over = std::mem::take(&mut next.over);
+            if over.is_empty() {
+                next = next.switch();
+            }
+            segments.push(next.bytes);
+        }
+        (segments, start)
+    }
+
+    #[test]
+    fn a_record_over_the_end_of_a_segment_is_joined() {
+        for body in [10, 30, 5000, 20_000, SIZE, 3 * SIZE] {
+            let (whole, start) = chain(body);
+            assert!(whole.len() > body.div_ceil(SIZE).max(1), "{body}");
+            assert_eq!(seam(&whole), None, "{body}");
+            let flipped = |segment: usize, at: usize| {
+                let mut segments = whole.clone();
+                segments[segment][at] ^= 1;
+                seam(&segments)
+            };
+            let here = Some(Flaw::Record(lsn(start)));
+            for at in [start + 4, (start + 22).min(SIZE - 1), SIZE - 1] {
+                assert_eq!(flipped(0, at), here, "{body}: {at:#x}");
+            }
+            for segment in 1..whole.len() {
+                assert_eq!(flipped(segment, 40), here, "{body}: {segment}");
+            }
+            // Behind another segment, and before one.
+            let (alone, first) = (Written::new(0).switch().bytes, Written::new(0).full().bytes);
+            assert_eq!(
+                seam(&[alone, whole[1].clone()]),
+                Some(Flaw::Page(Lsn(START + SIZE as u64)))
+            );
+            assert!(seam(&[first, whole[1].clone()]).is_some(), "{body}");
+            let next = Written::at(START + SIZE as u64, &[]).switch().bytes;
+            assert_eq!(seam(&[whole[0].clone(), next.clone()]), here, "{body}");
+            // The server had crashed in it and gave it up.
+            let mut given_up = next;
+            given_up[2] |= 8;
+            assert_eq!(seam(&[whole[0].clone(), given_up]), None, "{body}");
+            // Of what has a flaw itself nothing more is said.
+            let mut broken = whole.clone();
+            broken[0][1000] ^= 1;
+            assert_eq!(
+                seam(&broken),
+                if start < 1000 { here } else { None },
+                "{body}"
+            );
         }
     }
 

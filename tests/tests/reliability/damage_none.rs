@@ -1,6 +1,7 @@
 //! WAL that is whole: a warning that cannot be trusted would not be read.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use e2e::{Cluster, Objects, PgBin, Recovery, Row, Section, ShutDown, Workspace, WriteLoad};
 use e2e::{of_sample_or_whole, wait_until};
@@ -91,5 +92,72 @@ fn what_servers_wrote_is_delivered_without_a_warning() {
         assert!(count > 3, "hardly anything was written: {count}");
         row.lived_through();
     }
+    row.finish();
+}
+
+/// Changes rows all over a table until it is told to stop, with hardly any memory for the
+/// server: each change writes pages.
+fn churn(cluster: &Cluster, stop: &AtomicBool) {
+    let session = cluster.session();
+    while !stop.load(Ordering::Relaxed) {
+        session.run(
+            "UPDATE churn SET body = md5(random()::text) || repeat('y', 150) WHERE id IN \
+             (SELECT (random() * 100000)::int FROM generate_series(1, 100))",
+        );
+    }
+}
+
+/// Pages that a backup reads while the server writes them are no damage, and a check that took
+/// them for it would be believed no more.
+#[test]
+fn backups_of_a_server_that_writes_all_the_time_are_good() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let at = Objects::in_directory(&workspace);
+    let mut cluster = Cluster::create(&bin, &workspace, "primary", &["--wal-segsize=16"]);
+    cluster.archive_into(&workspace, at.place().url(), "main", "");
+    for (name, value) in [
+        ("shared_buffers", "1MB"),
+        ("min_wal_size", "32MB"),
+        ("max_wal_size", "64MB"),
+        ("synchronous_commit", "off"),
+        ("bgwriter_delay", "10ms"),
+    ] {
+        cluster.configure(name, value);
+    }
+    cluster.start();
+    cluster.session().run(
+        "CREATE TABLE churn AS SELECT i AS id, repeat('x', 180) AS body \
+         FROM generate_series(1, 100000) AS i; CREATE INDEX ON churn (id)",
+    );
+    let mut row = Row::new(
+        Section::Damage,
+        "`verify`: backups of a server that writes all the time with hardly any memory, nothing damaged",
+        "good: a page that was read half old and half new is told from a damaged one by the WAL of \
+         the backup",
+    );
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| churn(&cluster, &stop));
+        // A test that fails must not wait for it for ever.
+        let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..of_sample_or_whole(2, 200) {
+                let id = at.back_up(&cluster, &[]);
+                let proof = at.place().prove(&id, &["--wal"]);
+                assert!(proof.is_good(), "{}", proof.run);
+                assert!(proof.number("pages") > 5000, "{}", proof.run);
+                row.lived_through();
+                at.place()
+                    .tool("barman-cloud-backup-delete")
+                    .args(["-r", "REDUNDANCY 1", at.place().url(), "main"])
+                    .succeed();
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = stopped {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    cluster.stop(ShutDown::Immediate);
     row.finish();
 }

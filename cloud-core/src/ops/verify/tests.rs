@@ -5,7 +5,7 @@ mod timelines;
 
 use serde_json::{Value, json};
 
-use self::scene::{Scene, Sealed};
+use self::scene::{Scene, Sealed, wal};
 use crate::manifest::Algorithm;
 use crate::ops::wal_testing::{GOLDEN_SYSTEM, control, segment};
 use crate::ops::{Format, OpErrorKind};
@@ -518,11 +518,7 @@ async fn wal_that_a_backup_needs_is_proved() {
     .await;
     found(
         "another one",
-        |scene| {
-            scene
-                .memory
-                .insert(&eight, segment("000000010000000000000009"));
-        },
+        |scene| scene.memory.insert(&eight, wal("000000010000000000000009")),
         &[("wal", &eight)],
     )
     .await;
@@ -530,6 +526,17 @@ async fn wal_that_a_backup_needs_is_proved() {
         "another cluster",
         |scene| scene.change(&eight, |bytes| bytes[24] ^= 1),
         &[("wal", &eight)],
+    )
+    .await;
+    // A record that began in the segment before, but goes on in this one as another.
+    found(
+        "a seam",
+        |scene| {
+            let bytes = segment("000000010000000000000007");
+            scene.memory.remove(&seven);
+            scene.memory.insert(seven.trim_end_matches(".gz"), bytes);
+        },
+        &[("wal", seven.trim_end_matches(".gz"))],
     )
     .await;
     // Damage in one form although another one is whole.

@@ -25,7 +25,8 @@ use crate::store::{self, Depth, ObjectStore, StoreErrorKind};
 use crate::wal::blocks::{Block, Wanted};
 use crate::wal::fit::{Fit, judge};
 use crate::wal::page::LONG_HEADER_LEN;
-use crate::wal::record::RecordMeter;
+use crate::wal::record::{Measured, RecordMeter};
+use crate::wal::seam::{Carry, Ends};
 use crate::wal::{Lsn, SegmentSize, TimelineId, WalKind, WalName};
 
 /// What is checked against what.
@@ -86,6 +87,33 @@ struct Judged {
     bytes: u64,
     problem: Option<String>,
     rewritten: BTreeSet<Block>,
+    /// Unless it is damaged.
+    ends: Option<Ends>,
+}
+
+/// What goes on from the segment that was read last.
+#[derive(Debug, Default)]
+struct Before {
+    /// Its number and timeline.
+    segment: Option<(u64, TimelineId)>,
+    carry: Carry,
+}
+
+impl Before {
+    /// Joins a segment to it; what is wrong with what goes on into that.
+    fn join(&mut self, name: &WalName, size: SegmentSize, ends: Option<&Ends>) -> Option<String> {
+        let (number, timeline) = (name.number(size)?, name.timeline());
+        let carry = match self.segment {
+            // Another form of the segment is as good.
+            Some(last) if last == (number, timeline) => return None,
+            Some((last, _)) if last + 1 == number => self.carry,
+            _ => Carry::default(),
+        };
+        let (carry, flaw) = ends.map_or_else(Default::default, |ends| ends.join(carry));
+        self.segment = Some((number, timeline));
+        self.carry = carry;
+        flaw.map(|flaw| format!("with the segment before, {flaw}, and a recovery ends there"))
+    }
 }
 
 /// A segment that passes by.
@@ -153,8 +181,10 @@ impl Wal<'_> {
                 .to_newest(&timelines, &runs[0], size, findings, &mut seen.notes)
                 .await?;
         }
+        let mut before = Before::default();
         for run in &runs {
-            self.run(run, &timelines, size, findings, &mut seen).await?;
+            self.run(run, &timelines, size, findings, &mut seen, &mut before)
+                .await?;
         }
         self.let_go(&runs, size, findings, &mut seen.notes).await;
         Ok(seen)
@@ -233,6 +263,7 @@ impl Wal<'_> {
         size: SegmentSize,
         findings: &mut Findings,
         seen: &mut WalSeen,
+        before: &mut Before,
     ) -> Result<(), OpError> {
         let per_directory = (1_u64 << 32) / size.get();
         let mut expected = run.first;
@@ -274,7 +305,8 @@ impl Wal<'_> {
                     .take()
                     .map_or_else(|| name.clone(), |(first, _)| first);
                 seen.ends = Some((first, name));
-                if let Some(problem) = judged.problem {
+                let seam = before.join(&judged.name, size, judged.ends.as_ref());
+                if let Some(problem) = judged.problem.or(seam) {
                     findings.note(Kind::Wal, judged.key.to_string(), problem);
                 }
             }
@@ -379,6 +411,7 @@ impl Wal<'_> {
             bytes: 0,
             problem: Some(problem),
             rewritten: BTreeSet::new(),
+            ends: None,
         })
     }
 
@@ -389,15 +422,17 @@ impl Wal<'_> {
             size,
             records,
         } = passing;
-        let (flaw, rewritten) = records.finish_with_blocks(name.kind());
+        let Measured { flaw, blocks, ends } = records.finish_whole(name.kind());
         let problem = self.misfit(&name, size, &head);
         let flaw = flaw.map(|flaw| format!("{flaw}, and a recovery ends there"));
+        let problem = problem.or(flaw);
         Judged {
             name,
             key,
             bytes: size,
-            problem: problem.or(flaw),
-            rewritten,
+            rewritten: blocks,
+            ends: problem.is_none().then_some(ends),
+            problem,
         }
     }
 

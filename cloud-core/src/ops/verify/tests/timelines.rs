@@ -51,7 +51,7 @@ async fn to_the_newest_segment_no_other_may_be_missing() {
     let gap = [("wal", "00000001000000000000000A")];
     found(&scene, &gap, "000000010000000000000FFF").await;
     let key = "p/main/wals/0000000100000001/000000010000000100000000.gz";
-    let next = crate::ops::wal_testing::segment("000000010000000100000000");
+    let next = super::scene::wal("000000010000000100000000");
     scene.memory.insert(key, super::scene::gzip(&next));
     found(&scene, &gap, "000000010000000100000000").await;
     let report = scene.report(false).await;
