@@ -31,7 +31,7 @@ fi
 apt_need openssl openssl
 apt_need pgbackrest pgbackrest
 for codec in lz4 zstd gzip bzip2; do apt_need "$codec" "$codec"; done
-cargo build --quiet --release -p barman-cloud-backup -p barman-cloud-restore
+cargo build --quiet --release -p barman-cloud-backup -p barman-cloud-restore -p barman-cloud-verify
 binaries=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
 barman=$(tests/servers/barman.sh install)
 eval "$barman"

@@ -56,6 +56,9 @@ class OurBase(Ours):
         words = ["--jobs", str(jobs)] + ([] if sync else ["--no-sync"])
         return [*self.command("barman-cloud-restore", *words), backup_id, str(target)]
 
+    def verify(self, backup_id, jobs=2):
+        return [*self.command("barman-cloud-verify", "--jobs", str(jobs)), backup_id]
+
 
 class BarmanBase(Barman):
     def backup(self, server, codec, jobs=2):

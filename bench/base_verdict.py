@@ -4,6 +4,8 @@ from verdict import Line, cpu, middle, pick, ratio
 
 # Least times that Barman takes longer, with all processors.
 BARMAN = {"gzip": 8, "lz4": 3, "snappy": 3, "none": 2}
+# Least share of a restore's reading rate that a check has.
+VERIFY = 0.9
 # MiB of resident memory at most.
 MEMORY = 64
 
@@ -21,6 +23,7 @@ def judge(records):
             where = f"{size} MB, {codec}"
             lines += judge_backup(pick(some, job="backup"), codec, f"backup, {where}")
             lines += judge_restore(pick(some, job="restore"), f"restore, {where}")
+            lines += judge_verify(some, f"verify, {where}")
     return lines
 
 
@@ -71,3 +74,15 @@ def judge_restore(records, where):
     peaks = [record["peak_kib"] / 1024 for record in pick(records, tool="ours")]
     if peaks:
         yield Line("restore", f"{where}: most memory of ours", MEMORY, False, " MiB", max(peaks))
+
+
+def judge_verify(records, where):
+    for of, whose in (("ours", "our archives"), ("barman", "Barman's archives")):
+        proofs = pick(records, job="verify", of=of)
+        if not proofs:
+            continue
+        restored = middle(pick(records, job="restore", tool="ours", of=of, how="no sync"), wall)
+        text = f"{where}: its reading rate / a restore's without syncing, on {whose}"
+        yield Line("verify", text, VERIFY, True, "", ratio(restored, middle(proofs, wall)))
+        peak = max(record["peak_kib"] / 1024 for record in proofs)
+        yield Line("verify", f"{where}: most memory, on {whose}", MEMORY, False, " MiB", peak)
