@@ -67,34 +67,43 @@ pub struct Ends {
 
 /// What goes on into the next segment, from all those before it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Carry(Option<Option<Record>>);
+pub struct Carry(Rest);
+
+#[derive(Debug, Clone, Copy, Default)]
+enum Rest {
+    /// It is not known.
+    #[default]
+    Unknown,
+    Nothing,
+    Record(Record),
+}
 
 impl Ends {
     /// Joins the segment to those before it: what goes on behind it, and whether the record that
     /// goes on into it is not as it was written.
     pub fn join(&self, before: Carry) -> (Carry, Option<Flaw>) {
         let Some(opening) = &self.opening else {
-            return (Carry(None), None);
+            return (Carry::default(), None);
         };
         let (through, flaw) = match before.0 {
-            None => (None, None),
-            Some(None) if opening.total == 0 => (Some(None), None),
-            Some(None) => (None, Some(Flaw::Page(opening.start))),
-            Some(Some(_)) if opening.total == 0 && opening.gives_up => (Some(None), None),
-            Some(Some(mut record)) => {
+            Rest::Unknown => (Rest::Unknown, None),
+            Rest::Nothing if opening.total == 0 => (Rest::Nothing, None),
+            Rest::Nothing => (Rest::Unknown, Some(Flaw::Page(opening.start))),
+            Rest::Record(_) if opening.total == 0 && opening.gives_up => (Rest::Nothing, None),
+            Rest::Record(mut record) => {
                 let fits = record.left() == opening.total;
                 record.append(&opening.first, opening.crc, opening.seen);
                 if !fits || (record.left() == 0 && !record.is_good()) {
-                    (None, Some(Flaw::Record(record.start())))
+                    (Rest::Unknown, Some(Flaw::Record(record.start())))
                 } else {
-                    (Some(Some(record)), None)
+                    (Rest::Record(record), None)
                 }
             }
         };
         let after = match self.closing {
-            Closing::Unknown => None,
-            Closing::Nothing => Some(None),
-            Closing::Record(record) => Some(Some(record)),
+            Closing::Unknown => Rest::Unknown,
+            Closing::Nothing => Rest::Nothing,
+            Closing::Record(record) => Rest::Record(record),
             Closing::Through => through,
         };
         (Carry(after), flaw)

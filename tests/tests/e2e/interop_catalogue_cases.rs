@@ -138,7 +138,7 @@ fn recorded() -> Vec<String> {
 
 /// Lists backups with these `backup.info` files and shows each, with the tools of
 /// both sides, for people and for programs.
-fn both_print_the_same_of(infos: &[String]) {
+pub(crate) fn both_print_the_same_of(infos: &[String]) {
     let workspace = Workspace::new();
     let Some(barman) = Barman::find() else { return };
     let Some(bucket) = S3Server::Moto.bucket(&workspace) else {
@@ -183,7 +183,7 @@ fn both_sides_print_the_same_of_every_recorded_backup() {
 }
 
 /// Older versions wrote less of a snapshot, and what is not known is not shown.
-/// (Snapshots of other clouds: the reference needs their libraries to read them.)
+/// (Snapshots of other clouds: `snapshots_clouds`.)
 #[test]
 fn both_sides_print_the_same_of_snapshots_with_more_or_fewer_fields() {
     let infos = recorded();

@@ -12,6 +12,8 @@ use e2e::{
 };
 use serde_json::{Value, json};
 
+use crate::interop_catalogue_cases::both_print_the_same_of;
+
 fn comes_back(kind: CloudKind) {
     let workspace = Workspace::new();
     let Some(bin) = PgBin::find() else { return };
@@ -93,6 +95,7 @@ fn comes_back(kind: CloudKind) {
     assert!(info.contains("\nstatus=DONE\n"), "{info}");
     let shown = tool("backup-show").args([&url, "main", "latest"]).run();
     assert!(shown.stdout.contains("Snapshot information:"), "{shown}");
+    both_print_the_same_of(&[info]);
 
     volume.replace(copy);
     let options = cloud.recovered(&volume);
