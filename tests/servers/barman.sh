@@ -25,6 +25,7 @@ install_barman() {
   local needs=(psycopg2-binary==2.9.11 python-dateutil==2.9.0.post0 boto3==1.44.5
     azure-storage-blob==12.31.1 azure-identity==1.27.0
     google-cloud-storage==3.17.1 google-auth==2.62.2
+    azure-mgmt-compute==39.0.0 google-cloud-compute==1.56.0
     python-snappy==0.7.3 cramjam==2.11.0 lz4==4.4.5 zstandard==0.25.0)
   folder=$(once "barman-$(key_of "$barman" "${needs[@]}")" make_barman "$barman" "${needs[@]}")
   echo "export TEST_BARMAN_BIN=$folder/bin"
