@@ -3,6 +3,8 @@
 //!
 //! The comment of a field is its help text.
 
+use std::path::PathBuf;
+
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args};
 
@@ -81,6 +83,16 @@ pub struct CommonArgs {
         help_heading = AZURE
     )]
     azure_credential: Option<String>,
+
+    /// File with settings (TOML): what is not typed is taken from variables,
+    /// BARMAN_CLOUD_ with the option's name, and then from there
+    #[arg(long, value_name = "FILE", help_heading = argparse::OURS)]
+    config: Option<PathBuf>,
+
+    /// Work where [servers.NAME] of the file says; the URL and the name of the server
+    /// are left away
+    #[arg(long, value_name = "NAME", help_heading = argparse::OURS)]
+    server: Option<String>,
 }
 
 impl CommonArgs {

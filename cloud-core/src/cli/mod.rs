@@ -9,6 +9,7 @@ pub mod args;
 mod exit;
 mod logging;
 pub mod progress;
+pub mod settings;
 mod signals;
 pub mod tags;
 pub mod values;
@@ -115,15 +116,19 @@ impl Habits {
 /// Runs a tool with the arguments of the process.
 pub fn main<T: Tool>() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let tool = match argparse::parse::<T>(&words) {
+    let env = Env::of_process();
+    let tool = match argparse::parse::<T>(&words, &env) {
         Ok(tool) => tool,
         Err(refusal) => return refuse(&refusal),
     };
     let common = tool.common();
     logging::start(common.verbose, common.quiet);
     logging::one_line_panics(T::WORDS);
+    for name in settings::unknown_variables(&env) {
+        tracing::info!("the variable {name} belongs to no option of any tool");
+    }
     let unreachable = tool.unreachable_code();
-    match std::panic::catch_unwind(AssertUnwindSafe(|| execute(tool))) {
+    match std::panic::catch_unwind(AssertUnwindSafe(|| execute(tool, env))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => ExitCode::from(exit::report::<T>(&error, unreachable)),
         // The panic was logged where it happened.
@@ -146,10 +151,9 @@ fn refuse(refusal: &Refusal) -> ExitCode {
     }
 }
 
-fn execute<T: Tool>(mut tool: T) -> Result<(), OpError> {
+fn execute<T: Tool>(mut tool: T, env: Env) -> Result<(), OpError> {
     Layout::new("", tool.place().server)
         .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
-    let env = Env::of_process();
     tool.check(&env)?;
     if !tool.common().test
         && let Some(done) = tool.at_once(&env)
@@ -170,7 +174,7 @@ fn execute<T: Tool>(mut tool: T) -> Result<(), OpError> {
     let cancel = CancellationToken::new();
     let (result, signals) = runtime.block_on(async {
         let signals = Signals::watch(&cancel, end_by);
-        (with_store(tool, cancel).await, signals)
+        (with_store(tool, env, cancel).await, signals)
     });
     runtime.shutdown_timeout(LAST_THREADS);
     if let Err(error) = &result
@@ -181,7 +185,7 @@ fn execute<T: Tool>(mut tool: T) -> Result<(), OpError> {
     result
 }
 
-async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), OpError> {
+async fn with_store<T: Tool>(tool: T, env: Env, cancel: CancellationToken) -> Result<(), OpError> {
     let opened = store::open(&tool.store()).map_err(|error| open_failed(&error))?;
     let common = tool.common();
     if common.test {
@@ -200,7 +204,7 @@ async fn with_store<T: Tool>(tool: T, cancel: CancellationToken) -> Result<(), O
     let ctx = Ctx {
         reporter: progress::reporter(tool.progress(), common.quiet > 0),
         cancel: cancel.clone(),
-        env: Env::of_process(),
+        env,
     };
     if !T::HABITS.may_be_dropped {
         return tool.run(&ctx, at).await;

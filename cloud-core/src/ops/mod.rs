@@ -59,6 +59,11 @@ impl Env {
         self.0.get(std::ffi::OsStr::new(name))?.to_str()
     }
 
+    /// The names that are UTF-8, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().filter_map(|name| name.to_str())
+    }
+
     /// The value of `name` if it is set, possibly empty.
     pub fn get_os(&self, name: &str) -> Option<&std::ffi::OsStr> {
         self.0

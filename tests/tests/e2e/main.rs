@@ -36,6 +36,8 @@ mod relay_by_hand;
 mod restore_again;
 mod s3;
 mod secrets;
+mod settings;
+mod settings_options;
 mod sizes;
 mod snapshots_aws;
 mod snapshots_clouds;

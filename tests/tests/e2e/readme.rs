@@ -175,6 +175,37 @@ fn commands_work(stage: &Stage<'_>, bin: &PgBin, heading: &str, commands: usize,
 }
 
 #[test]
+fn the_commands_with_settings_in_a_file_work() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let backups = workspace.dir("backups").display().to_string();
+    let file = workspace.path("settings.toml");
+    let stage = Stage {
+        workspace: &workspace,
+        environment: Vec::new(),
+        places: vec![
+            ("/backups/pg", backups),
+            ("/etc/barman-cloud.toml", file.display().to_string()),
+        ],
+    };
+    let heading = "## Use: settings in a file";
+    let settings = Section::of(heading).blocks("toml").join("\n");
+    workspace.file(&file, stage.placed(&settings));
+    commands_work(&stage, &bin, heading, 2, "file");
+    // It was the file that said how.
+    let stored = workspace.path("backups/main/wals/0000000100000000");
+    let stored = std::fs::read_dir(stored).unwrap();
+    let is_zst = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry
+            .unwrap()
+            .path()
+            .extension()
+            .is_some_and(|suffix| suffix == "zst")
+    };
+    assert!(stored.map(is_zst).filter(|zst| *zst).count() > 1);
+}
+
+#[test]
 fn the_commands_for_s3_work() {
     let Some(bin) = PgBin::find() else { return };
     let workspace = Workspace::new();
@@ -276,6 +307,7 @@ fn every_other_command_is_run_by_continuous_integration() {
         "## Use: S3",
         "## Use: Azure Blob Storage",
         "## Use: Google Cloud Storage",
+        "## Use: settings in a file",
         "## Use: the catalogue",
         "## Use: proving a backup",
         // Run in `snapshots_aws`.

@@ -31,11 +31,19 @@ impl Canonical {
     }
 
     /// Where the option that begins `text` was typed first.
-    pub(super) fn place_of(&self, text: &str) -> Option<usize> {
+    pub(in crate::cli) fn place_of(&self, text: &str) -> Option<usize> {
         let wanted = option_name(text);
         self.options
             .iter()
             .position(|word| option_name(&word.to_string_lossy()) == wanted)
+    }
+
+    /// The value that `option`, with its dashes, was given last.
+    pub(in crate::cli) fn value_of(&self, option: &str) -> Option<&OsStr> {
+        self.options.iter().rev().find_map(|word| {
+            let (name, value) = split_at_equals(word.as_bytes());
+            value.filter(|_| name == option.as_bytes())
+        })
     }
 
     pub(super) fn unknown_text(&self) -> String {

@@ -17,6 +17,9 @@
 
 use std::ffi::OsString;
 
+use super::settings;
+use crate::ops::Env;
+
 mod canonical;
 mod options;
 mod refusal;
@@ -30,28 +33,33 @@ use options::Options;
 /// Heading of the options that the reference does not have.
 pub const OURS: &str = "Beyond Barman (not abbreviable)";
 
-/// Reads a command line without its first word, the program's name.
+/// Reads a command line without its first word, the program's name. What is not typed
+/// there may be in the environment, or in the file that either names ([`settings`]).
 ///
 /// # Errors
 ///
 /// What to print instead of going on, be it help or a complaint.
-pub fn parse<A: clap::Parser>(words: &[OsString]) -> Result<A, Refusal> {
+pub fn parse<A: clap::Parser>(words: &[OsString], env: &Env) -> Result<A, Refusal> {
     let mut command = command::<A>();
     let options = Options::of(&command);
-    let canonical = match canonical(words, &options) {
-        Ok(canonical) => canonical,
+    let completed = canonical(words, &options).and_then(|mut canonical| {
+        let origins = settings::complete(&command, &mut canonical, env)?;
+        Ok((canonical, origins))
+    });
+    let (canonical, origins) = match completed {
+        Ok(completed) => completed,
         Err(message) => return Err(Refusal::usage(&mut command, &message)),
     };
     let name = OsString::from(command.get_name());
     let matches = command
         .try_get_matches_from_mut(std::iter::once(name).chain(canonical.words()))
-        .map_err(|error| Refusal::of_clap(&mut command, &options, &canonical, &error))?;
+        .map_err(|error| Refusal::of_clap(&mut command, &options, &canonical, &origins, &error))?;
     if !canonical.unknown.is_empty() {
         let message = format!("unrecognized arguments: {}", canonical.unknown_text());
         return Err(Refusal::usage(&mut command, &message));
     }
     A::from_arg_matches(&matches)
-        .map_err(|error| Refusal::of_clap(&mut command, &options, &canonical, &error))
+        .map_err(|error| Refusal::of_clap(&mut command, &options, &canonical, &origins, &error))
 }
 
 /// The canonical form of a command line without the program's name.

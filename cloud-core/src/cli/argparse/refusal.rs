@@ -6,7 +6,8 @@ use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Canonical;
-use super::options::Options;
+use super::options::{Options, option_name};
+use crate::cli::settings::Origins;
 
 /// Why a command line is not acted upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,7 @@ impl Refusal {
         command: &mut Command,
         options: &Options,
         typed: &Canonical,
+        origins: &Origins,
         error: &clap::Error,
     ) -> Self {
         match error.kind() {
@@ -44,13 +46,16 @@ impl Refusal {
             }
             _ => {}
         }
+        let mut concerned = texts(error, ContextKind::InvalidArg);
+        concerned.extend(texts(error, ContextKind::PriorArg));
+        let origins = origins.of(concerned.iter().map(|text| option_name(text)));
         if let Some(line) = error
             .source()
             .and_then(|why| why.downcast_ref::<BareLine>())
         {
-            return Self::Wrong(format!("{line}\n"));
+            return Self::Wrong(format!("{line}{origins}\n"));
         }
-        Self::usage(command, &message(options, typed, error))
+        Self::usage(command, &(message(options, typed, error) + &origins))
     }
 }
 

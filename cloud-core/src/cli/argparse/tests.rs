@@ -56,11 +56,11 @@ fn words(line: &str) -> Vec<OsString> {
 }
 
 fn accepted(line: &str) -> Sample {
-    parse(&words(line)).unwrap_or_else(|refusal| panic!("{line}: {refusal:?}"))
+    parse(&words(line), &Env::default()).unwrap_or_else(|refusal| panic!("{line}: {refusal:?}"))
 }
 
 fn refused(line: &str) -> String {
-    match parse::<Sample>(&words(line)) {
+    match parse::<Sample>(&words(line), &Env::default()) {
         Err(Refusal::Wrong(text)) => text,
         other => panic!("{line}: {other:?}"),
     }
@@ -162,7 +162,7 @@ fn values_arrive_where_they_belong() {
 fn words_that_are_not_text_reach_the_tool() {
     use std::os::unix::ffi::OsStringExt;
     let path = OsString::from_vec(b"w\xff".to_vec());
-    let sample: Sample = parse(&["d".into(), "s".into(), path.clone()]).unwrap();
+    let sample: Sample = parse(&["d".into(), "s".into(), path.clone()], &Env::default()).unwrap();
     assert_eq!(sample.wal_path.unwrap().into_os_string(), path);
 }
 
@@ -240,7 +240,7 @@ fn an_option_of_ours_must_be_typed_whole() {
 
 #[test]
 fn help_and_version_are_shown() {
-    let shown = |line: &str| match parse::<Sample>(&words(line)) {
+    let shown = |line: &str| match parse::<Sample>(&words(line), &Env::default()) {
         Err(Refusal::Show(text)) => text,
         other => panic!("{line}: {other:?}"),
     };
