@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io::Write;
 
+use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Parser};
 use cloud_core::cli::argparse::{self, Refusal};
 use cloud_core::cli::settings::{is_typed_only, known_options, known_tools, variable};
@@ -135,7 +136,7 @@ fn options<A: Parser + Debug>(rest: &str) -> Vec<(Arg, Given)> {
     arguments
         .map(|arg| {
             let choices = arg.get_possible_values();
-            let choices = choices.iter().map(|choice| choice.get_name());
+            let choices = choices.iter().map(PossibleValue::get_name);
             let found = choices.chain(VALUES).find_map(|value| {
                 let given = Given::new(&arg, value);
                 let made = made::<A>(&line(&given.words(&arg), rest), &[]).ok()?;

@@ -4,7 +4,7 @@
 //! variable [`variable`] is looked up, and then the file that `--config` or
 //! `BARMAN_CLOUD_CONFIG` names. What is found is put before the words that were typed, as if
 //! somebody had typed it there: values, conflicts and complaints stay clap's business, and a
-//! complaint says where the value is from ([`Origins`]).
+//! complaint says where the value is from (`Origins`).
 //!
 //! The levels, the one that counts most first: command line, environment, and of the file
 //! `[servers.NAME.TOOL]`, `[servers.NAME]`, `[defaults.TOOL]`, `[defaults]`. A level gives
