@@ -336,12 +336,18 @@ impl Run {
     }
 
     /// The messages of level ERROR, each with its continuation lines, without
-    /// time and process id.
+    /// time and process id, and without hints.
     pub fn errors(&self) -> Vec<String> {
         self.messages("ERROR")
     }
 
-    /// The messages of one level.
+    /// The hints below messages, in their order.
+    pub fn hints(&self) -> Vec<&str> {
+        let lines = self.stderr.lines();
+        lines.filter_map(|line| line.strip_prefix(HINT)).collect()
+    }
+
+    /// The messages of one level, without hints.
     pub fn messages(&self, level: &str) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
         let mut open = false;
@@ -351,7 +357,7 @@ impl Run {
                 if open {
                     found.push(text.to_owned());
                 }
-            } else if open {
+            } else if open && !line.starts_with(HINT) {
                 let last = found.last_mut().expect("a message was just pushed");
                 last.push('\n');
                 last.push_str(line);
@@ -360,6 +366,9 @@ impl Run {
         found
     }
 }
+
+/// How a hint begins, which has a line of its own.
+const HINT: &str = "HINT: ";
 
 /// Level and text of a line `2026-11-21 02:21:33,320 [123] LEVEL: text`.
 fn log_line(line: &str) -> Option<(&str, &str)> {

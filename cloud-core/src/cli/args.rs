@@ -9,6 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args};
 
 use super::argparse::{self, BareLine};
+use super::logging::Form;
 use super::progress::Progress;
 use super::{tags, values};
 use crate::codec::{self, Codec};
@@ -41,6 +42,16 @@ pub struct CommonArgs {
     /// Only find out whether the store can be reached
     #[arg(short, long)]
     pub test: bool,
+
+    /// How messages stand on standard error: lines of text, or JSON, an object a line
+    #[arg(
+        long,
+        value_name = "FORM",
+        default_value = "text",
+        value_parser = PossibleValuesParser::new(["text", "json"]),
+        help_heading = argparse::OURS
+    )]
+    log_format: String,
 
     /// Which cloud the URL is of; not needed for file:///path
     #[arg(
@@ -113,6 +124,11 @@ impl CommonArgs {
             azure_credential: self.azure_credential.clone(),
             ..StoreConfig::default()
         }
+    }
+
+    /// The form of log lines.
+    pub(super) fn log_format(&self) -> Form {
+        Form::of(&self.log_format)
     }
 
     /// What else decides which store is meant, beside the URL.

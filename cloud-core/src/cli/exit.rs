@@ -1,6 +1,7 @@
 //! Exit codes, which other programs read, and the line that goes with them.
 
 use super::Tool;
+use super::logging::OUTCOME;
 use super::signals::EndBy;
 use crate::ops::{OpError, OpErrorKind};
 
@@ -50,22 +51,23 @@ fn line(words: &str, error: &OpError) -> String {
         format!("Barman cloud {words} exception: {}", error.message)
     };
     // A message of several lines would look like several messages.
-    let text = text.replace(['\r', '\n'], " ");
-    match &error.hint {
-        Some(hint) => format!("{text}\nHINT: {hint}"),
-        None => text,
-    }
+    text.replace(['\r', '\n'], " ")
 }
 
 /// Logs a failure and says what to exit with.
 pub(super) fn report<T: Tool>(error: &OpError, unreachable: u8) -> u8 {
     let line = line(T::WORDS, error);
+    let code = code_for(error.kind, unreachable, EndBy::of(T::HABITS));
+    let hint = error.hint.as_deref();
+    let request = error.request.as_ref();
+    let request_id = request.map(|request| request.id.as_str());
+    let host_id = request.and_then(|request| request.host.as_deref());
     if error.expected {
-        tracing::info!("{line}");
+        tracing::info!(target: OUTCOME, code, hint, request_id, host_id, "{line}");
     } else {
-        tracing::error!("{line}");
+        tracing::error!(target: OUTCOME, code, hint, request_id, host_id, "{line}");
     }
-    code_for(error.kind, unreachable, EndBy::of(T::HABITS))
+    code
 }
 
 #[cfg(test)]
@@ -110,7 +112,5 @@ mod tests {
         let told = "Can't connect to cloud provider: refused";
         let error = OpError::new(OpErrorKind::Unreachable, told);
         assert_eq!(line("restore", &error.in_own_words()), told);
-        let hinted = OpError::new(OpErrorKind::Usage, "no").with_hint("try yes");
-        assert_eq!(line("restore", &hinted), "no\nHINT: try yes");
     }
 }

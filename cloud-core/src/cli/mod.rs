@@ -11,6 +11,7 @@ mod logging;
 pub mod progress;
 pub mod settings;
 mod signals;
+mod summary;
 pub mod tags;
 pub mod values;
 
@@ -19,13 +20,14 @@ use std::io::{self, Write};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use self::argparse::Refusal;
 use self::args::{CommonArgs, Place};
+use self::logging::Form;
 use self::progress::Progress;
 use self::signals::{EndBy, Signals};
 use crate::catalogue::layout::Layout;
@@ -119,10 +121,11 @@ pub fn main<T: Tool>() -> ExitCode {
     let env = Env::of_process();
     let tool = match argparse::parse::<T>(&words, &env) {
         Ok(tool) => tool,
-        Err(refusal) => return refuse(&refusal),
+        Err(refusal) => return refuse::<T>(&refusal, Form::of_words(&words)),
     };
     let common = tool.common();
-    logging::start(common.verbose, common.quiet);
+    let form = common.log_format();
+    logging::start(form, name_of::<T>(), common.verbose, common.quiet);
     logging::one_line_panics(T::WORDS);
     for name in settings::unknown_variables(&env) {
         tracing::info!("the variable {name} belongs to no option of any tool");
@@ -136,15 +139,21 @@ pub fn main<T: Tool>() -> ExitCode {
     }
 }
 
+/// The name of the program.
+fn name_of<T: Tool>() -> String {
+    T::command().get_name().to_owned()
+}
+
 /// Help to standard output, complaints to standard error. Nobody may be
 /// listening any more; that is no reason to fail.
-fn refuse(refusal: &Refusal) -> ExitCode {
+fn refuse<T: Tool>(refusal: &Refusal, form: Form) -> ExitCode {
     match refusal {
         Refusal::Show(text) => {
             let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Refusal::Wrong(text) => {
+            let text = logging::refused(form, &name_of::<T>(), exit::USAGE, text);
             let _ = io::stderr().write_all(text.as_bytes());
             ExitCode::from(exit::USAGE)
         }
@@ -152,6 +161,7 @@ fn refuse(refusal: &Refusal) -> ExitCode {
 }
 
 fn execute<T: Tool>(mut tool: T, env: Env) -> Result<(), OpError> {
+    let began = Instant::now();
     Layout::new("", tool.place().server)
         .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
     tool.check(&env)?;
@@ -177,6 +187,7 @@ fn execute<T: Tool>(mut tool: T, env: Env) -> Result<(), OpError> {
         (with_store(tool, env, cancel).await, signals)
     });
     runtime.shutdown_timeout(LAST_THREADS);
+    summary::tell(T::WORDS, began.elapsed());
     if let Err(error) = &result
         && error.kind == OpErrorKind::Interrupted
     {

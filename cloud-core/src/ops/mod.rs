@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::Reporter;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{RequestId, StoreError, StoreErrorKind};
 
 pub mod archives;
 pub mod backup;
@@ -141,6 +141,9 @@ pub struct OpError {
     pub own_words: bool,
     /// The store did not do what it was asked for.
     pub of_store: bool,
+    /// What the store calls the request that failed, if it answered; the message has it
+    /// too.
+    pub request: Option<RequestId>,
 }
 
 /// An error with its causes, in one line. Causes that the text before already
@@ -202,7 +205,7 @@ impl OpError {
         };
         Self {
             of_store: true,
-            ..Self::new(kind, chain(error))
+            ..Self::new(kind, chain(error)).because(error)
         }
     }
 
@@ -213,7 +216,7 @@ impl OpError {
         if kind == OpErrorKind::Unreachable {
             let advice = unreached_advice(error.kind);
             let text = format!("Can't connect to cloud provider: {message}{advice}");
-            return Self::new(kind, text).in_own_words();
+            return Self::new(kind, text).because(error).in_own_words();
         }
         let text = match error.kind {
             StoreErrorKind::PermissionDenied => format!(
@@ -230,7 +233,7 @@ impl OpError {
             ),
             _ => message,
         };
-        Self::new(kind, text)
+        Self::new(kind, text).because(error)
     }
 
     /// An error of this kind, without a hint.
@@ -242,6 +245,16 @@ impl OpError {
             expected: false,
             own_words: false,
             of_store: false,
+            request: None,
+        }
+    }
+
+    /// The same error, with what the store calls the request that is its cause.
+    #[must_use]
+    pub fn because(self, cause: &StoreError) -> Self {
+        Self {
+            request: cause.request().cloned(),
+            ..self
         }
     }
 

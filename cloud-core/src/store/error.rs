@@ -24,6 +24,67 @@ pub struct StoreError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl StoreError {
+    /// What the store calls the request that it refused, if it answered and tells.
+    pub fn request(&self) -> Option<&RequestId> {
+        self.refused()?.request.as_ref()
+    }
+
+    /// The code of the store's answer, such as `NoSuchBucket`; empty if there is none.
+    pub fn code(&self) -> &str {
+        self.refused().map_or("", |refused| &refused.code)
+    }
+
+    fn refused(&self) -> Option<&Refused> {
+        self.source.downcast_ref()
+    }
+}
+
+/// How the operators of a store find a request: the names its answer gave it, in print and of
+/// bounded length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId {
+    /// The request's own.
+    pub id: String,
+    /// The second one that Amazon asks for, which names the machine.
+    pub host: Option<String>,
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request id {}", self.id)?;
+        match &self.host {
+            Some(host) => write!(f, ", host id {host}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a request failed, in one line; with what the answer calls it, if there was one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "remote"),
+    expect(dead_code, reason = "a directory does not answer")
+)]
+pub(super) struct Refused {
+    pub(super) text: String,
+    /// Empty if there is none.
+    pub(super) code: String,
+    pub(super) request: Option<RequestId>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        match &self.request {
+            Some(request) => write!(f, " ({request})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
 struct Attempts(u32);
 
 impl fmt::Display for Attempts {

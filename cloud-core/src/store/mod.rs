@@ -44,6 +44,7 @@ mod s3;
 )]
 mod scripted;
 mod sse_c;
+mod traffic;
 mod url;
 mod util;
 #[cfg(feature = "remote")]
@@ -58,7 +59,9 @@ use azure::Place as AzurePlace;
 pub(crate) use azure::fuzzing::answers as azure_answers;
 pub use bandwidth::Bandwidth;
 pub use config::StoreConfig;
-pub use error::{Result, StoreError, StoreErrorKind, StoreOp};
+#[cfg(feature = "remote")]
+use error::Refused;
+pub use error::{RequestId, Result, StoreError, StoreErrorKind, StoreOp};
 pub use faulty::{Fault, FaultyStore};
 #[cfg(feature = "gcp")]
 pub use gcs::GcsStore;
@@ -76,6 +79,7 @@ pub use s3::S3Store;
 #[cfg(all(feature = "aws", any(test, feature = "fuzzing")))]
 pub(crate) use s3::fuzzing::answers as s3_answers;
 pub use sse_c::CustomerKey;
+pub use traffic::{Traffic, count_retry};
 pub use url::{InvalidUrl, Provider, StoreUrl, printable};
 pub use util::{DeleteAllReport, delete_all, endless, exists, get_all, list_all, list_all_uploads};
 #[cfg(feature = "remote")]

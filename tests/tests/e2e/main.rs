@@ -23,6 +23,7 @@ mod interop_info;
 mod interop_wal;
 mod judges;
 mod life_cycle;
+mod logs;
 mod manifest;
 mod odd_tree;
 mod options_count;

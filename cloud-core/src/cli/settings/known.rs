@@ -13,6 +13,7 @@ const OF_ALL: &[&str] = &[
     "config",
     "endpoint-url",
     "help",
+    "log-format",
     "quiet",
     "read-timeout",
     "server",

@@ -285,10 +285,10 @@ impl Queue<'_> {
         let (name, segments) = (self.name, waiting.segments);
         let (bytes, limit) = (waiting.bytes >> 20, self.limit >> 20);
         error!(
+            hint = "take a new base backup as soon as WAL is archived again",
             "WAL file {name} IS NOT ARCHIVED and PostgreSQL is told that it is: at least {segments} \
              segments ({bytes} MiB) wait, more than --queue-max allows ({limit} MiB), and {why}. \
-             No recovery from a base backup that began before {name} goes past it.\nHINT: take a \
-             new base backup as soon as WAL is archived again"
+             No recovery from a base backup that began before {name} goes past it."
         );
         Ok(())
     }

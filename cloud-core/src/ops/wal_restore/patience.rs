@@ -13,6 +13,8 @@ use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::store::count_retry;
+
 /// First pause between two attempts; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -104,7 +106,10 @@ impl Patience {
         tokio::select! {
             biased;
             () = stop.cancelled() => false,
-            () = sleep(pause) => true,
+            () = sleep(pause) => {
+                count_retry();
+                true
+            }
         }
     }
 }

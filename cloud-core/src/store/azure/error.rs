@@ -7,9 +7,9 @@ use azure_core::error::ErrorKind;
 use azure_core::http::RawResponse;
 use azure_core::http::headers::HeaderName;
 
-use crate::store::StoreErrorKind;
 use crate::store::http::{ConnectError, classify, innermost};
-use crate::store::wire::{Cause, complaint, element, kind_of_status, one_line};
+use crate::store::wire::{Cause, complaint, element, kind_of_status, one_line, request_id};
+use crate::store::{RequestId, StoreErrorKind};
 
 /// A request that failed, before it has the words for what was being done.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Failure {
     pub(super) code: String,
     /// The status of the answer, if there was one.
     pub(super) status: Option<u16>,
+    /// What the answer calls the request.
+    pub(super) request: Option<RequestId>,
 }
 
 impl Failure {
@@ -31,6 +33,7 @@ impl Failure {
             text: text.into(),
             code: String::new(),
             status: None,
+            request: None,
         }
     }
 
@@ -66,6 +69,7 @@ impl Failure {
             text: format!("{said}{hint}"),
             code: code.to_owned(),
             status: Some(status),
+            request: None,
         }
     }
 }
@@ -87,7 +91,10 @@ impl From<azure_core::Error> for Failure {
                 let raw = raw_response.as_deref();
                 let code = raw.and_then(code_of);
                 let message = raw.and_then(|raw| element(raw.body().as_ref(), "Message"));
-                Self::answered(status, code.as_deref().unwrap_or_default(), message)
+                Self {
+                    request: raw.and_then(request_of),
+                    ..Self::answered(status, code.as_deref().unwrap_or_default(), message)
+                }
             }
             ErrorKind::Credential => Self::new(
                 StoreErrorKind::Unauthenticated,
@@ -107,6 +114,13 @@ fn code_of(raw: &RawResponse) -> Option<String> {
     const CODE: HeaderName = HeaderName::from_static("x-ms-error-code");
     let header = raw.headers().get_optional_string(&CODE);
     header.or_else(|| element(raw.body().as_ref(), "Code").map(str::to_owned))
+}
+
+fn request_of(raw: &RawResponse) -> Option<RequestId> {
+    request_id("x-ms-request-id", None, |name| {
+        let name = HeaderName::from(name.to_owned());
+        raw.headers().get_optional_string(&name)
+    })
 }
 
 impl From<ConnectError> for Failure {

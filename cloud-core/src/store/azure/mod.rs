@@ -34,8 +34,8 @@ use self::error::Failure;
 use super::wire::{Flag, Md5Judge};
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
-    MultipartUpload, ObjectMeta, ObjectStore, Payload, PutOptions, PutReceipt, ReadRange, Result,
-    StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
+    MultipartUpload, ObjectMeta, ObjectStore, Payload, PutOptions, PutReceipt, ReadRange, Refused,
+    Result, StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -125,7 +125,12 @@ impl AzureStore {
 impl Inner {
     /// The words for what failed.
     fn error(&self, op: StoreOp, what: impl fmt::Display, failure: Failure) -> StoreError {
-        self.info.error(op, what, failure.kind, failure.text)
+        let refused = Refused {
+            text: failure.text,
+            code: failure.code,
+            request: failure.request,
+        };
+        self.info.error(op, what, failure.kind, refused)
     }
 
     /// An error of our own making.

@@ -7,9 +7,9 @@
 use serde_json::Value;
 
 use super::request::Answer;
-use crate::store::StoreErrorKind;
 use crate::store::http::ConnectError;
-use crate::store::wire::{Cause, complaint, kind_of_status, one_line, xml};
+use crate::store::wire::{Cause, complaint, kind_of_status, one_line, request_id, xml};
+use crate::store::{RequestId, StoreErrorKind};
 
 /// Longest text of an answer that becomes part of a message, in characters.
 const MAX_QUOTE: usize = 300;
@@ -20,8 +20,12 @@ pub(super) struct Failure {
     pub(super) kind: StoreErrorKind,
     /// One line, without secrets.
     pub(super) text: String,
+    /// The code of the answer, empty if there was none.
+    pub(super) code: String,
     /// The status of the answer, if there was one.
     pub(super) status: Option<u16>,
+    /// What the answer calls the request.
+    pub(super) request: Option<RequestId>,
     /// Whether the XML API answered, in its own form.
     pub(super) of_xml: bool,
 }
@@ -32,7 +36,9 @@ impl Failure {
         Self {
             kind,
             text: text.into(),
+            code: String::new(),
             status: None,
+            request: None,
             of_xml: false,
         }
     }
@@ -47,6 +53,11 @@ impl Failure {
             kind: kind_of(code, &message, status),
             text: told,
             status: Some(status),
+            request: request_id("x-guploader-uploadid", None, |name| {
+                let value = answer.headers.get(name)?;
+                value.to_str().ok().map(str::to_owned)
+            }),
+            code: said.code,
             of_xml: said.of_xml,
         }
     }

@@ -41,8 +41,8 @@ use super::wire::Flag;
 use super::wire::url_encoded as encoded;
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
-    MultipartUpload, ObjectMeta, ObjectStore, Payload, PutOptions, PutReceipt, ReadRange, Result,
-    StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
+    MultipartUpload, ObjectMeta, ObjectStore, Payload, PutOptions, PutReceipt, ReadRange, Refused,
+    Result, StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
 
@@ -116,7 +116,12 @@ impl GcsStore {
 impl Inner {
     /// The words for what failed.
     fn error(&self, op: StoreOp, what: impl fmt::Display, failure: Failure) -> StoreError {
-        self.info.error(op, what, failure.kind, failure.text)
+        let refused = Refused {
+            text: failure.text,
+            code: failure.code,
+            request: failure.request,
+        };
+        self.info.error(op, what, failure.kind, refused)
     }
 
     /// An error of our own making.

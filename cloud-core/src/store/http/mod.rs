@@ -32,6 +32,7 @@ use tower_service::Service;
 
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) use self::bounded::Bounded;
+use self::counted::Counted;
 #[cfg(any(feature = "aws", feature = "azure"))]
 pub(super) use self::error::innermost;
 pub(super) use self::error::{ConnectError, classify};
@@ -39,10 +40,11 @@ use self::idle::Idle;
 pub(super) use self::proxies::Proxies;
 pub(super) use self::tls::Tls;
 pub(super) use self::variables::Variables;
-use super::StoreErrorKind;
+use super::{StoreErrorKind, traffic};
 
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod bounded;
+mod counted;
 mod error;
 mod idle;
 mod proxies;
@@ -154,6 +156,7 @@ where
             inner.plain.request(request)
         };
         let host = host_of(Some(&target));
+        traffic::request();
         sent.await.map_err(|error| inner.failure(&host, &error))
     }
 
@@ -218,7 +221,7 @@ struct Tcp {
 }
 
 impl Service<Uri> for Tcp {
-    type Response = Idle<TokioIo<TcpStream>>;
+    type Response = Idle<TokioIo<Counted<TcpStream>>>;
     type Error = BoxError;
     type Future = BoxFuture<Self::Response>;
 
@@ -233,7 +236,8 @@ impl Service<Uri> for Tcp {
             let stream = connecting.await?;
             // Where there is no such option there is only less to be seen.
             let _ = SockRef::from(stream.inner()).set_tcp_notsent_lowat(UNSENT);
-            Ok(Idle::new(stream, limit))
+            let counted = Counted(stream.into_inner());
+            Ok(Idle::new(TokioIo::new(counted), limit))
         })
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{LocalStore, file, meta_of};
 use crate::key::{Key, Prefix};
-use crate::store::{Depth, ListPage, Result, StoreOp};
+use crate::store::{Depth, ListPage, Result, StoreOp, traffic};
 
 /// Most entries of a page.
 const PAGE: usize = 1000;
@@ -68,6 +68,7 @@ pub(super) fn on_a_thread<P: Send + 'static>(
     list: impl FnOnce(&Start<'_>, &mpsc::Sender<P>) -> io::Result<()> + Send + 'static,
 ) -> BoxStream<'static, Result<P>> {
     stream::once(async move {
+        traffic::request();
         let (sender, receiver) = mpsc::channel(2);
         let root = Arc::clone(&store.root);
         let text = prefix.clone();

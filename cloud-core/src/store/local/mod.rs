@@ -38,7 +38,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     Abilities, BucketState, DeleteReport, Depth, Download, Limits, ListPage, LockCheck,
     MultipartUpload, ObjectMeta, ObjectStore, ObjectVersion, Payload, PutOptions, PutReceipt,
-    ReadRange, Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload,
+    ReadRange, Result, StoreError, StoreErrorKind, StoreInfo, StoreOp, UnfinishedUpload, traffic,
 };
 use crate::key::{Key, Prefix};
 
@@ -210,6 +210,7 @@ impl ObjectStore for LocalStore {
     }
 
     async fn probe(&self) -> Result<BucketState> {
+        traffic::request();
         self.blocking(StoreOp::Probe, "the directory", |root| {
             match root.metadata() {
                 Ok(meta) if meta.is_dir() => Ok(BucketState::Exists),
@@ -222,6 +223,7 @@ impl ObjectStore for LocalStore {
     }
 
     async fn create_bucket(&self) -> Result<()> {
+        traffic::request();
         self.blocking(StoreOp::CreateBucket, "the directory", |root| {
             let existing = root
                 .ancestors()
@@ -235,6 +237,7 @@ impl ObjectStore for LocalStore {
     }
 
     async fn put(&self, key: &Key, body: Payload, options: &PutOptions) -> Result<PutReceipt> {
+        traffic::request();
         self.refuse_tags(StoreOp::Put, key, options)?;
         let path = self.path(StoreOp::Put, key)?;
         let PutOptions {
@@ -244,7 +247,9 @@ impl ObjectStore for LocalStore {
             let mut temporary = file::Temporary::beside(root, &path)?;
             temporary.note(fingerprint.as_deref());
             for piece in body.pieces() {
-                io::Write::write_all(temporary.file_mut(), &piece?)?;
+                let piece = piece?;
+                io::Write::write_all(temporary.file_mut(), &piece)?;
+                traffic::sent(piece.len());
             }
             let meta = temporary.publish(root, &path, &mode)?;
             Ok(PutReceipt {
@@ -259,6 +264,7 @@ impl ObjectStore for LocalStore {
         key: &Key,
         options: &PutOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        traffic::request();
         let op = StoreOp::BeginMultipart;
         self.refuse_tags(op, key, options)?;
         let path = self.path(op, key)?;
@@ -278,6 +284,7 @@ impl ObjectStore for LocalStore {
     }
 
     async fn get(&self, key: &Key, range: &ReadRange) -> Result<Download> {
+        traffic::request();
         let op = StoreOp::Get;
         let path = self.path(op, key)?;
         let (file, meta) = self
@@ -308,6 +315,7 @@ impl ObjectStore for LocalStore {
                     if got < wanted {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
+                    traffic::received(piece.len());
                     Ok((Bytes::from(piece), (file, at + wanted)))
                 };
                 store.blocking(op, &name, read).await.map(Some)
@@ -321,6 +329,7 @@ impl ObjectStore for LocalStore {
     }
 
     async fn head(&self, key: &Key, _lock: LockCheck) -> Result<ObjectMeta> {
+        traffic::request();
         let path = self.path(StoreOp::Head, key)?;
         let look = move |_: &Path| {
             let (file, meta) = open(&path)?;
@@ -338,6 +347,7 @@ impl ObjectStore for LocalStore {
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<DeleteReport> {
+        traffic::request();
         let mut paths = Vec::with_capacity(keys.len());
         let mut report = DeleteReport::default();
         for key in keys {

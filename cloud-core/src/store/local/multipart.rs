@@ -24,7 +24,7 @@ use super::{LocalStore, version};
 use crate::key::Key;
 use crate::store::{
     MultipartUpload, PartNumber, PartReceipt, PutMode, PutOptions, PutReceipt, Result,
-    StoreErrorKind, StoreOp,
+    StoreErrorKind, StoreOp, traffic,
 };
 
 /// Bytes copied at a time.
@@ -248,6 +248,7 @@ fn copy(source: &Temporary, from: u64, target: &Temporary, to: u64, size: u64) -
 #[async_trait]
 impl MultipartUpload for LocalUpload {
     async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
+        traffic::request();
         self.check_open(StoreOp::PutPart)?;
         let size = body.len() as u64;
         // Here and not in the thread: threads start in any order.
@@ -256,7 +257,9 @@ impl MultipartUpload for LocalUpload {
         let state = Arc::clone(&self.state);
         self.store
             .blocking(StoreOp::PutPart, self.key.as_str(), move |_| {
-                write_part(&state, number, &part, &body)
+                write_part(&state, number, &part, &body)?;
+                traffic::sent(body.len());
+                Ok(())
             })
             .await?;
         Ok(PartReceipt {
@@ -267,6 +270,7 @@ impl MultipartUpload for LocalUpload {
     }
 
     async fn complete(&self, parts: &[PartReceipt]) -> Result<PutReceipt> {
+        traffic::request();
         let op = StoreOp::Complete;
         let key = self.key.as_str();
         self.check_open(op)?;

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::{
     BucketState, DeleteReport, Depth, Download, ListPage, LockCheck, MultipartUpload, ObjectMeta,
     ObjectStore, Payload, PutMode, PutOptions, PutReceipt, ReadRange, Result, StoreError,
-    StoreErrorKind, StoreInfo, UnfinishedUpload, get_all,
+    StoreErrorKind, StoreInfo, UnfinishedUpload, count_retry, get_all,
 };
 use crate::key::{Key, Prefix};
 
@@ -229,6 +229,7 @@ impl Patience {
             self.contact.warn(&error, total.saturating_sub(elapsed));
         }
         self.first.get_or_insert(error);
+        count_retry();
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         let paused = Instant::now();
         tokio::time::sleep(pause).await;

@@ -9,8 +9,8 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::connect::{ConnectError, classify};
-use crate::store::StoreErrorKind;
-use crate::store::wire::{Cause, complaint, element, kind_of_status, one_line};
+use crate::store::wire::{Cause, complaint, element, kind_of_status, one_line, request_id};
+use crate::store::{RequestId, StoreErrorKind};
 
 /// A request that failed, before it has the words for what was being done.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Failure {
     pub(super) code: String,
     /// The status of the answer, if there was one.
     pub(super) status: Option<u16>,
+    /// What the answer calls the request.
+    pub(super) request: Option<RequestId>,
     /// The region the bucket is in, where the answer tells that it is another.
     pub(super) region: Option<String>,
     /// What the answer says it is about, in lower case: its code and message,
@@ -59,6 +61,7 @@ impl Failure {
             text: text.into(),
             code: String::new(),
             status: None,
+            request: None,
             region: None,
             about: String::new(),
         }
@@ -184,6 +187,9 @@ fn answered(meta: &aws_sdk_s3::error::ErrorMetadata, raw: &HttpResponse) -> Fail
         text: format!("{said}{hint}"),
         code: code.to_owned(),
         status: Some(status),
+        request: request_id("x-amz-request-id", Some("x-amz-id-2"), |name| {
+            raw.headers().get(name).map(str::to_owned)
+        }),
         region: elsewhere(code, status, raw),
         about: about.to_ascii_lowercase(),
     }

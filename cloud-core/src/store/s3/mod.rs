@@ -44,7 +44,7 @@ use super::wire::{Flag, Md5Judge};
 use super::{
     Abilities, BucketState, CustomerKey, DeleteReport, Depth, Download, Limits, ListPage,
     LockCheck, MultipartUpload, ObjectMeta, ObjectStore, Payload, PutOptions, PutReceipt,
-    ReadRange, Result, StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp,
+    ReadRange, Refused, Result, StoreConfig, StoreError, StoreErrorKind, StoreInfo, StoreOp,
     UnfinishedUpload,
 };
 use crate::key::{Key, Prefix};
@@ -179,7 +179,12 @@ impl Inner {
 
     /// The words for what failed.
     fn error(&self, op: StoreOp, what: impl fmt::Display, failure: Failure) -> StoreError {
-        self.info.error(op, what, failure.kind, failure.text)
+        let refused = Refused {
+            text: failure.text,
+            code: failure.code,
+            request: failure.request,
+        };
+        self.info.error(op, what, failure.kind, refused)
     }
 
     /// An error of our own making.

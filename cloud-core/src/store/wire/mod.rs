@@ -5,6 +5,7 @@ mod complaint;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod md5;
 mod paging;
+mod request_id;
 #[cfg(any(feature = "aws", feature = "gcp"))]
 pub(crate) mod xml;
 
@@ -27,6 +28,7 @@ pub(super) use self::complaint::{complaint, kind_of_status};
 pub(super) use self::paging::{Answered, Pages, pages};
 #[cfg(any(feature = "aws", feature = "gcp"))]
 pub(super) use self::paging::{Begun, Course, Next, UploadMarker, Uploads, uploads};
+pub(super) use self::request_id::request_id;
 
 /// Why something failed, before it has the words for what was being done.
 pub(super) type Cause = (StoreErrorKind, String);

@@ -77,6 +77,22 @@ async fn the_code_beside_the_body_is_enough() {
 }
 
 #[tokio::test]
+async fn a_refusal_says_what_the_service_calls_the_request() {
+    const NAME: &str = "a6b8ef44-301e-0072-4b1c-5a2f6b000000";
+    let refusal = refused(403, "AuthenticationFailed").header("x-ms-request-id", NAME);
+    let server = Server::start(move |_| refusal.clone());
+    let store = store(&server);
+    let put = store.put(&key(), BODY.into(), &PutOptions::default()).await;
+    let get = store.get(&key(), &ReadRange::all()).await;
+    for error in [put.unwrap_err(), get.unwrap_err()] {
+        let text = words(&error);
+        assert!(text.ends_with(&format!(" (request id {NAME})")), "{text}");
+        assert_eq!(error.request().unwrap().id, NAME);
+        assert_eq!(error.code(), "AuthenticationFailed");
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_a_lost_connection() {
     for answer in [
         written().cut(0).header("content-length", "5"),

@@ -126,3 +126,16 @@ async fn reading_nothing_looks_at_the_object() {
         .unwrap_err();
     assert_eq!(other.kind, StoreErrorKind::Corrupt);
 }
+
+#[tokio::test]
+async fn a_refusal_says_what_the_service_calls_the_request() {
+    const NAME: &str = "ABPtcPqXyZ_-0123";
+    let server = Server::start(|_| {
+        refusal(403, "forbidden", "no permission").header("x-guploader-uploadid", NAME)
+    });
+    let error = read(&server, &ReadRange::all()).await.unwrap_err();
+    assert_eq!(error.request().unwrap().id, NAME);
+    assert_eq!(error.code(), "forbidden");
+    let told = error.source.to_string();
+    assert!(told.ends_with(&format!(" (request id {NAME})")), "{told}");
+}

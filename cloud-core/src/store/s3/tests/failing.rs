@@ -68,6 +68,27 @@ fn who_may_not_list_looks_at_the_bucket() {
     });
 }
 
+/// Answers to HEAD have no body, but they have this.
+#[test]
+fn a_refusal_says_what_the_store_calls_the_request() {
+    alone(|| async {
+        let refusal = Answer::error(403, "AccessDenied", "")
+            .header("x-amz-request-id", "4442587FB7D0A2F9")
+            .header("x-amz-id-2", "vlR7PnpV2Ce81l0P/Kx=");
+        let server = Server::start(move |_| refusal.clone());
+        let store = store(&server);
+        let head = store.head(&key(), LockCheck::Skip).await.unwrap_err();
+        let get = store.get(&key(), &ReadRange::all()).await.unwrap_err();
+        assert_eq!((head.code(), get.code()), ("", "AccessDenied"));
+        for error in [head, get] {
+            let text = words(&error);
+            let told = " (request id 4442587FB7D0A2F9, host id vlR7PnpV2Ce81l0P/Kx=)";
+            assert!(text.ends_with(told), "{text}");
+            assert_eq!(error.request().unwrap().id, "4442587FB7D0A2F9");
+        }
+    });
+}
+
 #[test]
 fn a_bucket_is_made_in_the_region_of_the_user() {
     let owned = || Answer::error(409, "BucketAlreadyOwnedByYou", "");
