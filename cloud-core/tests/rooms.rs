@@ -21,7 +21,7 @@ const PURE: &str = "`wal`, `units`, `key`, `catalogue::{info, layout, select, li
 
 /// Stores that wrap another one. Every other implementation of `ObjectStore` is
 /// a concrete store, to be named by the registry alone.
-const WRAPPERS: [&str; 3] = ["Bandwidth", "FaultyStore", "Retry"];
+const WRAPPERS: [&str; 4] = ["Bandwidth", "Counted", "FaultyStore", "Retry"];
 
 /// A room uses only the rooms that its row of the table names.
 #[test]

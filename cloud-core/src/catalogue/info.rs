@@ -5,6 +5,7 @@
 //! and written back where they belong.
 
 mod coherence;
+mod needs;
 
 use std::fmt;
 

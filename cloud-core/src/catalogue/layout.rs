@@ -131,7 +131,7 @@ impl Layout {
             return Err(InvalidLayout::Nul);
         }
         let trimmed = path.trim_end_matches('/');
-        let root = Prefix::dir(trimmed).subdir(server);
+        let root = place(path).subdir(server);
         // Whoever set a keep may have ended the URL with `/` where this one does
         // not, so the other place has to be looked at in any case.
         let mut annotation_roots = Vec::new();
@@ -257,6 +257,20 @@ impl Layout {
     pub fn gap(&self, name: &str) -> Key {
         key(&self.gaps(), name)
     }
+}
+
+/// The directory below which servers have theirs: the path of a URL.
+pub fn place(path: &str) -> Prefix {
+    Prefix::dir(path.trim_end_matches('/'))
+}
+
+/// The name of the server that may have `directory`, one directly below `place`; `None`
+/// for what no server can be called.
+pub fn server_of<'p>(place: &Prefix, directory: &'p Prefix) -> Option<&'p str> {
+    let name = directory.as_str().strip_prefix(place.as_str())?;
+    let name = name.strip_suffix('/')?;
+    let plain = !name.contains('/') && Layout::new(place.as_str(), name).is_ok();
+    plain.then_some(name)
 }
 
 /// Name of the record in the directory of a backup.
@@ -435,6 +449,12 @@ pub fn archives_to_delete<'k>(dir: &Prefix, keys: impl IntoIterator<Item = &'k K
     found.sort();
     found.dedup();
     found.into_iter().map(|(_, _, key)| key.clone()).collect()
+}
+
+/// The suffix of the codec of an archive, by its name in the directory of a backup; `None`
+/// for what is no archive in any form.
+pub fn archive_suffix(name: &str) -> Option<&str> {
+    archive_name(name).map(|(_, _, codec)| codec)
 }
 
 fn missing(dir: &Prefix, base: ArchiveBase, part: u32, server: &str) -> ArchiveError {

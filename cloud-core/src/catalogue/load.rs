@@ -9,9 +9,9 @@ use jiff::tz::TimeZone;
 
 use super::info::{BackupInfo, InfoError};
 use super::keep::{Keep, KeepTarget};
-use super::layout::{BackupId, KEEP, Layout, RECORD};
+use super::layout::{self, BackupId, KEEP, Layout, RECORD};
 use crate::key::{Key, Prefix};
-use crate::store::{self, Depth, ObjectStore, StoreError, StoreErrorKind};
+use crate::store::{self, Depth, ObjectMeta, ObjectStore, StoreError, StoreErrorKind};
 use crate::wal::{History, TimelineId, WalKind, WalName};
 
 /// Records read at the same time: with a round trip of 20 ms, a thousand of them
@@ -64,13 +64,21 @@ pub enum LoadError {
     Malformed(#[from] InfoError),
 }
 
-/// What a listing tells of a backup.
+/// What the listings tell of a backup.
 #[derive(Debug, Default)]
-struct Listed {
-    /// Size of the record, in bytes.
-    record: Option<u64>,
-    keeps: Vec<Key>,
+pub struct Listed {
+    /// Its record. A directory without one belongs to no backup that exists.
+    pub record: Option<ObjectMeta>,
+    /// Its keep annotations, if there are any.
+    pub keeps: Vec<ObjectMeta>,
+    /// Size of its archives in the store, in bytes.
+    pub stored_bytes: u64,
+    /// The suffixes of the codecs of its archives, a few of them if they are many.
+    pub suffixes: BTreeSet<String>,
 }
+
+/// Suffixes of archives that are told apart. A backup has one.
+const MOST_SUFFIXES: usize = 4;
 
 /// Reads all records, sorted by id. A directory without one is left out: it
 /// belongs to no backup that exists.
@@ -79,36 +87,69 @@ struct Listed {
 ///
 /// If the listing fails: a short catalogue must never pass for the whole one.
 pub async fn load(store: &dyn ObjectStore, layout: &Layout) -> Result<Vec<Entry>, StoreError> {
+    let mut found = survey(store, layout).await?;
+    let sizes = found
+        .iter()
+        .filter_map(|(id, listed)| Some((id.clone(), listed.record.as_ref()?.size)))
+        .collect();
+    let records = read_records(store, layout, sizes, std::convert::identity).await;
+    let entries = records.into_iter().map(|(id, info)| {
+        let listed = found.remove(&id).unwrap_or_default();
+        let keeps = listed.keeps.into_iter().map(|object| object.key).collect();
+        Entry { id, info, keeps }
+    });
+    Ok(entries.collect())
+}
+
+/// What is there of each backup, without reading any of it.
+///
+/// # Errors
+///
+/// As [`load`].
+pub async fn survey(
+    store: &dyn ObjectStore,
+    layout: &Layout,
+) -> Result<BTreeMap<BackupId, Listed>, StoreError> {
     let mut found = BTreeMap::new();
     look_through(store, &layout.base(), true, &mut found).await?;
     for base in layout.annotation_bases() {
         look_through(store, &base, false, &mut found).await?;
     }
-    let records = found.into_iter().filter_map(|(id, listed)| {
-        let size = listed.record?;
-        Some((id, size, listed.keeps))
-    });
-    let (small, large): (Vec<_>, Vec<_>) = records.partition(|(_, size, _)| *size <= SMALL);
-    let mut entries = Vec::with_capacity(small.len() + large.len());
+    Ok(found)
+}
+
+/// Reads the records of these backups, given with the sizes that a listing told, and
+/// makes of each what is wanted of it, as soon as it is there. Sorted by id, without those
+/// that are gone by now.
+pub async fn read_records<T>(
+    store: &dyn ObjectStore,
+    layout: &Layout,
+    sizes: Vec<(BackupId, u64)>,
+    wanted: impl Fn(BackupInfo) -> T,
+) -> Vec<(BackupId, Result<T, LoadError>)> {
+    let (small, large): (Vec<_>, Vec<_>) = sizes.into_iter().partition(|(_, size)| *size <= SMALL);
+    let mut all = Vec::with_capacity(small.len() + large.len());
     for (records, concurrency) in [(small, CONCURRENCY), (large, CONCURRENCY_LARGE)] {
+        let wanted = &wanted;
         let read = stream::iter(records)
-            .map(|(id, _, keeps)| async move {
+            .map(|(id, _)| async move {
                 let info = load_one(store, layout, &id).await.transpose()?;
-                Some(Entry { id, info, keeps })
+                Some((id, info.map(wanted)))
             })
             .buffer_unordered(concurrency)
             .filter_map(std::future::ready);
-        entries.extend(read.collect::<Vec<_>>().await);
+        all.extend(read.collect::<Vec<_>>().await);
     }
-    entries.sort_by(|one, other| one.id.cmp(&other.id));
-    Ok(entries)
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    all
 }
 
-/// Looks for records, and for annotations, among all objects below `base`.
+/// Looks for records and archives, and for annotations, among all objects below `base`;
+/// only for annotations unless it is `home`, the directory of the backups themselves.
 async fn look_through(
     store: &dyn ObjectStore,
     base: &Prefix,
-    records: bool,
+    home: bool,
     found: &mut BTreeMap<BackupId, Listed>,
 ) -> Result<(), StoreError> {
     let mut pages = store.list(base, Depth::All);
@@ -118,14 +159,25 @@ async fn look_through(
         objects += page.objects.len();
         for object in page.objects {
             match Layout::within_backup(base, &object.key) {
-                Some((id, RECORD)) if records => {
-                    found.entry(id).or_default().record = Some(object.size);
+                Some((id, RECORD)) if home => {
+                    found.entry(id).or_default().record = Some(object);
                 }
                 Some((id, KEEP)) => {
                     let keeps = &mut found.entry(id).or_default().keeps;
                     // A store may name an object on two pages.
-                    if !keeps.contains(&object.key) {
-                        keeps.push(object.key);
+                    if keeps.iter().all(|keep| keep.key != object.key) {
+                        keeps.push(object);
+                    }
+                }
+                Some((id, name)) if home => {
+                    if let Some(suffix) = layout::archive_suffix(name) {
+                        let listed = found.entry(id).or_default();
+                        listed.stored_bytes = listed.stored_bytes.saturating_add(object.size);
+                        if listed.suffixes.len() < MOST_SUFFIXES
+                            && !listed.suffixes.contains(suffix)
+                        {
+                            listed.suffixes.insert(suffix.to_owned());
+                        }
                     }
                 }
                 _ => {}
@@ -285,23 +337,33 @@ impl Timelines {
         timeline: TimelineId,
         decode: impl Fn(&str, Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>>,
     ) -> Result<Option<History>, StoreError> {
-        for (key, suffix) in self.histories.get(&timeline).into_iter().flatten() {
-            let (_, bytes) = store::get_all(store, key, MAX_HISTORY).await?;
-            let text = decode(suffix, Box::new(io::Cursor::new(bytes))).and_then(read_bounded);
-            // Only the reason, the end of a line, may be in another encoding.
-            let history = text
-                .map_err(|error| error.to_string())
-                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-                .and_then(|text| {
-                    History::parse(timeline, &text).map_err(|error| error.to_string())
-                });
-            match history {
-                Ok(history) => return Ok(Some(history)),
-                Err(error) => tracing::warn!(key = %key, error, "history file cannot be read"),
-            }
-        }
-        Ok(None)
+        let places = self.histories.get(&timeline).map_or(&[][..], Vec::as_slice);
+        read_history(store, timeline, places, decode).await
     }
+}
+
+/// Reads the history of `timeline` from the first of these places, each with the suffix
+/// of its codec, in which it can be read; as [`Timelines::history`].
+pub async fn read_history(
+    store: &dyn ObjectStore,
+    timeline: TimelineId,
+    places: &[(Key, String)],
+    decode: impl Fn(&str, Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>>,
+) -> Result<Option<History>, StoreError> {
+    for (key, suffix) in places {
+        let (_, bytes) = store::get_all(store, key, MAX_HISTORY).await?;
+        let text = decode(suffix, Box::new(io::Cursor::new(bytes))).and_then(read_bounded);
+        // Only the reason, the end of a line, may be in another encoding.
+        let history = text
+            .map_err(|error| error.to_string())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .and_then(|text| History::parse(timeline, &text).map_err(|error| error.to_string()));
+        match history {
+            Ok(history) => return Ok(Some(history)),
+            Err(error) => tracing::warn!(key = %key, error, "history file cannot be read"),
+        }
+    }
+    Ok(None)
 }
 
 fn read_bounded(reader: Box<dyn Read + Send>) -> io::Result<Vec<u8>> {

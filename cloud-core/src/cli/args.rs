@@ -142,8 +142,8 @@ impl CommonArgs {
 pub struct Place<'a> {
     /// The URL, as typed.
     pub url: &'a str,
-    /// The name of the server, as typed.
-    pub server: &'a str,
+    /// The names of the servers, as typed: one, but for a tool that looks at several.
+    pub servers: &'a [String],
 }
 
 /// Where a tool writes to: the first two positionals.
@@ -164,7 +164,7 @@ impl DestinationArgs {
     pub fn place(&self) -> Place<'_> {
         Place {
             url: &self.destination_url,
-            server: &self.server_name,
+            servers: std::slice::from_ref(&self.server_name),
         }
     }
 }
@@ -187,7 +187,7 @@ impl SourceArgs {
     pub fn place(&self) -> Place<'_> {
         Place {
             url: &self.source_url,
-            server: &self.server_name,
+            servers: std::slice::from_ref(&self.server_name),
         }
     }
 }

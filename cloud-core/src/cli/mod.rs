@@ -51,7 +51,7 @@ pub trait Tool: clap::Parser + Send + Sync + 'static {
     /// What every tool accepts.
     fn common(&self) -> &CommonArgs;
 
-    /// The URL and the name of the server, as typed.
+    /// The URL and the names of the servers, as typed.
     fn place(&self) -> Place<'_>;
 
     /// The store that the arguments name.
@@ -162,8 +162,10 @@ fn refuse<T: Tool>(refusal: &Refusal, form: Form) -> ExitCode {
 
 fn execute<T: Tool>(mut tool: T, env: Env) -> Result<(), OpError> {
     let began = Instant::now();
-    Layout::new("", tool.place().server)
-        .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
+    for server in tool.place().servers {
+        Layout::new("", server)
+            .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
+    }
     tool.check(&env)?;
     if !tool.common().test
         && let Some(done) = tool.at_once(&env)

@@ -19,6 +19,7 @@ pub mod hook;
 pub mod keep;
 pub mod list;
 mod lookup;
+pub mod metrics;
 mod owners;
 mod reading;
 pub mod relay;

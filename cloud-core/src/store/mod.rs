@@ -22,6 +22,7 @@ mod azure;
 mod bandwidth;
 mod config;
 pub mod conformance;
+mod counted;
 mod error;
 mod faulty;
 #[cfg(feature = "gcp")]
@@ -59,6 +60,7 @@ use azure::Place as AzurePlace;
 pub(crate) use azure::fuzzing::answers as azure_answers;
 pub use bandwidth::Bandwidth;
 pub use config::StoreConfig;
+pub use counted::{Counted, Tally};
 #[cfg(feature = "remote")]
 use error::Refused;
 pub use error::{RequestId, Result, StoreError, StoreErrorKind, StoreOp};

@@ -1,6 +1,6 @@
 //! Timeline history files: where a timeline came from.
 
-use super::{Lsn, TimelineId};
+use super::{Lsn, SegmentSize, TimelineId};
 
 /// The ancestors of a timeline, oldest first, each with the position at which
 /// the next one forked off.
@@ -8,6 +8,24 @@ use super::{Lsn, TimelineId};
 pub struct History {
     timeline: TimelineId,
     ancestors: Vec<(TimelineId, Lsn)>,
+}
+
+/// Segments of one timeline, by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The first of them.
+    pub first: u64,
+    /// The one behind the last; `None` for the newest that there is.
+    pub end: Option<u64>,
+}
+
+impl Stretch {
+    /// Whether any of the segments from `first` to `last` is among them.
+    pub fn touches(&self, timeline: TimelineId, first: u64, last: u64) -> bool {
+        timeline == self.timeline && last >= self.first && self.end.is_none_or(|end| first < end)
+    }
 }
 
 /// A history file that makes no sense.
@@ -72,6 +90,38 @@ impl History {
         &self.ancestors
     }
 
+    /// What a recovery along this timeline reads, from the segments of a base backup on,
+    /// `own`, which has to be in this history. Where a timeline ends, the segment is taken
+    /// from the next one, as PostgreSQL does.
+    pub fn way_from(&self, own: &Stretch, size: SegmentSize) -> Vec<Stretch> {
+        let ancestors = self.ancestors.iter();
+        let ancestors: Vec<_> = ancestors
+            .skip_while(|(id, _)| *id != own.timeline)
+            .collect();
+        let (mut timeline, mut first) = (own.timeline, own.first);
+        let mut way = Vec::with_capacity(ancestors.len() + 1);
+        for (index, (_, fork)) in ancestors.iter().enumerate() {
+            let fork = fork.0 / size.get();
+            let own_end = own.end.filter(|_| index == 0);
+            way.push(Stretch {
+                timeline,
+                first,
+                end: Some(own_end.map_or(fork, |end| end.max(fork))),
+            });
+            timeline = ancestors
+                .get(index + 1)
+                .map_or(self.timeline, |(id, _)| *id);
+            first = fork;
+        }
+        way.push(Stretch {
+            timeline,
+            first,
+            end: None,
+        });
+        way.retain(|stretch| stretch.end.is_none_or(|end| stretch.first < end));
+        way
+    }
+
     /// Whether WAL of `timeline` up to `end` (exclusive) is part of this history:
     /// it is the timeline itself, or an ancestor that was not left before `end`.
     pub fn contains(&self, timeline: TimelineId, end: Lsn) -> bool {
@@ -105,6 +155,39 @@ mod tests {
                 "{timeline} {end:X}"
             );
         }
+    }
+
+    #[test]
+    fn the_way_of_a_recovery_takes_the_segment_of_a_fork_from_the_next_timeline() {
+        let text = "1\t0/3000158\tx\n2\t0/5000000\tx\n";
+        let history = History::parse(TimelineId(3), text).unwrap();
+        let stretch = |timeline: u32, first, end| Stretch {
+            timeline: TimelineId(timeline),
+            first,
+            end,
+        };
+        let way = |timeline, first, end| {
+            history.way_from(&stretch(timeline, first, Some(end)), SegmentSize::DEFAULT)
+        };
+        assert_eq!(
+            way(1, 2, 3),
+            [
+                stretch(1, 2, Some(3)),
+                stretch(2, 3, Some(5)),
+                stretch(3, 5, None)
+            ]
+        );
+        // A backup that ends in the segment of the fork has that of its own timeline.
+        assert_eq!(
+            way(1, 3, 4)[..2],
+            [stretch(1, 3, Some(4)), stretch(2, 3, Some(5))]
+        );
+        assert_eq!(way(2, 4, 5), [stretch(2, 4, Some(5)), stretch(3, 5, None)]);
+        assert_eq!(way(3, 9, 10), [stretch(3, 9, None)]);
+        let (two, three) = (stretch(2, 3, Some(5)), stretch(3, 5, None));
+        assert!(two.touches(TimelineId(2), 0, 3) && two.touches(TimelineId(2), 4, 9));
+        assert!(!two.touches(TimelineId(2), 5, 9) && !two.touches(TimelineId(3), 3, 4));
+        assert!(three.touches(TimelineId(3), 99, 99) && !three.touches(TimelineId(3), 4, 4));
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod seam;
 use std::fmt;
 use std::str::FromStr;
 
-pub use history::{History, HistoryError};
+pub use history::{History, HistoryError, Stretch};
 pub use name::{InvalidWalName, WalKind, WalName};
 
 /// The 32-bit number of a timeline, from 1.

@@ -52,7 +52,7 @@ impl Options {
             all: Vec::new(),
             long: Vec::new(),
             short: Vec::new(),
-            positionals: command.get_positionals().count(),
+            positionals: command.get_positionals().map(most_values).sum(),
         };
         for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
             all.add(arg);
@@ -124,6 +124,12 @@ impl Options {
 pub(super) fn option_name(text: &str) -> &str {
     let name = text.split([' ', '=']).next().unwrap_or(text);
     name.strip_suffix("...").unwrap_or(name)
+}
+
+/// Most words that a positional takes; a number that can be added up.
+fn most_values(arg: &Arg) -> usize {
+    let most = arg.get_num_args().map_or(1, |range| range.max_values());
+    most.min(1 << 20)
 }
 
 fn takes(arg: &Arg) -> Takes {

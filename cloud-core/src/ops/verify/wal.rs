@@ -27,7 +27,7 @@ use crate::wal::fit::{Fit, judge};
 use crate::wal::page::LONG_HEADER_LEN;
 use crate::wal::record::{Measured, RecordMeter};
 use crate::wal::seam::{Carry, Ends};
-use crate::wal::{Lsn, SegmentSize, TimelineId, WalKind, WalName};
+use crate::wal::{SegmentSize, Stretch, TimelineId, WalKind, WalName};
 
 /// What is checked against what.
 pub(super) struct Wal<'a> {
@@ -55,21 +55,6 @@ pub(super) struct WalSeen {
     /// Those of the wanted blocks that it writes as a whole.
     pub(super) rewritten: BTreeSet<Block>,
     pub(super) notes: Vec<String>,
-}
-
-/// Segments of one timeline, by their numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Run {
-    timeline: TimelineId,
-    first: u64,
-    /// The one behind the last; `None` for the newest that there is.
-    end: Option<u64>,
-}
-
-impl Run {
-    fn contains(&self, timeline: TimelineId, first: u64, last: u64) -> bool {
-        timeline == self.timeline && last >= self.first && self.end.is_none_or(|end| first < end)
-    }
 }
 
 /// A directory of segments.
@@ -138,32 +123,11 @@ impl Write for Passing {
     }
 }
 
-/// The timeline of a backup, and the first and the last segment that it needs.
-fn needed(info: &BackupInfo, size: SegmentSize) -> Option<(TimelineId, u64, u64)> {
-    let name = |text: &Option<String>| text.as_deref()?.parse::<WalName>().ok();
-    let lsn = |text: &Option<String>| text.as_deref()?.parse::<Lsn>().ok();
-    let (begin, end) = (name(&info.begin_wal), name(&info.end_wal));
-    let timeline = info.timeline.map(TimelineId);
-    let timeline = timeline.or_else(|| Some(begin.as_ref()?.timeline()))?;
-    let first = match lsn(&info.begin_xlog) {
-        Some(at) => at.0 / size.get(),
-        None => begin?.number(size)?,
-    };
-    let last = match lsn(&info.end_xlog) {
-        // An end on a boundary needs nothing of the segment behind it.
-        Some(at) => at.0.checked_sub(1)? / size.get(),
-        None => end?.number(size)?,
-    };
-    (first <= last).then_some((timeline, first, last))
-}
-
 impl Wal<'_> {
     /// Checks it all.
     pub(super) async fn check(&self, findings: &mut Findings) -> Result<WalSeen, OpError> {
         let mut seen = WalSeen::default();
-        let size = SegmentSize::new(self.info.xlog_segment_size);
-        let needed = size.and_then(|size| Some((size, needed(self.info, size)?)));
-        let Some((size, (timeline, first, last))) = needed else {
+        let Some(needed) = self.info.needed_wal() else {
             seen.notes.push(
                 "the record does not say which WAL the backup needs: none was checked".to_owned(),
             );
@@ -171,14 +135,11 @@ impl Wal<'_> {
         };
         let timelines = load::timelines(self.store.as_ref(), self.layout, &codec::suffixes()).await;
         let timelines = timelines.map_err(|error| OpError::of_store(&error))?;
-        let mut runs = vec![Run {
-            timeline,
-            first,
-            end: Some(last + 1),
-        }];
+        let (size, own) = &needed;
+        let (size, mut runs) = (*size, vec![own.clone()]);
         if self.to_newest {
             runs = self
-                .to_newest(&timelines, &runs[0], size, findings, &mut seen.notes)
+                .to_newest(&timelines, &needed, findings, &mut seen.notes)
                 .await?;
         }
         let mut before = Before::default();
@@ -194,15 +155,12 @@ impl Wal<'_> {
     async fn to_newest(
         &self,
         timelines: &Timelines,
-        own: &Run,
-        size: SegmentSize,
+        needed: &(SegmentSize, Stretch),
         findings: &mut Findings,
         notes: &mut Vec<String>,
-    ) -> Result<Vec<Run>, OpError> {
-        let end = own.end.unwrap_or(own.first);
-        let end_lsn = self.info.end_xlog.as_deref();
-        let end_lsn = end_lsn.and_then(|text| text.parse::<Lsn>().ok());
-        let end_lsn = end_lsn.unwrap_or(Lsn(end.saturating_mul(size.get())));
+    ) -> Result<Vec<Stretch>, OpError> {
+        let (size, own) = needed;
+        let end = self.info.end_position(needed);
         let later = timelines.all().into_iter();
         for timeline in later.take_while(|timeline| *timeline > own.timeline) {
             let decode = |suffix: &str, bytes| {
@@ -218,47 +176,27 @@ impl Wal<'_> {
                 findings.note(Kind::History, place.to_string(), detail);
                 continue;
             };
-            if !history.contains(own.timeline, end_lsn) {
+            if !history.contains(own.timeline, end) {
                 notes.push(format!(
                     "timeline {timeline} does not go through this backup: recover to another one"
                 ));
                 continue;
             }
-            let mut runs = Vec::new();
-            let (mut of, mut first) = (own.timeline, own.first);
-            let ancestors = history.ancestors().iter();
-            let ancestors: Vec<_> = ancestors
-                .skip_while(|(id, _)| *id != own.timeline)
-                .collect();
-            for (index, (_, fork)) in ancestors.iter().enumerate() {
-                let fork = fork.0 / size.get();
-                let until = if index == 0 { fork.max(end) } else { fork };
-                runs.push(Run {
-                    timeline: of,
-                    first,
-                    end: Some(until),
-                });
-                of = ancestors.get(index + 1).map_or(timeline, |(id, _)| *id);
-                first = fork;
-            }
-            runs.push(Run {
-                timeline: of,
-                first,
-                end: None,
-            });
-            runs.retain(|run| run.end.is_none_or(|end| run.first < end));
-            return Ok(runs);
+            return Ok(history.way_from(own, *size));
         }
         // Nothing forked off behind the backup.
-        let mut run = own.clone();
-        run.end = None;
-        Ok(vec![own.clone(), Run { first: end, ..run }])
+        let behind = Stretch {
+            first: own.end.unwrap_or(own.first),
+            end: None,
+            ..own.clone()
+        };
+        Ok(vec![own.clone(), behind])
     }
 
     /// Checks one run: no segment is missing, and each is good.
     async fn run(
         &self,
-        run: &Run,
+        run: &Stretch,
         timelines: &Timelines,
         size: SegmentSize,
         findings: &mut Findings,
@@ -458,7 +396,7 @@ impl Wal<'_> {
     /// What the archive says of WAL that was let go.
     async fn let_go(
         &self,
-        runs: &[Run],
+        runs: &[Stretch],
         size: SegmentSize,
         findings: &mut Findings,
         notes: &mut Vec<String>,
@@ -469,7 +407,7 @@ impl Wal<'_> {
                     let numbers = first.number(size).zip(last.number(size));
                     numbers.is_none_or(|(from, to)| {
                         let timeline = first.timeline();
-                        runs.iter().any(|run| run.contains(timeline, from, to))
+                        runs.iter().any(|run| run.touches(timeline, from, to))
                     })
                 }
                 Extent::Before(_) => self.to_newest,
