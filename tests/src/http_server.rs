@@ -312,6 +312,29 @@ fn serve(
     answer(&request, stream.get_mut())
 }
 
+/// Asks the server at `address`, `host:port`, for `target`.
+///
+/// # Errors
+///
+/// If it is not there, or what it sends is no answer.
+pub fn http_get(
+    address: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<HttpAnswer> {
+    let mut request = HttpRequest {
+        method: "GET".to_owned(),
+        target: target.to_owned(),
+        headers: vec![("host".into(), address.to_owned())],
+        body: Vec::new(),
+    };
+    for (name, value) in headers {
+        request.set_header(name, *value);
+    }
+    let bytes = pass_on(&request, address)?;
+    HttpAnswer::read(&bytes, "GET").ok_or_else(|| std::io::Error::other("this is no answer"))
+}
+
 fn pass_on(request: &HttpRequest, upstream: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(upstream)?;
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);

@@ -17,13 +17,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::workspace::Workspace;
 use crate::{PATIENCE, wait_until};
 
-const TOOLS: [&str; 10] = [
+const TOOLS: [&str; 11] = [
     "barman-cloud-backup",
     "barman-cloud-backup-delete",
     "barman-cloud-backup-keep",
     "barman-cloud-backup-list",
     "barman-cloud-backup-show",
     "barman-cloud-check-wal-archive",
+    "barman-cloud-metrics",
     "barman-cloud-restore",
     "barman-cloud-verify",
     "barman-cloud-wal-archive",

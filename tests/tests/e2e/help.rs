@@ -5,13 +5,14 @@ use std::fs;
 
 use e2e::Workspace;
 
-const TOOLS: [&str; 10] = [
+const TOOLS: [&str; 11] = [
     "barman-cloud-backup",
     "barman-cloud-backup-delete",
     "barman-cloud-backup-keep",
     "barman-cloud-backup-list",
     "barman-cloud-backup-show",
     "barman-cloud-check-wal-archive",
+    "barman-cloud-metrics",
     "barman-cloud-restore",
     "barman-cloud-verify",
     "barman-cloud-wal-archive",
@@ -58,6 +59,7 @@ fn every_tool_tests_its_connection() {
         ("backup-list", vec![]),
         ("backup-show", vec!["id"]),
         ("check-wal-archive", vec![]),
+        ("metrics", vec![]),
         ("restore", vec!["id", "dir"]),
         ("verify", vec!["id"]),
         ("wal-archive", vec![]),

@@ -25,6 +25,7 @@ mod judges;
 mod life_cycle;
 mod logs;
 mod manifest;
+mod metrics;
 mod odd_tree;
 mod options_count;
 mod pages;

@@ -196,12 +196,13 @@ fn each_tool_works_on_s3_with_the_documented_permissions_and_no_others() {
     scene.allow_rows(&["archive WAL", again]);
     scene.run(0, "wal-archive", &[&wal]);
 
-    let reading = "fetch WAL, restore, verify, list, show, check the WAL archive";
+    let reading = "fetch WAL, restore, verify, list, show, check the WAL archive, metrics";
     scene.allow_rows(&["take base backups"]);
     scene.backup(&cluster, "one");
     scene.backup(&cluster, "two");
     scene.allow_rows(&[reading]);
     scene.run(0, "backup-list", &[]);
+    scene.run(0, "metrics", &[]);
     scene.run(0, "backup-show", &["one"]);
     scene.run(1, "check-wal-archive", &[]);
     scene.run(0, "wal-restore", &[SEGMENT, &target]);
@@ -312,7 +313,7 @@ fn a_relay_works_on_s3_with_the_documented_permissions() {
             .all(|key| !keys.contains(key) || key.ends_with("/backup.info")),
         "{now:?}"
     );
-    scene.allow_rows(&["fetch WAL, restore, verify, list, show, check the WAL archive"]);
+    scene.allow_rows(&["fetch WAL, restore, verify, list, show, check the WAL archive, metrics"]);
     let listed = scene.run(0, "backup-list", &["--format=json"]);
     assert!(listed.stdout.contains("DONE"), "{listed}");
 }

@@ -136,6 +136,15 @@ fn the_commands_for_a_directory_work() {
     for command in &proving {
         stage.run(&cluster, command);
     }
+    let node = workspace.dir("node-exporter").display().to_string();
+    stage
+        .places
+        .push(("/var/lib/prometheus/node-exporter", node));
+    let watching = Section::of("## Use: metrics, and is my backup alive?").blocks("sh");
+    assert_eq!(watching.len(), 2, "{watching:?}");
+    for command in &watching {
+        stage.run(&cluster, command);
+    }
     let catalogue = Section::of("## Use: the catalogue").blocks("sh");
     assert_eq!(catalogue.len(), 9, "{catalogue:?}");
     for command in &catalogue {
@@ -310,6 +319,7 @@ fn every_other_command_is_run_by_continuous_integration() {
         "## Use: settings in a file",
         "## Use: the catalogue",
         "## Use: proving a backup",
+        "## Use: metrics, and is my backup alive?",
         // Run in `snapshots_aws`.
         "## Use: snapshots of disks",
         "## Use: a Barman server's hook scripts",
