@@ -24,7 +24,7 @@ const OF_ALL: &[&str] = &[
 ];
 
 /// Each tool, without `barman-cloud-`, and the options that it has beside [`OF_ALL`].
-const TOOLS: [(&str, &[&str]); 10] = [
+const TOOLS: [(&str, &[&str]); 11] = [
     (
         "backup",
         &[
@@ -91,6 +91,23 @@ const TOOLS: [(&str, &[&str]); 10] = [
     ("backup-list", &["format"]),
     ("backup-show", &["format"]),
     ("check-wal-archive", &["timeline"]),
+    (
+        "metrics",
+        &[
+            "all-servers",
+            "bearer-token-file",
+            "compat",
+            "format",
+            "interval",
+            "listen",
+            "max-backup-age",
+            "max-wal-age",
+            "status",
+            "textfile",
+            "tls-cert",
+            "tls-key",
+        ],
+    ),
     (
         "restore",
         &[

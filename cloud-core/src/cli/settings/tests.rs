@@ -135,7 +135,7 @@ fn each_kind_of_option_is_taken_from_each_place() {
         let tags: Vec<&str> = tags.iter().map(|tag| tag.value.as_str()).collect();
         assert_eq!(tags, ["1", "2 3"]);
         let place = sample.destination.place();
-        assert_eq!((place.url, place.server), ("u", "main"));
+        assert_eq!((place.url, place.servers), ("u", &["main".to_owned()][..]));
         assert_eq!(sample.wal_path.as_deref(), Some("wal"));
     }
 }
@@ -205,8 +205,8 @@ fn the_place_is_typed_or_of_a_profile_or_of_variables() {
         let sample = line.sample();
         let place = sample.destination.place();
         assert_eq!(
-            (place.url, place.server, sample.parallel),
-            (url, name, parallel),
+            (place.url, place.servers, sample.parallel),
+            (url, &[name.to_owned()][..], parallel),
             "{variables:?} {words}"
         );
     }
