@@ -212,7 +212,7 @@ impl Tool for Args {
         if let Some(address) = self.listen {
             let service = Service {
                 address,
-                interval: self.interval.unwrap_or(Duration::from_secs(60)),
+                interval: self.interval.unwrap_or(Duration::from_mins(1)),
                 shown,
                 files: DoorFiles {
                     certificate: self.tls_cert.zip(self.tls_key),

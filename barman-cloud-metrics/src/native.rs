@@ -23,8 +23,14 @@ const PREFIX: &str = "barman_cloud_";
 /// Name, help, and where the value comes from.
 type Series<From> = (&'static str, &'static str, From);
 
+type LookValue = fn(&Look) -> Option<f64>;
+type ServerValue = fn(&Snapshot, Timestamp) -> Option<f64>;
+type Counts = fn(&Backups) -> &BTreeMap<&'static str, u64>;
+type BackupValue = fn(&Backup) -> Option<f64>;
+type TimelineValue = fn(&TimelineWal) -> Option<f64>;
+
 /// Of the look at the store itself. Those that end in `_total` are counters.
-const OF_LOOK: &[Series<fn(&Look) -> Option<f64>>] = &[
+const OF_LOOK: &[Series<LookValue>] = &[
     (
         "refresh_success",
         "Whether all servers could be read at the last look.",
@@ -66,7 +72,7 @@ const OF_LOOK: &[Series<fn(&Look) -> Option<f64>>] = &[
 ];
 
 /// Of a server.
-const OF_SERVER: &[Series<fn(&Snapshot, Timestamp) -> Option<f64>>] = &[
+const OF_SERVER: &[Series<ServerValue>] = &[
     (
         "backups_restorable",
         "Base backups that are DONE and have the WAL that makes them consistent.",
@@ -112,8 +118,8 @@ const OF_SERVER: &[Series<fn(&Snapshot, Timestamp) -> Option<f64>>] = &[
     ),
 ];
 
-/// Counts of backups by a word.
-const COUNTS: &[Series<(&str, fn(&Backups) -> &BTreeMap<&'static str, u64>)>] = &[
+/// Counts of backups by a word: the label that has it, and the counts.
+const COUNTS: &[Series<(&str, Counts)>] = &[
     (
         "backups",
         "Base backups by the status in their records; unreadable if a record cannot be read.",
@@ -132,7 +138,7 @@ const COUNTS: &[Series<(&str, fn(&Backups) -> &BTreeMap<&'static str, u64>)>] = 
 ];
 
 /// Of the last base backup with a result.
-const OF_BACKUP: &[Series<fn(&Backup) -> Option<f64>>] = &[
+const OF_BACKUP: &[Series<BackupValue>] = &[
     (
         "last_backup_start_timestamp_seconds",
         "When the last base backup with this result began.",
@@ -161,7 +167,7 @@ const OF_BACKUP: &[Series<fn(&Backup) -> Option<f64>>] = &[
 ];
 
 /// Of the WAL of a timeline.
-const OF_TIMELINE: &[Series<fn(&TimelineWal) -> Option<f64>>] = &[
+const OF_TIMELINE: &[Series<TimelineValue>] = &[
     (
         "wal_files",
         "Objects of all kinds in the WAL archive.",

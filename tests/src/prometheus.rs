@@ -84,10 +84,10 @@ impl Prometheus {
     ///
     /// If Prometheus refuses it.
     pub fn query(&self, expression: &str) -> Vec<Value> {
-        let encoded: String = expression
-            .bytes()
-            .map(|byte| format!("%{byte:02X}"))
-            .collect();
+        let mut encoded = String::new();
+        for byte in expression.bytes() {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
         let answer = self.get(&format!("/api/v1/query?query={encoded}"));
         let answer = answer.expect("it runs");
         let body: Value = serde_json::from_slice(&answer.body).expect("it answers in JSON");
