@@ -147,6 +147,7 @@ mod tests {
             (Some(b"Bearer s3cret2"), false),
             (Some(b"Bearer "), false),
             (Some(b"Basic s3cret"), false),
+            (Some(b"Digest s3cret"), false),
             (Some(b"s3cret"), false),
             (Some(b""), false),
             (None, false),

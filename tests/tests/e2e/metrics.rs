@@ -606,7 +606,7 @@ impl Drop for MemoryStore {
 /// The figures of `docs/metrics.md`.
 #[test]
 fn a_large_catalogue_is_read_in_little_memory_with_few_requests() {
-    const MOST: u64 = 64 << 20;
+    const MOST: u64 = 48 << 20;
     let workspace = Workspace::new();
     let store = MemoryStore::start();
     let backups = (0..1000_u32).flat_map(|number| {
