@@ -118,10 +118,15 @@ impl Habits {
 /// Runs a tool with the arguments of the process.
 pub fn main<T: Tool>() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    run::<T>(&words)
+}
+
+/// Runs a tool with these arguments, which do not begin with the program's name.
+pub fn run<T: Tool>(words: &[OsString]) -> ExitCode {
     let env = Env::of_process();
-    let tool = match argparse::parse::<T>(&words, &env) {
+    let tool = match argparse::parse::<T>(words, &env) {
         Ok(tool) => tool,
-        Err(refusal) => return refuse::<T>(&refusal, Form::of_words(&words)),
+        Err(refusal) => return refuse_in(Form::of_words(words), &name_of::<T>(), &refusal),
     };
     let common = tool.common();
     let form = common.log_format();
@@ -146,14 +151,19 @@ fn name_of<T: Tool>() -> String {
 
 /// Help to standard output, complaints to standard error. Nobody may be
 /// listening any more; that is no reason to fail.
-fn refuse<T: Tool>(refusal: &Refusal, form: Form) -> ExitCode {
+pub fn refuse(refusal: &Refusal) -> ExitCode {
+    refuse_in(Form::Text, "", refusal)
+}
+
+/// The same, with complaints of a tool in this form.
+fn refuse_in(form: Form, tool: &str, refusal: &Refusal) -> ExitCode {
     match refusal {
         Refusal::Show(text) => {
             let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Refusal::Wrong(text) => {
-            let text = logging::refused(form, &name_of::<T>(), exit::USAGE, text);
+            let text = logging::refused(form, tool, exit::USAGE, text);
             let _ = io::stderr().write_all(text.as_bytes());
             ExitCode::from(exit::USAGE)
         }

@@ -23,6 +23,7 @@ use crate::ops::Env;
 mod canonical;
 mod options;
 mod refusal;
+mod usage;
 
 pub use canonical::Canonical;
 pub use refusal::{BareLine, Refusal};
@@ -77,9 +78,9 @@ pub fn command<A: clap::Parser>() -> clap::Command {
         .args_override_self(true)
         .disable_help_flag(true)
         .disable_version_flag(true)
-        .max_term_width(100);
+        .max_term_width(usage::WIDTH);
     command.build();
-    command
+    usage::wrapped(command)
 }
 
 #[cfg(test)]
