@@ -113,8 +113,8 @@ follow_each_other "$making/wal" || {
 touch "$making/.whole"
 folder=$cache/bench-wal-$count
 # Another run may have been faster, with as good a result.
-[[ -e $folder/.whole ]] && follow_each_other "$folder/wal" || {
+if ! [[ -e $folder/.whole ]] || ! follow_each_other "$folder/wal"; then
   rm -rf "$folder"
   mv -T "$making" "$folder"
-}
+fi
 echo "$folder"

@@ -70,7 +70,7 @@ if [[ ${1-} = keep ]]; then
     mkdir "corpus/$target"
     cp "$smallest"/* "corpus/$target/"
     rm -rf "$smallest"
-    printf '%-10s %4d inputs, %s\n' "$target" "$(ls "corpus/$target" | wc -l)" \
+    printf '%-10s %4d inputs, %s\n' "$target" "$(find "corpus/$target" -type f | wc -l)" \
       "$(du -sb "corpus/$target" | cut -f1) bytes"
   done
   exit

@@ -51,7 +51,7 @@ row "10,000 files" 64 "$work/files" 1 10000
 row "$million files" 64 "$work/files" $((million / 10000 ? million / 10000 : 1)) 10000
 first=$peak
 row "$((6 * million)) files" $((64 + 5 * 60)) "$work/files" $((6 * million / 10000)) 10000
-slope=$(((peak - first) / 5 * part))
+slope=$(((peak - first) * part / 5))
 rm -rf "$work/files"
 # The worst case for the walk: all in one directory.
 "$sizes" tree "$work/one" "$million" 100

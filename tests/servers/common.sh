@@ -129,6 +129,7 @@ stop_all() {
   for ((tries = 0; tries < 100; tries++)); do
     left=
     # Read anew each time: its starter may have started one more meanwhile.
+    # shellcheck disable=SC2013 # a number is a word
     for pid in $(cat "$folder"/{starter,pids} 2>/dev/null); do
       alive "$folder" "$pid" || continue
       left=1
