@@ -79,7 +79,7 @@ pub use segment::segment_moved_to;
 pub use small_disk::SmallDisk;
 pub use sql::Session;
 pub use stages::{Blow, Staged, StagedRun, Stages};
-pub use tools::{Run, Running, Tool};
+pub use tools::{Run, Running, Tool, built};
 pub use tree::{Entry, Kind, Tree};
 pub use volume::Volume;
 pub use workspace::Workspace;

@@ -7,6 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -31,9 +32,12 @@ const TOOLS: [&str; 11] = [
     "barman-cloud-wal-restore",
 ];
 
+/// The program that is all of them.
+const ONE_PROGRAM: &str = "barman-cloud";
+
 /// The folder where Cargo put the tools: `E2E_BIN_DIR`, or the one above the
 /// test's own.
-fn built() -> PathBuf {
+pub fn built() -> PathBuf {
     if let Some(dir) = std::env::var_os("E2E_BIN_DIR") {
         return PathBuf::from(dir);
     }
@@ -47,23 +51,46 @@ fn built() -> PathBuf {
 /// Puts all tools into `dir`, as links where the file system allows: the folder
 /// that Cargo built into may be closed to the user that runs the server.
 pub(crate) fn put_beside(dir: &Path) {
-    let built = built();
     for tool in TOOLS {
-        let from = built.join(tool);
-        assert!(
-            from.is_file(),
-            "{} is missing: build it with `cargo build --workspace`{}",
-            from.display(),
-            if built.ends_with("release") {
-                " --release"
-            } else {
-                ""
-            },
-        );
-        let to = dir.join(tool);
-        if fs::hard_link(&from, &to).is_err() {
-            fs::copy(&from, &to).expect("a tool can be copied");
-        }
+        put(tool, dir);
+    }
+}
+
+/// Puts the program that is all tools into `dir`, and the tools as links to it, as
+/// packages do.
+pub(crate) fn put_links(dir: &Path) {
+    put(ONE_PROGRAM, dir);
+    for tool in TOOLS {
+        symlink(ONE_PROGRAM, dir.join(tool)).expect("a link can be made");
+    }
+}
+
+/// Puts the programs of another folder into `dir`, with links as links.
+pub(crate) fn put_from(folder: &Path, dir: &Path) {
+    let copied = Command::new("cp")
+        .arg("--archive")
+        .arg(folder.join("."))
+        .arg(dir)
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp failed");
+}
+
+fn put(program: &str, dir: &Path) {
+    let built = built();
+    let from = built.join(program);
+    assert!(
+        from.is_file(),
+        "{} is missing: build it with `cargo build --workspace`{}",
+        from.display(),
+        if built.ends_with("release") {
+            " --release"
+        } else {
+            ""
+        },
+    );
+    let to = dir.join(program);
+    if fs::hard_link(&from, &to).is_err() {
+        fs::copy(&from, &to).expect("a tool can be copied");
     }
 }
 

@@ -22,6 +22,20 @@ pub struct Workspace {
 impl Workspace {
     /// An empty folder with the tools in `bin` and a `home`.
     pub fn new() -> Self {
+        Self::with(tools::put_beside)
+    }
+
+    /// The same, but the tools are links to the one program that is all of them.
+    pub fn of_one_program() -> Self {
+        Self::with(tools::put_links)
+    }
+
+    /// The same, with the tools that were installed into this folder.
+    pub fn of_installed(folder: &Path) -> Self {
+        Self::with(|dir| tools::put_from(folder, dir))
+    }
+
+    fn with(put_tools: impl Fn(&Path)) -> Self {
         let mut parent = std::env::temp_dir();
         if parent.as_os_str().len() > 60 {
             parent = PathBuf::from("/tmp");
@@ -47,7 +61,7 @@ impl Workspace {
             _remove: remove,
         };
         this.dir("home");
-        tools::put_beside(&this.dir("bin"));
+        put_tools(&this.dir("bin"));
         this
     }
 

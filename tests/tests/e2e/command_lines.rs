@@ -26,8 +26,12 @@ fn words(line: &str) -> Vec<String> {
 
 #[test]
 fn every_command_line_of_the_list_is_taken_as_it_should_be() {
+    try_all(&Workspace::new());
+}
+
+/// Tries all of them with the tools of this folder.
+pub(crate) fn try_all(workspace: &Workspace) {
     let list = fs::read_to_string(e2e::project().join("tests/command-lines.txt")).unwrap();
-    let workspace = Workspace::new();
     workspace.dir("bucket");
     let url = workspace.url("bucket");
     let before = Tree::of(&workspace.path("bucket"));

@@ -8,13 +8,16 @@ use e2e::{
 };
 
 /// Commands that are not run here, since continuous integration is them.
-const BY_CI: [&str; 3] = [
+const BY_CI: [&str; 5] = [
     "tests/demo.sh",
     "tests/run.sh",
     "cargo build --release --bins",
+    // In `packages`.
+    "packaging/deb.sh out",
+    "packaging/tarball.sh out",
 ];
 
-/// A section of the README, by the beginning of its heading.
+/// A section of the README, or a chapter of the book.
 pub(crate) struct Section {
     lines: Vec<String>,
 }
@@ -29,22 +32,29 @@ impl Section {
         Self { lines }
     }
 
+    /// A whole page of `docs`.
+    pub(crate) fn of_page(name: &str) -> Self {
+        let page = std::fs::read_to_string(e2e::project().join("docs").join(name)).unwrap();
+        let lines = page.lines().map(str::to_owned).collect();
+        Self { lines }
+    }
+
     /// The lines of all fenced blocks of a kind.
     pub(crate) fn blocks(&self, kind: &str) -> Vec<String> {
         let mut inside = false;
         let mut lines = Vec::new();
-        for line in &self.lines {
+        for line in self.lines.iter().map(|line| line.trim_start()) {
             if line.starts_with("```") {
-                inside = *line == format!("```{kind}");
+                inside = line == format!("```{kind}");
             } else if inside {
-                lines.push(line.clone());
+                lines.push(line.to_owned());
             }
         }
         lines
     }
 
     /// The value of a setting as `postgresql.conf` would have it.
-    fn setting(&self, name: &str) -> String {
+    pub(crate) fn setting(&self, name: &str) -> String {
         let settings = self.blocks("ini");
         let line = settings.iter().find(|line| line.starts_with(name));
         let (_, value) = line.expect(name).split_once(" = ").unwrap();
@@ -52,15 +62,15 @@ impl Section {
     }
 }
 
-/// Where the README's commands are run, and what stands for its places.
-struct Stage<'w> {
-    workspace: &'w Workspace,
-    environment: Vec<(&'static str, String)>,
-    places: Vec<(&'static str, String)>,
+/// Where commands are run, and what stands for the places they name.
+pub(crate) struct Stage<'w> {
+    pub(crate) workspace: &'w Workspace,
+    pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) places: Vec<(&'static str, String)>,
 }
 
 impl Stage<'_> {
-    fn placed(&self, text: &str) -> String {
+    pub(crate) fn placed(&self, text: &str) -> String {
         let bin = self.workspace.path("bin");
         let mut text = text.replace(
             "/var/lib/postgresql/15",
@@ -76,15 +86,19 @@ impl Stage<'_> {
         }
     }
 
-    fn run(&self, cluster: &Cluster, line: &str) {
+    pub(crate) fn run(&self, cluster: &Cluster, line: &str) {
+        let socket = cluster.socket_dir().display().to_string();
+        self.run_with(&[("PGHOST", socket), ("PGUSER", "postgres".into())], line);
+    }
+
+    fn run_with(&self, more: &[(&'static str, String)], line: &str) {
         let mut shell = Command::new("sh");
         shell
             .args(["-c", &self.placed(line)])
             .env_clear()
             .envs(self.environment.clone())
             .env("PATH", "/usr/bin:/bin")
-            .env("PGHOST", cluster.socket_dir())
-            .env("PGUSER", "postgres");
+            .envs(more.iter().cloned());
         self.workspace.owner().run_as(&mut shell);
         let output = shell.output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -92,7 +106,7 @@ impl Stage<'_> {
     }
 }
 
-fn primary(bin: &PgBin, stage: &Stage<'_>, section: &Section) -> Cluster {
+pub(crate) fn primary(bin: &PgBin, stage: &Stage<'_>, section: &Section) -> Cluster {
     stage.workspace.dir("pgdata");
     let mut cluster = Cluster::create(bin, stage.workspace, "primary", &[]);
     cluster.configure("archive_mode", "on");
@@ -118,15 +132,19 @@ fn assert_rows(mut restored: Cluster, stage: &Stage<'_>, section: &Section) {
 #[test]
 fn the_commands_for_a_directory_work() {
     let Some(bin) = PgBin::find() else { return };
-    let workspace = Workspace::new();
+    commands_for_a_directory_work(&bin, &Workspace::new());
+}
+
+/// Runs them with the tools of this workspace.
+pub(crate) fn commands_for_a_directory_work(bin: &PgBin, workspace: &Workspace) {
     let backups = workspace.dir("backups").display().to_string();
     let section = Section::of("## Use: a local directory");
     let mut stage = Stage {
-        workspace: &workspace,
+        workspace,
         environment: Vec::new(),
         places: vec![("/backups/pg", backups)],
     };
-    let mut cluster = primary(&bin, &stage, &section);
+    let mut cluster = primary(bin, &stage, &section);
     let mut commands = section.blocks("sh");
     assert_eq!(commands.len(), 4, "{commands:?}");
     let restores = commands.split_off(1);
@@ -158,29 +176,48 @@ fn the_commands_for_a_directory_work() {
         stage.run(&cluster, command);
     }
     cluster.stop(ShutDown::Immediate);
-    let restored = Cluster::existing(&bin, &workspace, "pgdata/restored");
+    let restored = Cluster::existing(bin, workspace, "pgdata/restored");
     let target = stage.placed(&section.setting("recovery_target_time"));
     restored.configure("recovery_target_time", &target);
     assert_rows(restored, &stage, &section);
 }
 
-/// Runs the commands of a store's section, which restore into `from-{name}`, and
-/// recovers there.
-fn commands_work(stage: &Stage<'_>, bin: &PgBin, heading: &str, commands: usize, name: &str) {
-    let section = Section::of(heading);
-    let mut cluster = primary(bin, stage, &section);
+/// Runs the commands of a section or page about a store, which restore into a folder of
+/// this name, and recovers there.
+pub(crate) fn commands_work(
+    stage: &Stage<'_>,
+    bin: &PgBin,
+    section: &Section,
+    commands: usize,
+    folder: &str,
+) {
     let lines = section.blocks("sh");
     assert_eq!(lines.len(), commands, "{lines:?}");
-    for line in &lines {
+    // Whether a server may begin here is asked before it begins.
+    let asks = |line: &&String| line.starts_with("barman-cloud-check-wal-archive");
+    for line in lines.iter().filter(asks) {
+        stage.run_with(&[], line);
+    }
+    let mut cluster = primary(bin, stage, section);
+    for line in lines.iter().filter(|line| !asks(line)) {
         stage.run(&cluster, line);
     }
     cluster.archive_everything();
     cluster.stop(ShutDown::Immediate);
-    let folder = format!("pgdata/from-{name}");
+    let folder = format!("pgdata/{folder}");
     let restored = Cluster::existing(bin, stage.workspace, &folder);
     let signal = format!("{folder}/recovery.signal");
     stage.workspace.file(&signal, "");
-    assert_rows(restored, stage, &section);
+    assert_rows(restored, stage, section);
+}
+
+/// The section of the README about a store, with the number of its commands, or the page
+/// of the book.
+fn about(heading: &str, commands: usize, page: &str, on_page: usize) -> [(Section, usize); 2] {
+    [
+        (Section::of(heading), commands),
+        (Section::of_page(page), on_page),
+    ]
 }
 
 #[test]
@@ -217,57 +254,67 @@ fn the_commands_with_settings_in_a_file_work() {
 #[test]
 fn the_commands_for_s3_work() {
     let Some(bin) = PgBin::find() else { return };
-    let workspace = Workspace::new();
-    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
-        return;
-    };
-    let stage = Stage {
-        workspace: &workspace,
-        environment: bucket.environment(),
-        places: vec![
-            ("s3://my-backups", bucket.url()),
-            ("https://s3.example.org", bucket.endpoint().to_owned()),
-        ],
-    };
-    commands_work(&stage, &bin, "## Use: S3", 3, "s3");
+    for (section, commands) in about("## Use: S3", 3, "start-s3.md", 7) {
+        let workspace = Workspace::new();
+        let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+            return;
+        };
+        let stage = Stage {
+            workspace: &workspace,
+            environment: bucket.environment(),
+            places: vec![
+                ("s3://my-backups", bucket.url()),
+                ("https://s3.example.org", bucket.endpoint().to_owned()),
+            ],
+        };
+        commands_work(&stage, &bin, &section, commands, "from-s3");
+    }
 }
 
 #[test]
 fn the_commands_for_azure_blob_storage_work() {
     let Some(bin) = PgBin::find() else { return };
-    let workspace = Workspace::new();
-    let Some(container) = Azurite::Plain.container(&workspace) else {
-        return;
-    };
-    let url = "https://myaccount.blob.core.windows.net/backups";
-    let stage = Stage {
-        workspace: &workspace,
-        environment: container.environment(),
-        places: vec![(url, container.url())],
-    };
-    commands_work(&stage, &bin, "## Use: Azure Blob Storage", 2, "azure");
+    for (section, commands) in about("## Use: Azure Blob Storage", 2, "start-azure.md", 4) {
+        let workspace = Workspace::new();
+        let Some(container) = Azurite::Plain.container(&workspace) else {
+            return;
+        };
+        let url = "https://myaccount.blob.core.windows.net/backups";
+        let stage = Stage {
+            workspace: &workspace,
+            environment: container.environment(),
+            places: vec![(url, container.url())],
+        };
+        commands_work(&stage, &bin, &section, commands, "from-azure");
+    }
 }
 
 #[test]
 fn the_commands_for_google_cloud_storage_work() {
     let Some(bin) = PgBin::find() else { return };
-    let workspace = Workspace::new();
-    let Some(bucket) = GcsServer::StandIn.bucket() else {
-        return;
-    };
-    let stage = Stage {
-        workspace: &workspace,
-        environment: bucket.environment(),
-        places: vec![("gs://my-backups", bucket.url())],
-    };
-    commands_work(&stage, &bin, "## Use: Google Cloud Storage", 2, "gcs");
+    for (section, commands) in about("## Use: Google Cloud Storage", 2, "start-gcs.md", 4) {
+        let workspace = Workspace::new();
+        let Some(bucket) = GcsServer::StandIn.bucket() else {
+            return;
+        };
+        let stage = Stage {
+            workspace: &workspace,
+            environment: bucket.environment(),
+            places: vec![("gs://my-backups", bucket.url())],
+        };
+        commands_work(&stage, &bin, &section, commands, "from-gcs");
+    }
 }
 
 #[test]
 fn the_settings_and_commands_for_a_barman_server_work() {
     let Some(bin) = PgBin::find() else { return };
-    let workspace = Workspace::new();
-    let Some(server) = BarmanServer::find(&workspace) else {
+    commands_for_a_barman_server_work(&bin, &Workspace::new());
+}
+
+/// Runs them with the tools of this workspace.
+pub(crate) fn commands_for_a_barman_server_work(bin: &PgBin, workspace: &Workspace) {
+    let Some(server) = BarmanServer::find(workspace) else {
         return;
     };
     let backups = workspace.dir("backups").display().to_string();
@@ -275,16 +322,16 @@ fn the_settings_and_commands_for_a_barman_server_work() {
     workspace.dir("pgdata");
     let section = Section::of("## Use: a Barman server's hook scripts");
     let stage = Stage {
-        workspace: &workspace,
+        workspace,
         environment: Vec::new(),
         places: vec![("/backups", backups)],
     };
-    let mut cluster = Cluster::create(&bin, &workspace, "primary", &[]);
+    let mut cluster = Cluster::create(bin, workspace, "primary", &[]);
     server.receive_from(&cluster);
     cluster.start();
     let hooks = ["post_backup_retry_script", "pre_archive_retry_script"];
     let hooks = hooks.map(|name| format!("{name} = '{}'", stage.placed(&section.setting(name))));
-    server.configure(&bin, &cluster, BarmanMethod::Rsync, &hooks);
+    server.configure(bin, &cluster, BarmanMethod::Rsync, &hooks);
     server.take_wal();
     cluster
         .session()
@@ -299,7 +346,7 @@ fn the_settings_and_commands_for_a_barman_server_work() {
     }
     cluster.stop(ShutDown::Immediate);
     std::fs::remove_dir_all(workspace.path("barman")).expect("the server is gone");
-    let restored = Cluster::existing(&bin, &workspace, "pgdata/from-barman");
+    let restored = Cluster::existing(bin, workspace, "pgdata/from-barman");
     workspace.file("pgdata/from-barman/recovery.signal", "");
     assert_rows(restored, &stage, &section);
 }

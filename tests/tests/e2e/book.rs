@@ -1,0 +1,141 @@
+//! The recipes of the book, and its page about a directory, followed step by step.
+//! (`readme` follows the pages about clouds; that all other commands are at least taken is
+//! tested where all tools are known, in `barman-cloud`.)
+
+use e2e::{Cluster, PgBin, ShutDown, Workspace, wait_until};
+
+use crate::readme::{Section, Stage, commands_work, primary};
+
+/// Two directories to archive into.
+fn stage(workspace: &Workspace) -> Stage<'_> {
+    let place = |name: &str| workspace.dir(name).display().to_string();
+    Stage {
+        workspace,
+        environment: Vec::new(),
+        places: vec![
+            ("/backups/pg", place("backups/pg")),
+            ("/backups/new", place("backups/new")),
+        ],
+    }
+}
+
+/// A server that archives as the page about a directory says, and a backup.
+fn server(bin: &PgBin, stage: &Stage<'_>) -> Cluster {
+    let first_steps = Section::of_page("start-directory.md");
+    let cluster = primary(bin, stage, &first_steps);
+    let commands = first_steps.blocks("sh");
+    let backup = commands
+        .iter()
+        .find(|line| line.starts_with("barman-cloud-backup "));
+    stage.run(&cluster, backup.expect("a backup is taken"));
+    cluster
+}
+
+/// Gives a restored server all settings of a page.
+fn configure(cluster: &Cluster, stage: &Stage<'_>, page: &Section) {
+    for line in page.blocks("ini") {
+        let (name, _) = line.split_once(" = ").expect("a setting");
+        cluster.configure(name, &stage.placed(&page.setting(name)));
+    }
+}
+
+fn value_of(cluster: &Cluster, sql: &str) -> Option<String> {
+    let session = e2e::Session::open(cluster.socket_dir(), "postgres", "postgres").ok()?;
+    Some(session.try_rows(sql).ok()?[0][0].clone())
+}
+
+fn wait_for(cluster: &Cluster, sql: &str, wanted: &str) {
+    wait_until(sql, || (value_of(cluster, sql)? == wanted).then_some(()));
+}
+
+const ROWS: &str = "SELECT count(*) FROM t";
+
+#[test]
+fn the_first_steps_with_a_directory() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let page = Section::of_page("start-directory.md");
+    commands_work(&stage(&workspace), &bin, &page, 6, "restored");
+}
+
+#[test]
+fn back_to_a_point_in_time() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let mut stage = stage(&workspace);
+    let mut cluster = server(&bin, &stage);
+    let time = cluster.session().value("SELECT clock_timestamp()");
+    stage.places.push(("2026-11-21 12:00:00+00", time));
+    cluster.session().run("DELETE FROM t");
+    cluster.archive_everything();
+    let page = Section::of_page("recipe-pitr.md");
+    for line in page.blocks("sh") {
+        stage.run(&cluster, &line);
+    }
+    cluster.stop(ShutDown::Immediate);
+    let mut restored = Cluster::existing(&bin, &workspace, "pgdata/before-noon");
+    configure(&restored, &stage, &page);
+    restored.launch();
+    wait_for(&restored, "SELECT pg_is_wal_replay_paused()", "t");
+    assert_eq!(restored.session().value(ROWS), "1000");
+    restored.session().run("SELECT pg_wal_replay_resume()");
+    restored.wait_for_recovery();
+    assert_eq!(restored.session().value(ROWS), "1000");
+}
+
+#[test]
+fn a_standby_from_the_archive() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let stage = stage(&workspace);
+    let cluster = server(&bin, &stage);
+    let page = Section::of_page("recipe-standby.md");
+    for line in page.blocks("sh") {
+        stage.run(&cluster, &line);
+    }
+    let mut standby = Cluster::existing(&bin, &workspace, "pgdata/standby");
+    configure(&standby, &stage, &page);
+    standby.launch();
+    wait_for(&standby, ROWS, "1000");
+    cluster
+        .session()
+        .run("INSERT INTO t SELECT generate_series(1, 100)");
+    cluster.archive_everything();
+    wait_for(&standby, ROWS, "1100");
+    let recovers = standby.session().value("SELECT pg_is_in_recovery()");
+    assert_eq!(recovers, "t");
+}
+
+#[test]
+fn moving_to_another_store() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let stage = stage(&workspace);
+    let cluster = server(&bin, &stage);
+    let page = Section::of_page("recipe-moving.md");
+    let mut commands = page.blocks("sh").into_iter();
+    let mut next = |wanted: &str| {
+        let line = commands.next().expect(wanted);
+        assert!(line.starts_with(wanted), "{line}");
+        stage.run(&cluster, &line);
+    };
+    cluster.archive_everything();
+    next("cp ");
+    // Into the old place, after the first copy.
+    cluster
+        .session()
+        .run("INSERT INTO t SELECT generate_series(1, 100)");
+    cluster.archive_everything();
+    let command = stage.placed(&page.setting("archive_command"));
+    cluster.configure("archive_command", &command);
+    cluster.session().run("SELECT pg_reload_conf()");
+    cluster
+        .session()
+        .run("INSERT INTO t SELECT generate_series(1, 100)");
+    cluster.archive_everything();
+    next("cp ");
+    next("barman-cloud-verify ");
+    next("barman-cloud-backup ");
+    next("barman-cloud-verify ");
+    assert!(commands.next().is_none());
+}
