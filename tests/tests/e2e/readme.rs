@@ -235,9 +235,10 @@ fn the_commands_with_settings_in_a_file_work() {
         ],
     };
     let heading = "## Use: settings in a file";
-    let settings = Section::of(heading).blocks("toml").join("\n");
+    let section = Section::of(heading);
+    let settings = section.blocks("toml").join("\n");
     workspace.file(&file, stage.placed(&settings));
-    commands_work(&stage, &bin, heading, 2, "file");
+    commands_work(&stage, &bin, &section, 2, "from-file");
     // It was the file that said how.
     let stored = workspace.path("backups/main/wals/0000000100000000");
     let stored = std::fs::read_dir(stored).unwrap();
