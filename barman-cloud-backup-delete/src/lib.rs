@@ -124,13 +124,18 @@ impl Tool for Args {
 fn selection(backup: Option<String>, policy: Option<String>) -> Result<Option<Selection>, OpError> {
     match (backup, policy) {
         (Some(backup), _) => Ok(Some(Selection::Backup(backup))),
-        (None, Some(policy)) => match policy.parse() {
-            Ok(policy) => Ok(Some(Selection::Policy(policy))),
-            Err(error) => {
-                let error: InvalidPolicy = error;
-                Err(OpError::new(OpErrorKind::Usage, error.to_string()))
+        (None, Some(policy)) => {
+            match policy.parse() {
+                Ok(policy) => Ok(Some(Selection::Policy(policy))),
+                Err(error) => {
+                    let error: InvalidPolicy = error;
+                    Err(OpError::new(OpErrorKind::Usage, error.to_string()).with_hint(
+                    "write 'REDUNDANCY 3' or 'RECOVERY WINDOW OF 7 DAYS' (WEEKS, MONTHS), in \
+                     quotes",
+                ))
+                }
             }
-        },
+        }
         (None, None) => Ok(None),
     }
 }

@@ -211,21 +211,26 @@ pub struct Args {
 
 /// Whether the algorithm has the level that was asked for.
 fn check_level(codec: &CodecInfo, level: Level) -> Result<(), OpError> {
-    let text = match (&codec.levels, level) {
-        (None, _) if codec.suffix.is_empty() => {
-            "--compression-level needs --gzip, --bzip2, --lz4 or --zstd beside it".to_owned()
-        }
-        (None, _) => format!(
-            "{} has no levels: leave --compression-level away",
-            codec.name
+    let name = codec.name;
+    let (text, hint) = match (&codec.levels, level) {
+        (None, _) if codec.suffix.is_empty() => (
+            "--compression-level without compression".to_owned(),
+            "give --gzip, --bzip2, --lz4 or --zstd beside it".to_owned(),
         ),
-        (Some(levels), Level::Number(number)) if levels.number(level) != number => format!(
-            "{} has no level {number}: --compression-level can be {} to {}",
-            codec.name, levels.min, levels.max
+        (None, _) => (
+            format!("{name} has no levels"),
+            "leave --compression-level away".to_owned(),
+        ),
+        (Some(levels), Level::Number(number)) if levels.number(level) != number => (
+            format!("{name} has no level {number}"),
+            format!(
+                "--compression-level can be {} to {}",
+                levels.min, levels.max
+            ),
         ),
         (Some(_), _) => return Ok(()),
     };
-    Err(OpError::new(OpErrorKind::Usage, text))
+    Err(OpError::new(OpErrorKind::Usage, text).with_hint(hint))
 }
 
 const S3: &str = "Amazon S3 and compatible stores";
@@ -317,16 +322,15 @@ impl Tool for Args {
         let general = |text: &str| Err(OpError::new(OpErrorKind::General, text));
         if self.parallel_archives.get() > 1 && (hook::is_hook(env) || self.wants_snapshots()) {
             let text = "--parallel-archives has no meaning in a hook script of a Barman server, nor \
-                        for a snapshot backup: leave it away";
-            return Err(OpError::new(OpErrorKind::Usage, text));
+                        for a snapshot backup";
+            return Err(OpError::new(OpErrorKind::Usage, text).with_hint("leave it away"));
         }
         if let Some(level) = self.compression_level {
             check_level(self.compression.codec().info(), level)?;
         }
         if self.wants_snapshots() && self.compression.codec().info().name != "none" {
-            return general(
-                "a snapshot backup cannot be compressed: leave the compression option away",
-            );
+            return general("a snapshot backup cannot be compressed")
+                .map_err(|error| error.with_hint("leave the compression option away"));
         }
         self.check_lock()?;
         tags::check_for_backup(&self.tags.get().unwrap_or_default())?;

@@ -195,7 +195,8 @@ impl Tool for Args {
         match self.wal_file(env) {
             Ok(path) => match wal_name(&path.to_string_lossy()) {
                 Ok(_) => Ok(()),
-                Err(line) => Err(OpError::new(OpErrorKind::Usage, line.to_string())),
+                Err(line) => Err(OpError::new(OpErrorKind::Usage, line.to_string())
+                    .with_hint("archive_command gives the path of a WAL file as %p")),
             },
             // A test of the connection needs none.
             Err(_) if self.common.test => Ok(()),

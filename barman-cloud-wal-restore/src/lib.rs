@@ -107,7 +107,11 @@ impl Tool for Args {
     fn check(&self, _env: &Env) -> Result<(), OpError> {
         match wal_name(&self.wal_name) {
             Ok(_) => Ok(()),
-            Err(line) => Err(OpError::new(OpErrorKind::Usage, line.to_string())),
+            Err(line) => Err(
+                OpError::new(OpErrorKind::Usage, line.to_string()).with_hint(
+                    "in restore_command %f, the name of the file, stands before %p, the path",
+                ),
+            ),
         }
     }
 

@@ -212,6 +212,16 @@ impl Layout {
         bases.collect()
     }
 
+    /// The folder that the server's directory is in, with those of other servers, and
+    /// its name there.
+    pub fn parent(&self) -> (Prefix, &str) {
+        let path = self.root.as_str().trim_end_matches('/');
+        match path.rsplit_once('/') {
+            Some((parent, name)) => (Prefix::dir(parent), name),
+            None => (Prefix::text(""), path),
+        }
+    }
+
     /// The server's whole directory: base backups and WAL.
     pub fn root(&self) -> &Prefix {
         &self.root

@@ -360,7 +360,7 @@ pub async fn read_history(
             .and_then(|text| History::parse(timeline, &text).map_err(|error| error.to_string()));
         match history {
             Ok(history) => return Ok(Some(history)),
-            Err(error) => tracing::warn!(key = %key, error, "history file cannot be read"),
+            Err(error) => tracing::warn!("history file `{key}` cannot be read: {error}"),
         }
     }
     Ok(None)

@@ -221,7 +221,14 @@ pub(super) fn refused(form: Form, tool: &str, code: u8, text: &str) -> String {
     let complaint = text.split_once(&format!("{tool}: error: "));
     let message = complaint.map_or(text, |(_usage, message)| message);
     let mut members = Fields::default();
+    let (message, hint) = match message.split_once("\nHINT: ") {
+        Some((message, hint)) => (message, Some(hint)),
+        None => (message, None),
+    };
     members.add("message", message.trim_end());
+    if let Some(hint) = hint {
+        members.add(HINT, hint.trim_end());
+    }
     members.0.insert("code".to_owned(), code.into());
     format!("{}\n", object(tool, "ERROR", members.0))
 }

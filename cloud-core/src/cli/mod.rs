@@ -7,6 +7,7 @@
 pub mod argparse;
 pub mod args;
 mod exit;
+mod hints;
 mod logging;
 pub mod progress;
 pub mod settings;
@@ -31,10 +32,9 @@ use self::logging::Form;
 use self::progress::Progress;
 use self::signals::{EndBy, Signals};
 use crate::catalogue::layout::Layout;
-use crate::ops::{Answer, Ctx, Env, OpError, OpErrorKind};
+use crate::ops::{self, Answer, Ctx, Env, OpError, OpErrorKind};
 use crate::store::{
-    self, BucketState, ObjectStore, OpenError, Opened, Retry, RetryPolicy, StoreConfig,
-    StoreErrorKind,
+    self, BucketState, ObjectStore, Opened, Retry, RetryPolicy, StoreConfig, StoreErrorKind,
 };
 
 /// How long threads that are still busy at the end are waited for.
@@ -173,8 +173,10 @@ fn refuse_in(form: Form, tool: &str, refusal: &Refusal) -> ExitCode {
 fn execute<T: Tool>(mut tool: T, env: Env) -> Result<(), OpError> {
     let began = Instant::now();
     for server in tool.place().servers {
-        Layout::new("", server)
-            .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
+        Layout::new("", server).map_err(|error| {
+            let hint = hints::of_server(server);
+            OpError::new(OpErrorKind::Usage, error.to_string()).with_hint(hint)
+        })?;
     }
     tool.check(&env)?;
     if !tool.common().test
@@ -209,7 +211,11 @@ fn execute<T: Tool>(mut tool: T, env: Env) -> Result<(), OpError> {
 }
 
 async fn with_store<T: Tool>(tool: T, env: Env, cancel: CancellationToken) -> Result<(), OpError> {
-    let opened = store::open(&tool.store()).map_err(|error| open_failed(&error))?;
+    let config = tool.store();
+    let opened = store::open(&config).map_err(|error| {
+        let hint = hints::of_open(&config, tool.place(), &error);
+        OpError::new(OpErrorKind::General, error.to_string()).with_hint_if(hint)
+    })?;
     let common = tool.common();
     if common.test {
         return tokio::select! {
@@ -236,10 +242,6 @@ async fn with_store<T: Tool>(tool: T, env: Env, cancel: CancellationToken) -> Re
         done = tool.run(&ctx, at) => done,
         () = cancel.cancelled() => Err(interrupted::<T>()),
     }
-}
-
-fn open_failed(error: &OpenError) -> OpError {
-    OpError::new(OpErrorKind::General, error.to_string())
 }
 
 fn interrupted<T: Tool>() -> OpError {
@@ -289,7 +291,8 @@ async fn test<T: Tool>(opened: &Opened) -> Result<(), OpError> {
         Ok(BucketState::Missing) if !T::HABITS.test_wants_bucket => Ok(()),
         Ok(BucketState::Missing) => {
             let text = format!("Bucket {bucket} does not exist");
-            Err(OpError::new(OpErrorKind::Failed, text))
+            let hint = ops::hints::bucket_missing(&opened.store.info().location);
+            Err(OpError::new(OpErrorKind::Failed, text).with_hint(hint))
         }
         Err(error) => Err(OpError::unproved(bucket, &error)),
     }

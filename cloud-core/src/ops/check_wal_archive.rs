@@ -98,7 +98,10 @@ async fn look(
 
 fn refusal(server: &str, why: &str) -> OpError {
     let text = format!("WAL archive check failed for server {server}: {why}");
-    OpError::new(OpErrorKind::Failed, text)
+    OpError::new(OpErrorKind::Failed, text).with_hint(
+        "WAL of another cluster, or of this one in an earlier life, must not be mixed with new \
+         WAL: give the server another name or URL",
+    )
 }
 
 /// The segment that was archived last: after `pg_upgrade` the names of the new cluster

@@ -86,7 +86,7 @@ async fn check(
     server: &str,
 ) -> Result<(), OpError> {
     let text = match lookup::record(store, layout, id).await? {
-        None => format!("Backup {id} for server {server} does not exist"),
+        None => return Err(lookup::absent(store, layout, id, server).await),
         Some(info) if info.status != Status::Done => format!(
             "Cannot add keep to backup {id} because it has status {}. \
              Only backups with status DONE can be kept.",

@@ -15,11 +15,13 @@ pub mod check_wal_archive;
 pub mod delete;
 mod folder;
 mod gaps;
+pub mod hints;
 pub mod hook;
 pub mod keep;
 pub mod list;
 mod lookup;
 pub mod metrics;
+mod near;
 mod owners;
 mod reading;
 pub mod relay;
@@ -250,11 +252,13 @@ impl OpError {
         }
     }
 
-    /// The same error, with what the store calls the request that is its cause.
+    /// The same error, with what is known of its cause: what the store calls the request,
+    /// and what to do next.
     #[must_use]
     pub fn because(self, cause: &StoreError) -> Self {
         Self {
             request: cause.request().cloned(),
+            hint: self.hint.or_else(|| hints::of_store(cause)),
             ..self
         }
     }
@@ -271,6 +275,15 @@ impl OpError {
     pub fn in_own_words(mut self) -> Self {
         self.own_words = true;
         self
+    }
+
+    /// The same error with a next step, if one is known.
+    #[must_use]
+    pub fn with_hint_if(self, hint: Option<&str>) -> Self {
+        match hint {
+            Some(hint) => self.with_hint(hint),
+            None => self,
+        }
     }
 
     /// The same error with a next step for the user.

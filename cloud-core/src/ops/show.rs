@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Format, OpError, OpErrorKind, lookup};
+use super::{Answer, Format, OpError, lookup};
 use crate::catalogue::select::Among;
 use crate::catalogue::{console, json};
 use crate::store::ObjectStore;
@@ -33,10 +33,9 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: ShowRequest) -> Result<An
     )
     .await?;
     let info = lookup::record(store.as_ref(), &layout, &id).await?;
-    let info = info.ok_or_else(|| {
-        let text = format!("Backup {id} for server {server} does not exist");
-        OpError::new(OpErrorKind::Failed, text)
-    })?;
+    let Some(info) = info else {
+        return Err(lookup::absent(store.as_ref(), &layout, &id, server).await);
+    };
     Ok(Answer::whole(match request.format {
         Format::Console => console::show(&id, &info),
         Format::Json => json::show(&id, &info) + "\n",

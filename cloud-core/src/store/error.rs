@@ -27,7 +27,7 @@ pub struct StoreError {
 impl StoreError {
     /// What the store calls the request that it refused, if it answered and tells.
     pub fn request(&self) -> Option<&RequestId> {
-        self.refused()?.request.as_ref()
+        self.refused()?.request.as_deref()
     }
 
     /// The code of the store's answer, such as `NoSuchBucket`; empty if there is none.
@@ -70,7 +70,7 @@ pub(super) struct Refused {
     pub(super) text: String,
     /// Empty if there is none.
     pub(super) code: String,
-    pub(super) request: Option<RequestId>,
+    pub(super) request: Option<Box<RequestId>>,
 }
 
 impl fmt::Display for Refused {

@@ -52,7 +52,9 @@ pub(crate) fn try_all(workspace: &Workspace) {
         let typed = words(typed).into_iter();
         let typed = typed.map(|word| word.replace("$URL", &url));
         let run = workspace.tool(tool).arg("--test").args(typed).run();
-        let last = run.stderr.trim_end().lines().last().unwrap_or_default();
+        let mut lines = run.stderr.lines();
+        let last = lines.rfind(|line| !line.is_empty() && !line.starts_with("HINT: "));
+        let last = last.unwrap_or_default();
         let as_said = if code == 0 {
             run.stderr.lines().all(|line| line.contains(" INFO: "))
         } else {

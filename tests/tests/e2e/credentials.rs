@@ -335,7 +335,8 @@ fn credentials_that_cannot_be_had_are_one_line_and_exit_4() {
             .run();
         for run in [archive, restore] {
             assert!(run.code() == Some(4), "{expected}: {run}");
-            assert!(run.stderr.lines().count() == 1, "{run}");
+            let lines = run.stderr.lines().count() - run.hints().len();
+            assert_eq!(lines, 1, "{run}");
             assert!(run.stderr.contains(expected), "{expected}: {run}");
             assert!(run.stdout.is_empty(), "{run}");
             assert_quiet(&run);

@@ -406,7 +406,9 @@ fn refusals_are_those_of_the_reference() {
                 Some(code.to_owned())
             );
             let mut said = String::new();
-            for line in run.stderr.lines() {
+            // Hints are ours.
+            let lines_of = run.stderr.lines();
+            for line in lines_of.filter(|line| !line.starts_with("HINT: ")) {
                 let (_, message) = line.split_once("] ").unwrap_or(("", line));
                 said.push_str("<time> [<pid>] ");
                 said.push_str(message);

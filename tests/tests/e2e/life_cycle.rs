@@ -300,7 +300,7 @@ fn a_stuck_archiver_is_waited_for_only_as_long_as_is_asked_for() {
     assert_eq!(ended.code(), Some(1), "{ended}");
     let errors = ended.errors();
     assert!(
-        errors.len() == 1 && errors[0].contains("archive_command"),
+        errors.len() == 1 && ended.hints().concat().contains("archive_command"),
         "{ended}"
     );
     let id = run.backups()[0].clone();

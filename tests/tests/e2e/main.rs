@@ -27,6 +27,7 @@ mod life_cycle;
 mod logs;
 mod manifest;
 mod metrics;
+mod mistakes;
 mod odd_tree;
 mod one_program;
 mod options_count;

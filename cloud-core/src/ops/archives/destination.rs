@@ -12,7 +12,7 @@ use crate::manifest::Algorithm;
 use crate::ops::{OpError, OpErrorKind};
 use crate::report::Reporter;
 use crate::store::{Bandwidth, ObjectStore, PutOptions, Tag};
-use crate::transfer::{Budget, LaneOptions, PartPlan, PartWishes, Uploader};
+use crate::transfer::{Budget, LaneOptions, PartPlan, PartPlanError, PartWishes, Uploader};
 
 /// How archives are made and where they are sent: the options that every base backup
 /// has.
@@ -112,8 +112,13 @@ impl Destination {
             lanes: options.lanes.get(),
             memory_limit: options.memory_limit,
         };
-        let plan = PartPlan::new(&store.info().limits, &wishes)
-            .map_err(|error| OpError::new(OpErrorKind::Usage, error.to_string()))?;
+        let plan = PartPlan::new(&store.info().limits, &wishes).map_err(|error| {
+            let hint = match error {
+                PartPlanError::MemoryTooSmall { .. } => "leave --memory-limit away",
+                PartPlanError::PartTooLarge { .. } => "leave --min-chunk-size away",
+            };
+            OpError::new(OpErrorKind::Usage, error.to_string()).with_hint(hint)
+        })?;
         if plan.capped {
             tracing::warn!("max-archive-size too big. Capping it to 1.0 TiB");
         }

@@ -263,8 +263,7 @@ impl Stopping<'_> {
                     .map_err(|_| {
                         Failure::text(format!(
                             "the server did not end the backup within {} seconds; it waits until \
-                             the WAL of the backup is archived: look at archive_command and \
-                             pg_stat_archiver",
+                             the WAL of the backup is archived",
                             limit.as_secs()
                         ))
                     })?

@@ -18,7 +18,7 @@ use crate::catalogue::literal::Literal;
 use crate::catalogue::load::MAX_INFO;
 use crate::catalogue::time::Timestamp;
 use crate::key::Prefix;
-use crate::ops::{OpError, OpErrorKind, chain};
+use crate::ops::{OpError, OpErrorKind, chain, hints};
 use crate::pg::{BackupStart, BackupStop, PgError, PgTablespace, ServerFacts, ServerTime};
 use crate::snapshot::SnapshotError;
 use crate::store::{self, Depth, ObjectStore, PutMode, PutOptions, StoreError, StoreErrorKind};
@@ -267,6 +267,12 @@ impl<'a> Record<'a> {
                 "Barman cloud backup was interrupted by the user",
             ),
             Failure::Taken(_) => error.with_hint("run the same command again"),
+            Failure::Info(cause) | Failure::Transfer(TransferError::Store(cause)) => {
+                error.because(&cause)
+            }
+            Failure::Postgres(_) | Failure::Other(_) => {
+                error.with_hint_if(hints::of_backup_mode(&first_line))
+            }
             _ => error,
         }
     }

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use super::ConnectionOptions;
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
 use crate::ops::archives::{ConfigurationFile, Sources, TablespaceSource, major};
-use crate::ops::{Ctx, Env, OpError, OpErrorKind, chain, owners};
+use crate::ops::{Ctx, Env, OpError, OpErrorKind, chain, hints, owners};
 use crate::pg::{ConnInfo, PgError, ServerFacts, Session, Var};
 use crate::pgdata;
 use crate::store::{Depth, ObjectStore, StoreErrorKind};
@@ -31,10 +31,9 @@ impl Var for Env {
 /// Connects to the server.
 pub(super) async fn connect(ctx: &Ctx, options: &ConnectionOptions) -> Result<Session, OpError> {
     let failed = |error: &PgError| {
-        OpError::new(
-            OpErrorKind::Failed,
-            format!("Cannot connect to postgres: {}", chain(error)),
-        )
+        let why = chain(error);
+        let text = format!("Cannot connect to postgres: {why}");
+        OpError::new(OpErrorKind::Failed, text).with_hint_if(hints::of_connection(&why))
     };
     // The reference asks for this database where no other is named.
     let mut options = options.clone();
@@ -70,7 +69,9 @@ pub(super) async fn facts(ctx: &Ctx, session: &Session) -> Result<ServerFacts, O
         facts = asked => facts,
     };
     facts.map_err(|error| {
-        let hint = "the manual lists the grants that a role needs for backups";
+        let hint = "the role needs pg_monitor, and EXECUTE on pg_backup_start and pg_backup_stop \
+                    (pg_start_backup and pg_stop_backup before PostgreSQL 15), pg_switch_wal and \
+                    pg_create_restore_point";
         let op = not_possible(&chain(&error));
         if matches!(error, PgError::Privileges(_)) {
             op.with_hint(hint)
@@ -169,12 +170,14 @@ pub(super) fn check_cluster(pgdata: &Path, identifier: Option<&str>) -> Result<(
 pub(super) fn warn(facts: &ServerFacts, pgdata: &Path) {
     if facts.archive_mode.as_deref() == Some("off") {
         tracing::warn!(
+            hint = "set archive_mode = on, and an archive_command with barman-cloud-wal-archive",
             "WAL archiving is off on this server (archive_mode = off): the backup can be restored \
              only with the WAL written while it is taken, which must be kept by other means"
         );
     }
     if facts.archives_nowhere() {
         tracing::warn!(
+            hint = "set an archive_command with barman-cloud-wal-archive, and reload the server",
             "archive_mode is on, but archive_command is empty: the end of the backup waits until \
              the server can archive its WAL"
         );
@@ -226,7 +229,7 @@ pub(super) async fn free_id(
                 }
             }
             Some(Err(error)) if error.kind == StoreErrorKind::BucketMissing => {
-                return Err(OpError::new(OpErrorKind::Failed, chain(&error)));
+                return Err(OpError::new(OpErrorKind::Failed, chain(&error)).because(&error));
             }
             Some(Err(error)) => return Err(OpError::of_store(&error)),
         }

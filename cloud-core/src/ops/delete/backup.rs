@@ -234,7 +234,7 @@ impl Deletion<'_> {
         match mark().await {
             Err(error) if error.kind == StoreErrorKind::Full => {
                 tracing::warn!(
-                    "The record of backup {id} goes before its archives: {}",
+                    "the record of backup {id} goes before its archives: {}",
                     chain(&error)
                 );
                 let key = self.work.layout.backup_info(id);

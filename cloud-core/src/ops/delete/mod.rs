@@ -183,7 +183,13 @@ impl Work<'_> {
             let candidates: Vec<Candidate<'_>> =
                 catalogue.iter().map(|f| (&f.id, &f.info)).collect();
             let id = select::by_word(text, Among::Finished, &candidates, server);
-            return id.cloned().map_err(|error| lookup::not_found(&error));
+            return match id {
+                Ok(id) => Ok(id.clone()),
+                Err(error) => {
+                    let (store, layout) = (self.store, self.layout);
+                    Err(lookup::not_found(store, layout, &error, &candidates).await)
+                }
+            };
         };
         if !catalogue.iter().any(|found| found.id == id) {
             let keeps = load::find_keeps(self.store, self.layout, &id).await;
@@ -201,23 +207,29 @@ impl Work<'_> {
         let What::Backup(id) = what else {
             return Ok(());
         };
-        let text = match refusal {
+        let (text, hint) = match refusal {
             Refusal::Absent => {
                 tracing::warn!("Backup {id} does not exist");
                 return Ok(());
             }
-            Refusal::Kept => format!(
-                "Skipping delete of backup {id} for server {server} as it has a current keep \
-                 request. If you really want to delete this backup please remove the keep and \
-                 try again."
+            Refusal::Kept => (
+                format!(
+                    "Skipping delete of backup {id} for server {server} as it has a current keep \
+                     request. If you really want to delete this backup please remove the keep and \
+                     try again."
+                ),
+                "barman-cloud-backup-keep --release takes the keep away",
             ),
-            Refusal::TooFew { current } => format!(
-                "Skipping delete of backup {id} for server {server} due to minimum redundancy \
-                 requirements (minimum redundancy = {}, current redundancy = {current})",
-                self.request.minimum_redundancy
+            Refusal::TooFew { current } => (
+                format!(
+                    "Skipping delete of backup {id} for server {server} due to minimum redundancy \
+                     requirements (minimum redundancy = {}, current redundancy = {current})",
+                    self.request.minimum_redundancy
+                ),
+                "--minimum-redundancy says how many backups have to stay",
             ),
         };
-        Err(OpError::new(OpErrorKind::Failed, text))
+        Err(OpError::new(OpErrorKind::Failed, text).with_hint(hint))
     }
 
     /// Says of each backup why it stays or goes.
@@ -258,7 +270,7 @@ impl Work<'_> {
             match &step.wal {
                 Ok(rules) => tracing::info!("WAL that goes with {}: {rules}", step.id),
                 Err(why) if why.is_odd() => {
-                    tracing::warn!("No WAL is deleted with backup {}: {why}", step.id);
+                    tracing::warn!("no WAL is deleted with backup {}: {why}", step.id);
                 }
                 Err(why) => tracing::info!("No WAL goes with {}: {why}", step.id),
             }

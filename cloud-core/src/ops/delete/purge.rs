@@ -152,7 +152,7 @@ impl Work<'_> {
     ) -> Result<Vec<UnfinishedUpload>, StoreError> {
         match store::list_all_uploads(self.store, prefix).await {
             Err(error) if error.kind == StoreErrorKind::Unsupported => {
-                tracing::warn!("Unfinished uploads are not looked for: {}", chain(&error));
+                tracing::warn!("unfinished uploads are not looked for: {}", chain(&error));
                 Ok(Vec::new())
             }
             answer => answer,
@@ -167,7 +167,10 @@ impl Work<'_> {
         match store::list_all_uploads(self.store, &prefix).await {
             Ok(uploads) => {
                 for (key, error) in self.abort(&uploads).await.refused {
-                    tracing::warn!("The unfinished upload of {key} is left: {}", chain(&error));
+                    tracing::warn!(
+                        "the unfinished upload of `{key}` is left: {}",
+                        chain(&error)
+                    );
                 }
             }
             Err(error) => tracing::info!(

@@ -96,7 +96,7 @@ impl Fates {
             OpErrorKind::Failed
         };
         let text = format!("Could not delete {what}: {}", chain(first));
-        let error = OpError::new(kind, text).in_own_words();
+        let error = OpError::new(kind, text).in_own_words().because(first);
         Err(error.with_hint("run the same command again: it goes on where this one stopped"))
     }
 }

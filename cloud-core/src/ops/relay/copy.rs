@@ -209,7 +209,7 @@ impl<'a> Relaying<'a> {
         let begun_with = archives.digest();
         archives.number += 1;
         if job.present.holds(&key, &fingerprint, self.runtime)? {
-            tracing::info!("'{key}' is there already, whole: it is not sent again");
+            tracing::info!("`{key}` is there already, whole: it is not sent again");
             job.reporter.processed(bytes);
             return archives.sender.skip(batch);
         }

@@ -53,11 +53,11 @@ impl Source {
     pub(super) fn look(told: &RelayedBackup) -> Result<Self, OpError> {
         let general = |text: String| OpError::new(OpErrorKind::General, text);
         let id = BackupId::new(&told.id)
-            .ok_or_else(|| general(format!("'{}' cannot be the id of a backup", told.id)))?;
+            .ok_or_else(|| general(format!("`{}` cannot be the id of a backup", told.id)))?;
         let (path, record) = read_record(told)?;
         let info = BackupInfo::parse(&record, &TimeZone::system()).map_err(|error| {
             let path = path.display();
-            general(format!("could not read '{path}': {}", chain(&error)))
+            general(format!("could not read `{path}`: {}", chain(&error)))
         })?;
         refuse_form(&info)?;
         if info.status != Status::Done {
@@ -65,7 +65,7 @@ impl Source {
         }
         let version = info.version.ok_or_else(|| {
             let path = path.display();
-            let text = format!("'{path}' does not say which version of PostgreSQL it is about");
+            let text = format!("`{path}` does not say which version of PostgreSQL it is about");
             OpError::new(OpErrorKind::NoRetry, text)
         })?;
         let tablespace = |oid| TablespaceSource {
@@ -156,7 +156,7 @@ fn read_record(told: &RelayedBackup) -> Result<(&Path, Vec<u8>), OpError> {
 }
 
 fn unread(path: &Path, error: &io::Error) -> OpError {
-    let text = format!("could not read '{}': {error}", path.display());
+    let text = format!("could not read `{}`: {error}", path.display());
     OpError::new(OpErrorKind::General, text)
         .with_hint("BARMAN_BACKUP_INFO_PATH names the backup.info of the backup")
 }

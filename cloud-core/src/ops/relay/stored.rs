@@ -157,7 +157,7 @@ impl Present {
         let Some(Record { key, .. }) = &self.record else {
             return Ok(());
         };
-        tracing::info!("'{key}' is deleted until the archives are whole again");
+        tracing::info!("`{key}` is deleted until the archives are whole again");
         let deleted = runtime.block_on(async {
             tokio::select! {
                 biased;
@@ -186,7 +186,7 @@ impl Present {
             return Ok(());
         }
         for key in &strays {
-            tracing::info!("'{key}' is of an earlier attempt with other options: it is deleted");
+            tracing::info!("`{key}` is of an earlier attempt with other options: it is deleted");
         }
         self.delete(&strays).await
     }
@@ -220,11 +220,14 @@ fn is_same(one: &BackupInfo, other: &BackupInfo) -> bool {
 /// A failure of the store before anything was sent.
 fn before_the_beginning(error: &StoreError) -> OpError {
     if error.kind == StoreErrorKind::BucketMissing {
-        return OpError::new(OpErrorKind::Failed, chain(error));
+        return OpError::new(OpErrorKind::Failed, chain(error)).because(error);
     }
     let told = OpError::of_store(error);
     if told.kind == OpErrorKind::Unreachable {
         return told;
     }
-    OpError::new(OpErrorKind::Failed, told.message)
+    OpError {
+        kind: OpErrorKind::Failed,
+        ..told
+    }
 }

@@ -30,7 +30,8 @@ pub(super) async fn choose(
     };
     let Some(info) = info else {
         let message = format!("Backup {id} for server {} does not exists", request.server);
-        return Err(OpError::new(OpErrorKind::Failed, message));
+        let hint = lookup::instead_of(store.as_ref(), layout, text, Vec::new()).await;
+        return Err(OpError::new(OpErrorKind::Failed, message).with_hint(hint));
     };
     if info.status == Status::Done {
         return Ok((id, info));
@@ -68,7 +69,12 @@ async fn by_catalogue(
             &request.server,
         )
     };
-    let id = id.map_err(|error| lookup::not_found(&error))?;
+    let id = match id {
+        Ok(id) => id,
+        Err(error) => {
+            return Err(lookup::not_found(store.as_ref(), layout, &error, &catalogue).await);
+        }
+    };
     let info = catalogue
         .iter()
         .find(|(other, _)| *other == id)

@@ -11,7 +11,7 @@ use crate::catalogue::info::{BackupInfo, Tablespace};
 use crate::catalogue::layout::{Archive, ArchiveBase, ArchiveError, BackupId, Layout};
 use crate::key::Key;
 use crate::ops::reading::Stored;
-use crate::ops::{Ctx, OpError, OpErrorKind, chain};
+use crate::ops::{Ctx, OpError, OpErrorKind, chain, hints};
 use crate::pgdata::{Contents, RestoreError, Target, check_destination};
 use crate::store::{ObjectStore, ObjectVersion};
 
@@ -283,10 +283,17 @@ pub(super) fn not_usable(error: RestoreError) -> OpError {
                 "Destination {} already exists and it is not empty",
                 path.display()
             ),
+        )
+        .with_hint(
+            "give an empty directory, or one that is not there yet (for a tablespace by \
+             --tablespace NAME:LOCATION); --delta restores over those of a stopped server",
         ),
         busy @ RestoreError::Busy { .. } => OpError::new(OpErrorKind::Failed, chain(&busy))
             .with_hint("wait for its end, or give this one a directory of its own"),
-        other => OpError::new(OpErrorKind::General, chain(&other)),
+        other => {
+            let hint = hints::of_disk(&other);
+            OpError::new(OpErrorKind::General, chain(&other)).with_hint_if(hint)
+        }
     }
 }
 

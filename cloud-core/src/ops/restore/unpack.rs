@@ -14,7 +14,7 @@ use crate::key::Key;
 use crate::ops::reading::{
     Lanes, Passage, Trouble, Unpacked, blocking, held_back, label_flaw, side_by_side,
 };
-use crate::ops::{Ctx, OpError, OpErrorKind, chain};
+use crate::ops::{Ctx, OpError, OpErrorKind, chain, hints};
 use crate::pgdata::{
     CONTROL_NAME, Contents, ControlFile, Durability, LABEL_NAME, RestoreError, Target, Unpacker,
     display_name, open_targets, sync_all,
@@ -212,7 +212,11 @@ fn explain(key: &Key, trouble: Trouble<RestoreError>) -> OpError {
         Trouble::Stopped => return interrupted(),
         Trouble::Store(error) => return OpError::of_store(&error),
         Trouble::Archive(error) => format!("archive `{key}` cannot be read: {error}"),
-        Trouble::Taker(error) => format!("archive `{key}` cannot be restored: {}", chain(&error)),
+        Trouble::Taker(error) => {
+            let text = format!("archive `{key}` cannot be restored: {}", chain(&error));
+            let hint = hints::of_disk(&error);
+            return OpError::new(OpErrorKind::General, text).with_hint_if(hint);
+        }
     };
     OpError::new(OpErrorKind::General, text)
 }

@@ -96,8 +96,7 @@ async fn verify(
     let info = match load::load_one(store.as_ref(), &layout, &id).await {
         Ok(Some(info)) => info,
         Ok(None) => {
-            let text = format!("Backup {id} for server {server} does not exist");
-            return Err(OpError::new(OpErrorKind::Failed, text));
+            return Err(lookup::absent(store.as_ref(), &layout, &id, server).await);
         }
         Err(LoadError::Store(error)) => return Err(OpError::of_store(&error)),
         Err(LoadError::Malformed(error)) => {

@@ -21,6 +21,7 @@ mod share;
 mod stored;
 mod upload;
 
+use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -426,6 +427,7 @@ impl Archiving<'_> {
                         chain(&error)
                     ),
                 )
+                .because(&error)
                 .with_hint(
                     "let the archiver read what it wrote, or compare the two files by hand",
                 )),
@@ -478,6 +480,13 @@ const DIFFERENT_HINT: &str = "archive this cluster under another URL or server n
                               stored file is not wanted, --allow-overwrite replaces it";
 
 fn local_error(error: &LocalError) -> OpError {
+    if let LocalError::Read { path, source } = error
+        && source.kind() == io::ErrorKind::NotFound
+        && path.components().count() == 1
+    {
+        return OpError::new(OpErrorKind::General, chain(error))
+            .with_hint("in archive_command write %p, the path of the file, and not %f, its name");
+    }
     let kind = match error {
         LocalError::Foreign { .. } => OpErrorKind::Failed,
         LocalError::NotRequired { .. } => {

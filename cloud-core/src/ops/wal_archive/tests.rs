@@ -54,7 +54,7 @@ impl Bench {
         let contents = self.store.memory.contents();
         let object = contents[&key(name, codec)].to_vec();
         let mut plain = Vec::new();
-        let decoder = codec.decoder(Box::new(std::io::Cursor::new(object)));
+        let decoder = codec.decoder(Box::new(io::Cursor::new(object)));
         decoder
             .expect("a decoder")
             .read_to_end(&mut plain)

@@ -493,7 +493,7 @@ impl Restoring<'_> {
         };
         match failure {
             FetchFailure::Store(error) => {
-                let told = told(OpError::of_store(&error).kind, chain(&error));
+                let told = told(OpError::of_store(&error).kind, chain(&error)).because(&error);
                 // Listed a moment ago: the next listing tells what happened.
                 let vanished = error.kind == StoreErrorKind::NotFound;
                 if error.kind.is_transient() || vanished {

@@ -22,7 +22,7 @@ pub(super) struct Failure {
     /// The status of the answer, if there was one.
     pub(super) status: Option<u16>,
     /// What the answer calls the request.
-    pub(super) request: Option<RequestId>,
+    pub(super) request: Option<Box<RequestId>>,
 }
 
 impl Failure {
@@ -116,7 +116,7 @@ fn code_of(raw: &RawResponse) -> Option<String> {
     header.or_else(|| element(raw.body().as_ref(), "Code").map(str::to_owned))
 }
 
-fn request_of(raw: &RawResponse) -> Option<RequestId> {
+fn request_of(raw: &RawResponse) -> Option<Box<RequestId>> {
     request_id("x-ms-request-id", None, |name| {
         let name = HeaderName::from(name.to_owned());
         raw.headers().get_optional_string(&name)

@@ -25,7 +25,7 @@ pub(super) struct Failure {
     /// The status of the answer, if there was one.
     pub(super) status: Option<u16>,
     /// What the answer calls the request.
-    pub(super) request: Option<RequestId>,
+    pub(super) request: Option<Box<RequestId>>,
     /// Whether the XML API answered, in its own form.
     pub(super) of_xml: bool,
 }

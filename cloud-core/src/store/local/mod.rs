@@ -116,7 +116,7 @@ impl LocalStore {
     fn refuse_tags(&self, op: StoreOp, key: &Key, options: &PutOptions) -> Result<()> {
         match &options.tags {
             Some(tags) if !tags.is_empty() => {
-                let why = "a directory cannot keep tags: leave --tags and --tag away";
+                let why = "a directory cannot keep tags";
                 Err(self.refuse(op, key.as_str(), StoreErrorKind::Unsupported, why))
             }
             _ => Ok(()),

@@ -23,7 +23,7 @@ pub(super) struct Failure {
     /// The status of the answer, if there was one.
     pub(super) status: Option<u16>,
     /// What the answer calls the request.
-    pub(super) request: Option<RequestId>,
+    pub(super) request: Option<Box<RequestId>>,
     /// The region the bucket is in, where the answer tells that it is another.
     pub(super) region: Option<String>,
     /// What the answer says it is about, in lower case: its code and message,

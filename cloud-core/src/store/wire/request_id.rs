@@ -12,17 +12,17 @@ pub(in crate::store) fn request_id(
     id: &str,
     host: Option<&str>,
     header: impl Fn(&str) -> Option<String>,
-) -> Option<RequestId> {
+) -> Option<Box<RequestId>> {
     let name = |of: &str| {
         let text = header(of)?;
         let printable = text.chars().filter(char::is_ascii_graphic);
         let text: String = printable.take(MAX_NAME).collect();
         (!text.is_empty()).then_some(text)
     };
-    Some(RequestId {
+    Some(Box::new(RequestId {
         id: name(id)?,
         host: host.and_then(name),
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ fn a_backup_is_refused_with_the_code_that_barman_knows() {
         (
             &[("BARMAN_BACKUP_INFO_PATH", "/no/such")],
             4,
-            said("could not read '/no/such'"),
+            said("could not read `/no/such`"),
         ),
     ] {
         assert_refused(&with(changes).run(), code, &line);
