@@ -51,11 +51,11 @@ pub struct Args {
     source_url: String,
 
     /// Names of the PostgreSQL servers: the folders of their backups and WAL
-    #[arg(value_name = "server_name")]
+    #[arg(value_name = "server_name", conflicts_with = "all_servers")]
     server_names: Vec<String>,
 
     /// All servers that have backups or WAL in this place
-    #[arg(long, conflicts_with = "server_names", help_heading = argparse::OURS)]
+    #[arg(long, help_heading = argparse::OURS)]
     all_servers: bool,
 
     /// Write the series to this file, for the node exporter, and end; without this,
