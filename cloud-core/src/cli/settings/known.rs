@@ -210,6 +210,9 @@ const SYNONYMS: [(&str, &str); 3] = [
     ("gcp-zone", "snapshot-zone"),
 ];
 
+/// Options that choose an algorithm, to each of which `compression-level` means something else.
+const ALGORITHMS: &[&str] = &["bzip2", "gzip", "lz4", "snappy", "xz", "zstd"];
+
 /// Whether there is such a tool, named without `barman-cloud-`.
 pub(super) fn is_tool(name: &str) -> bool {
     tools().any(|tool| tool == name)
@@ -238,6 +241,15 @@ pub fn is_typed_only(option: &str) -> bool {
 /// Whether the two are names of one thing.
 pub(super) fn are_synonyms(one: &str, other: &str) -> bool {
     SYNONYMS.contains(&(one, other)) || SYNONYMS.contains(&(other, one))
+}
+
+/// The options without which this one means nothing, or something else.
+pub(super) fn owners(option: &str) -> &'static [&'static str] {
+    if option == "compression-level" {
+        ALGORITHMS
+    } else {
+        &[]
+    }
 }
 
 /// What was probably meant by `word`, if anything is near.

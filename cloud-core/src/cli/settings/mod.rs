@@ -253,14 +253,22 @@ fn lend<'l>(
     let mut words = Vec::new();
     let mut origins = Origins::default();
     for level in levels {
-        let above = given.clone();
+        let (above, decided_above) = (given.clone(), decided.clone());
+        let gives_way = |name: &str| above.iter().any(|other| are_rivals(command, name, other));
+        // What this level says of an option that gives way is left behind with it.
+        let is_left_behind = |name: &str| {
+            known::owners(name).iter().any(|owner| {
+                let owned = level.get(*owner).and_then(|found| found.value.flag()) == Some(true);
+                let is_off = decided_above.contains(owner) && !above.contains(owner);
+                owned && (is_off || gives_way(owner))
+            })
+        };
         for (name, arg) in options(command) {
             let Some(found) = level.get(name).filter(|_| !decided.contains(name)) else {
                 continue;
             };
-            if above
-                .iter()
-                .any(|other| are_rivals(command, (name, arg), other))
+            if gives_way(name)
+                || is_left_behind(name)
                 || connects_elsewhere(name, &found.value, &above)
             {
                 continue;
@@ -279,8 +287,9 @@ fn lend<'l>(
 }
 
 /// Whether two options cannot stand side by side, or only one would count.
-fn are_rivals(command: &Command, (name, arg): (&str, &Arg), other: &str) -> bool {
-    let Some((_, other_arg)) = options(command).find(|(found, _)| *found == other) else {
+fn are_rivals(command: &Command, one: &str, other: &str) -> bool {
+    let arg = |name: &str| options(command).find(|(found, _)| *found == name);
+    let (Some((_, arg)), Some((_, other_arg))) = (arg(one), arg(other)) else {
         return false;
     };
     let conflicts = |one: &Arg, two: &Arg| {
@@ -291,10 +300,11 @@ fn are_rivals(command: &Command, (name, arg): (&str, &Arg), other: &str) -> bool
         let has = |arg: &Arg| group.get_args().any(|id| id == arg.get_id());
         !group.clone().is_multiple() && has(arg) && has(other_arg)
     });
-    share_a_group
-        || conflicts(arg, other_arg)
-        || conflicts(other_arg, arg)
-        || known::are_synonyms(name, other)
+    one != other
+        && (share_a_group
+            || conflicts(arg, other_arg)
+            || conflicts(other_arg, arg)
+            || known::are_synonyms(one, other))
 }
 
 /// Whether this is a whole connection string, which is used alone, where something above

@@ -9,6 +9,7 @@ use super::*;
 use crate::cli::argparse::{Refusal, parse};
 use crate::cli::args::{CommonArgs, DestinationArgs, TagArgs, WalCompressionArgs};
 use crate::cli::values;
+use crate::codec::Level;
 
 /// A tool with every kind of option, and a positional that may be left away.
 #[derive(Debug, Parser)]
@@ -21,6 +22,8 @@ struct Sample {
     compression: WalCompressionArgs,
     #[command(flatten)]
     tags: TagArgs,
+    #[arg(long, value_parser = values::compression_level)]
+    compression_level: Option<Level>,
     #[arg(long, default_value = "1", value_parser = values::parallel)]
     parallel: u32,
     #[arg(long)]
@@ -165,6 +168,40 @@ fn what_cannot_stand_beside_something_nearer_stays_away() {
         ..by_file(file)
     };
     assert_eq!(by_variable.codec(), "none");
+}
+
+/// A level is one of an algorithm: 19 is much to zstd and nothing to gzip.
+#[test]
+fn a_level_goes_with_its_algorithm() {
+    let file = "[servers.main]\nurl = 'u'\nzstd = true\ncompression-level = 19\n";
+    for (words, variables, level) in [
+        ("", &[][..], Some(19)),
+        ("--zstd", &[], Some(19)),
+        ("--gzip", &[], None),
+        ("--gzip --compression-level 1", &[], Some(1)),
+        ("", &[("ZSTD", "0")], None),
+        ("", &[("LZ4", "1")], None),
+        ("", &[("LZ4", "1"), ("COMPRESSION_LEVEL", "2")], Some(2)),
+    ] {
+        let line = Line {
+            file,
+            variables,
+            words: &format!("{words} --server main wal"),
+        };
+        let expected = level.map(Level::Number);
+        assert_eq!(
+            line.sample().compression_level,
+            expected,
+            "{words} {variables:?}"
+        );
+    }
+    // One that was said of no algorithm is for any.
+    let alone = "[servers.main]\nurl = 'u'\ngzip = false\ncompression-level = 3\n";
+    let line = Line {
+        words: "--zstd --server main wal",
+        ..by_file(alone)
+    };
+    assert_eq!(line.sample().compression_level, Some(Level::Number(3)));
 }
 
 #[test]
