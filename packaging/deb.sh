@@ -18,7 +18,9 @@ program=$tree/usr/bin/barman-cloud
 # The newest version that a symbol of glibc which is used was given.
 glibc=$(objdump --dynamic-syms "$program" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
 depends="libc6 (>= ${glibc#GLIBC_})"
-if objdump --private-headers "$program" | grep -q 'NEEDED.*libgcc_s'; then
+# Not by a pipe into a search, which may end before its other end and so fail.
+libraries=$(objdump --private-headers "$program" | grep NEEDED)
+if [[ $libraries = *libgcc_s* ]]; then
   depends+=", libgcc-s1"
 fi
 maintainer=${DEB_MAINTAINER:-$(git -C "$project" log -1 --format='%an <%ae>')}
