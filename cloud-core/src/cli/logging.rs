@@ -54,11 +54,11 @@ impl Form {
     }
 
     /// What a command line asks for that cannot be read as a whole: what is said of it
-    /// has the form that it names last.
-    pub(super) fn of_words(words: &[OsString]) -> Self {
+    /// has the form that it names last, or else the one that the environment names.
+    pub(super) fn of_words(words: &[OsString], of_environment: Option<&str>) -> Self {
         let words = words.iter().map(|word| word.to_string_lossy());
         let mut words = words.take_while(|word| word != "--");
-        let mut form = Self::Text;
+        let mut form = of_environment.map_or(Self::Text, Self::of);
         while let Some(word) = words.next() {
             let value = match word.strip_prefix(OPTION) {
                 Some("") => words.next().unwrap_or_default().into_owned(),
@@ -438,8 +438,11 @@ mod tests {
             ("u -- --log-format=json", Form::Text),
         ] {
             let words: Vec<_> = line.split_whitespace().map(OsString::from).collect();
-            assert_eq!(Form::of_words(&words), form, "{line}");
+            assert_eq!(Form::of_words(&words, None), form, "{line}");
         }
+        let words = [OsString::from("--log-format=text")];
+        assert_eq!(Form::of_words(&words, Some("json")), Form::Text);
+        assert_eq!(Form::of_words(&[], Some("json")), Form::Json);
     }
 
     #[test]

@@ -126,7 +126,11 @@ pub fn run<T: Tool>(words: &[OsString]) -> ExitCode {
     let env = Env::of_process();
     let tool = match argparse::parse::<T>(words, &env) {
         Ok(tool) => tool,
-        Err(refusal) => return refuse_in(Form::of_words(words), &name_of::<T>(), &refusal),
+        Err(refusal) => {
+            let of_environment = env.get(&settings::variable("log-format"));
+            let form = Form::of_words(words, of_environment);
+            return refuse_in(form, &name_of::<T>(), &refusal);
+        }
     };
     let common = tool.common();
     let form = common.log_format();
