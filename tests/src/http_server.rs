@@ -6,6 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use crate::tools::Tool;
+use crate::workspace::Workspace;
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct HttpRequest {
@@ -176,6 +179,15 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
+    /// A tool of S3 whose store this is, with keys.
+    pub fn tool<'w>(&self, workspace: &'w Workspace, name: &str) -> Tool<'w> {
+        workspace
+            .tool(name)
+            .env("AWS_ACCESS_KEY_ID", "someone")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .args(["--endpoint-url", &self.url()])
+    }
+
     /// Answers each request with the status and the body that `answer` makes.
     pub fn answering(
         answer: impl Fn(&HttpRequest) -> (u16, String) + Send + Sync + 'static,

@@ -21,7 +21,7 @@ pub mod keep;
 pub mod list;
 mod lookup;
 pub mod metrics;
-mod near;
+pub(crate) mod near;
 mod owners;
 mod reading;
 pub mod relay;

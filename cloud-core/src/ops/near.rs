@@ -32,7 +32,7 @@ pub(super) fn like<'k>(typed: &str, known: &'k [String]) -> Vec<&'k str> {
 
 /// How many characters must be put in, taken out or changed to make one of the other;
 /// capitals count as small letters.
-fn distance(one: &str, other: &str) -> usize {
+pub(crate) fn distance(one: &str, other: &str) -> usize {
     let letters = |text: &str| -> Vec<char> { text.to_lowercase().chars().collect() };
     let (one, other) = (letters(one), letters(other));
     let mut row: Vec<usize> = (0..=other.len()).collect();

@@ -4,7 +4,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use e2e::{HttpAnswer, HttpServer, Run, Tool, Workspace};
+use e2e::{HttpAnswer, HttpServer, Run, Workspace};
 use serde_json::Value;
 
 /// The objects on standard error; nothing else may be there.
@@ -130,15 +130,6 @@ fn a_run_that_is_asked_for_words_ends_with_what_it_cost() {
     );
 }
 
-/// A tool of a store that is `server`.
-fn on_s3<'w>(workspace: &'w Workspace, server: &HttpServer, tool: &str) -> Tool<'w> {
-    workspace
-        .tool(tool)
-        .env("AWS_ACCESS_KEY_ID", "someone")
-        .env("AWS_SECRET_ACCESS_KEY", "secret")
-        .args(["--endpoint-url", &server.url()])
-}
-
 #[test]
 fn a_refusal_of_the_store_tells_what_the_store_calls_the_request() {
     let workspace = Workspace::new();
@@ -149,7 +140,7 @@ fn a_refusal_of_the_store_tells_what_the_store_calls_the_request() {
         Some(answer.with("x-amz-id-2", "vlR7PnpV2Ce81l0P/Kx="))
     });
     let list = |options: &[&str]| {
-        let tool = on_s3(&workspace, &server, "barman-cloud-backup-list");
+        let tool = server.tool(&workspace, "barman-cloud-backup-list");
         let run = tool.args(options).args(["s3://b", "main"]).run();
         assert_eq!(run.code(), Some(4), "{run}");
         run
@@ -179,7 +170,7 @@ fn what_is_tried_again_is_counted() {
             HttpAnswer::new(200, page)
         })
     });
-    let tool = on_s3(&workspace, &server, "barman-cloud-backup-list");
+    let tool = server.tool(&workspace, "barman-cloud-backup-list");
     let run = tool
         .args(["-v", "--log-format=json", "s3://b", "main"])
         .run();

@@ -4,6 +4,8 @@
 //! key that no tool has is a mistake. `tests/tests/e2e/settings` compares the lists with
 //! the tools.
 
+use crate::ops::near;
+
 /// Options of every tool.
 const OF_ALL: &[&str] = &[
     "addressing-style",
@@ -258,25 +260,10 @@ pub(super) fn nearest(
     among: impl Iterator<Item = &'static str>,
 ) -> Option<&'static str> {
     among
-        .map(|known| (distance(word, known), known))
+        .map(|known| (near::distance(word, known), known))
         .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
         .min()
         .map(|(_, known)| known)
-}
-
-/// How many bytes must be changed, added or taken away to make one of the other.
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let changed = before + usize::from(a != b);
-            before = row[j + 1];
-            row[j + 1] = changed.min(before + 1).min(row[j] + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Mistakes in credentials and permissions: stores that answer as the real ones do.
 
-use e2e::{HttpAnswer, HttpServer, Run, Tool, Workspace};
+use e2e::{HttpAnswer, HttpServer, Run, Workspace};
 
 use super::Table;
 use super::command_line::segment;
@@ -75,15 +75,6 @@ fn error_of_s3(code: &str, message: &str) -> String {
     format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>")
 }
 
-/// A tool of S3, with keys.
-fn on_s3<'w>(workspace: &'w Workspace, server: &HttpServer, tool: &str) -> Tool<'w> {
-    workspace
-        .tool(tool)
-        .env("AWS_ACCESS_KEY_ID", "someone")
-        .env("AWS_SECRET_ACCESS_KEY", "secret")
-        .args(["--endpoint-url", &server.url()])
-}
-
 #[test]
 fn mistakes_in_credentials_and_permissions() {
     let workspace = Workspace::new();
@@ -92,17 +83,17 @@ fn mistakes_in_credentials_and_permissions() {
     let of_bucket = ["s3://b", "main"];
     for (mistake, status, code, message) in S3 {
         let server = refusing(status, error_of_s3(code, message), None);
-        let run = on_s3(&workspace, &server, list).args(of_bucket).run();
+        let run = server.tool(&workspace, list).args(of_bucket).run();
         table.row(mistake, "backup-list", &run);
     }
     let denied = || refusing(403, error_of_s3("AccessDenied", "Access Denied"), None);
-    let show = on_s3(&workspace, &denied(), "barman-cloud-backup-show");
+    let show = denied().tool(&workspace, "barman-cloud-backup-show");
     let run = show.args(of_bucket).arg("20261121T120000").run();
     table.row("no permission to read", "backup-show", &run);
 
     let segment = segment(&workspace);
     let archive = |server: &HttpServer, options: &[&str]| {
-        let tool = on_s3(&workspace, server, "barman-cloud-wal-archive");
+        let tool = server.tool(&workspace, "barman-cloud-wal-archive");
         tool.args(options).args(of_bucket).arg(&segment).run()
     };
     table.row(
