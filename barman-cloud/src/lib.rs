@@ -40,7 +40,7 @@ pub struct Entry {
     run: fn(&[OsString]) -> ExitCode,
     command: fn() -> clap::Command,
     #[cfg(test)]
-    parse: fn(&[OsString]) -> Result<(), Refusal>,
+    parse: fn(&[OsString], &Env) -> Result<(), Refusal>,
 }
 
 const fn entry<T: Tool>(name: &'static str) -> Entry {
@@ -49,7 +49,7 @@ const fn entry<T: Tool>(name: &'static str) -> Entry {
         run: cli::run::<T>,
         command: argparse::command::<T>,
         #[cfg(test)]
-        parse: |words| argparse::parse::<T>(words, &Env::default()).map(drop),
+        parse: |words, env| argparse::parse::<T>(words, env).map(drop),
     }
 }
 
