@@ -392,5 +392,9 @@ mod tests {
         ] {
             assert_eq!(status(method.clone(), path), expected, "{method} {path}");
         }
+        let long_ago = Instant::now().checked_sub(4 * MINUTE);
+        board.lock().good = long_ago.expect("a machine runs for longer");
+        assert_eq!(status(Method::GET, "/healthz"), 503);
+        assert_eq!(status(Method::GET, "/metrics"), 200, "which says it itself");
     }
 }
