@@ -1,6 +1,6 @@
 //! What can go wrong with snapshots, by cause.
 
-use crate::store::{ApiError, StoreErrorKind};
+use crate::store::{ApiError, RequestId, StoreErrorKind};
 
 /// Something could not be done with a snapshot, after its retries.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +38,18 @@ impl SnapshotError {
         Self {
             kind,
             text: text.split_whitespace().collect::<Vec<_>>().join(" "),
+        }
+    }
+
+    /// A refusal in words, with what the service calls the request, if it tells.
+    pub(super) fn refused(
+        kind: SnapshotErrorKind,
+        text: String,
+        request: Option<&RequestId>,
+    ) -> Self {
+        match request {
+            Some(request) => Self::new(kind, format!("{text} ({request})")),
+            None => Self::new(kind, text),
         }
     }
 

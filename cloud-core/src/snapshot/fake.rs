@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 
 use super::Clouds;
-use crate::store::{Api, ApiAnswer, ApiCall, ApiError, OpenedApi, StoreErrorKind};
+use crate::store::{Api, ApiAnswer, ApiCall, ApiError, OpenedApi, RequestId, StoreErrorKind};
 
 /// What a call meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,14 +299,20 @@ fn refusal(status: u16, code: &str) -> ApiAnswer {
         "<Response><Errors><Error><Code>{code}</Code><Message>no</Message></Error></Errors>\
          </Response>"
     );
-    answer_of(status, text)
+    ApiAnswer {
+        request: Some(RequestId {
+            id: "r-1".to_owned(),
+            host: None,
+        }),
+        ..answer_of(status, text)
+    }
 }
 
 fn answer_of(status: u16, body: String) -> ApiAnswer {
     ApiAnswer {
         status,
-        headers: Vec::new(),
         body: body.into(),
+        ..ApiAnswer::default()
     }
 }
 

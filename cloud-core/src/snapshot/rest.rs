@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::line::{Line, Twice, Verdict};
 use super::{Progress, SnapshotError, SnapshotErrorKind};
-use crate::store::{ApiAnswer, ApiCall};
+use crate::store::{ApiAnswer, ApiCall, RequestId};
 
 /// How long an operation other than a snapshot may take.
 const OPERATION: Duration = Duration::from_mins(10);
@@ -23,6 +23,8 @@ pub(super) struct Refusal {
     /// The cloud's word for it.
     pub(super) code: String,
     pub(super) message: String,
+    /// What the cloud calls the request.
+    pub(super) request: Option<RequestId>,
 }
 
 impl Refusal {
@@ -32,6 +34,7 @@ impl Refusal {
             status,
             code,
             message,
+            request,
         } = self;
         let kind = match status {
             408 | 429 | 500.. => SnapshotErrorKind::Unreachable,
@@ -43,7 +46,7 @@ impl Refusal {
         } else {
             format!("{doing}: {code}: {message} (status {status})")
         };
-        SnapshotError::new(kind, text)
+        SnapshotError::refused(kind, text, request.as_ref())
     }
 }
 
@@ -68,6 +71,7 @@ pub(super) async fn ask(
         status: answer.status,
         code,
         message,
+        request: answer.request,
     }))
 }
 

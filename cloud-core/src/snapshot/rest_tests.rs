@@ -13,7 +13,7 @@ use super::{
     Cloud, Clouds, Deleted, Making, RecordedMount, SnapshotErrorKind, SnapshotOptions,
     SnapshotProvider,
 };
-use crate::store::{Api, ApiAnswer, ApiCall, ApiError, OpenedApi, StoreErrorKind};
+use crate::store::{Api, ApiAnswer, ApiCall, ApiError, OpenedApi, RequestId, StoreErrorKind};
 
 const ID: &str = "20261121T024500";
 const BOTH: [Cloud; 2] = [Cloud::Azure, Cloud::Gcp];
@@ -130,7 +130,13 @@ impl State {
             }
             _ => json!({"error": {"code": code, "message": "no"}}),
         };
-        answer(status, &body)
+        ApiAnswer {
+            request: Some(RequestId {
+                id: "r-1".to_owned(),
+                host: None,
+            }),
+            ..answer(status, &body)
+        }
     }
 
     fn absent(&self) -> ApiAnswer {
@@ -261,8 +267,8 @@ impl State {
 fn answer(status: u16, body: &Value) -> ApiAnswer {
     ApiAnswer {
         status,
-        headers: Vec::new(),
         body: body.to_string().into(),
+        ..ApiAnswer::default()
     }
 }
 
@@ -402,6 +408,7 @@ async fn only_a_snapshot_that_is_not_there_counts_as_deleted() {
         let fake = Fake::new(Cloud::Azure).with(|state| state.faults = vec![(0, fault)]);
         let error = fake.open().delete("x").await.unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
+        assert!(error.text.ends_with(" (request id r-1)"), "{error}");
     }
 }
 

@@ -19,7 +19,9 @@ use super::http::ConnectError;
 use super::http::{Http, classify, host_of};
 #[cfg(any(feature = "azure", feature = "gcp"))]
 use super::printable;
-use super::{StoreConfig, StoreErrorKind};
+#[cfg(feature = "remote")]
+use super::wire::request_id;
+use super::{RequestId, StoreConfig, StoreErrorKind};
 
 /// Longest time for a whole answer.
 #[cfg(feature = "remote")]
@@ -32,6 +34,10 @@ pub(super) const MAX_ANSWER: usize = 16 << 20;
 /// Headers of an answer that mean something.
 #[cfg(feature = "remote")]
 const HEADERS: [&str; 3] = ["azure-asyncoperation", "location", "retry-after"];
+
+/// Headers that name the request, Amazon's and Azure's; Google has none.
+#[cfg(feature = "remote")]
+const REQUEST_IDS: [&str; 2] = ["x-amzn-requestid", "x-ms-request-id"];
 
 /// A service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +82,8 @@ pub struct ApiAnswer {
     pub status: u16,
     /// Those headers that mean something, by names in lower case.
     pub headers: Vec<(String, String)>,
+    /// What the service calls the request, if it tells.
+    pub request: Option<RequestId>,
     /// The body.
     pub body: Bytes,
 }
@@ -95,13 +103,15 @@ impl ApiAnswer {
 
     #[cfg(feature = "remote")]
     pub(super) fn new(status: u16, headers: &http::HeaderMap, body: impl Into<Bytes>) -> Self {
-        let pair = |name: &str| {
-            let value = headers.get(name)?.to_str().ok()?;
-            Some((name.to_owned(), value.to_owned()))
-        };
+        let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
+        let pair = |name: &str| Some((name.to_owned(), text(name)?));
         Self {
             status,
             headers: HEADERS.into_iter().filter_map(pair).collect(),
+            request: REQUEST_IDS
+                .iter()
+                .find_map(|id| request_id(id, None, text))
+                .map(|id| *id),
             body: body.into(),
         }
     }

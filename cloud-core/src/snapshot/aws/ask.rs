@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::super::line::Verdict;
 use super::super::{SnapshotError, SnapshotErrorKind};
 use crate::store::xml::{self, Element};
-use crate::store::{ApiAnswer, ApiCall, Tag, url_encoded};
+use crate::store::{ApiAnswer, ApiCall, RequestId, Tag, url_encoded};
 
 /// The version of the interface.
 const VERSION: &str = "2016-11-15";
@@ -98,6 +98,8 @@ pub(super) struct Refusal {
     pub(super) code: String,
     message: String,
     status: u16,
+    /// What EC2 calls the request.
+    request: Option<RequestId>,
 }
 
 impl Refusal {
@@ -114,6 +116,7 @@ impl Refusal {
             code: text("Code"),
             message: text("Message"),
             status: answer.status,
+            request: answer.request.clone(),
         }
     }
 
@@ -130,13 +133,14 @@ impl Refusal {
             code,
             message,
             status,
+            request,
         } = self;
         let text = if code.is_empty() {
             format!("{action}: EC2 answered {status}")
         } else {
             format!("{action}: {code}: {message}")
         };
-        SnapshotError::new(kind, text)
+        SnapshotError::refused(kind, text, request.as_ref())
     }
 
     fn is_busy(&self) -> bool {

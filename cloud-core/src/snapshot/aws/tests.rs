@@ -204,6 +204,14 @@ async fn one_that_fails_or_takes_too_long_is_told_and_all_are_undone() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_refusal_says_what_ec2_calls_the_request() {
+    let ec2 = FakeEc2::default().fault(0, Fault::Refused(403, "UnauthorizedOperation"));
+    let error = make(&ec2, &SnapshotOptions::default()).await.1.unwrap_err();
+    let expected = "UnauthorizedOperation: no (request id r-1)";
+    assert!(error.contains(expected), "{error}");
+}
+
 /// Whatever call is the last one that arrives: what is left is in the record (S1).
 #[tokio::test(start_paused = true)]
 async fn what_is_left_after_a_service_that_dies_anywhere_is_recorded() {

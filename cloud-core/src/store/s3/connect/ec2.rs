@@ -222,7 +222,8 @@ mod tests {
                 "{authorization}"
             );
             assert!(authorization.contains("SignedHeaders=content-type;host;x-amz-date"));
-            Answer::new(503).header("retry-after", "7").xml("<R/>")
+            let answer = Answer::new(503).header("retry-after", "7");
+            answer.header("x-amzn-RequestId", "59dbff89").xml("<R/>")
         });
         let keys = [
             ("AWS_ENDPOINT_URL_EC2", server.url.clone()),
@@ -243,6 +244,8 @@ mod tests {
             answer.retry_after(),
             Some(std::time::Duration::from_secs(7))
         );
+        let request = answer.request.map(|request| request.id);
+        assert_eq!(request.as_deref(), Some("59dbff89"));
         assert!(answer.body.ends_with(b"<R/>"));
     }
 }
