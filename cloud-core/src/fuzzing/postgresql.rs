@@ -7,10 +7,14 @@ use crate::pgdata::ControlFile;
 use crate::wal::fit::judge;
 use crate::wal::page::{ReachMeter, SegmentIdentity};
 use crate::wal::record::{Flaw, RecordMeter};
+use crate::wal::seam::{Carry, Ends};
 use crate::wal::{WalKind, WalName};
 
+/// A page of WAL, in bytes.
+const PAGE: usize = 8192;
+
 /// A segment. In pieces, whose size is the first byte of the input, it is what it is as a
-/// whole.
+/// whole; and so are two of them in a row, cut where a page begins.
 pub(super) fn segment(data: &[u8]) {
     let Some((size, bytes)) = data.split_first() else {
         return;
@@ -22,6 +26,14 @@ pub(super) fn segment(data: &[u8]) {
     for kind in [WalKind::Segment, WalKind::Partial] {
         assert_eq!(flaw(pieces(), kind), flaw([bytes].into_iter(), kind));
     }
+    let (first, second) = bytes.split_at(bytes.len() / 2 / PAGE * PAGE);
+    assert_eq!(
+        seam(
+            first.chunks(usize::from(*size) + 1),
+            second.chunks(usize::from(*size) + 1)
+        ),
+        seam([first].into_iter(), [second].into_iter())
+    );
     let name: WalName = "000000010000000000000006".parse().expect("a name");
     let _ = judge(&name, bytes.len() as u64, bytes);
     let _ = SegmentIdentity::of(bytes);
@@ -37,6 +49,25 @@ fn flaw<'a>(pieces: impl Iterator<Item = &'a [u8]>, kind: WalKind) -> Option<Fla
     let mut meter = RecordMeter::new();
     pieces.for_each(|piece| meter.update(piece));
     meter.finish(kind)
+}
+
+/// What is wrong with the record that goes from one segment into the next, and with that which
+/// would go on into the first one again.
+fn seam<'a>(
+    first: impl Iterator<Item = &'a [u8]>,
+    second: impl Iterator<Item = &'a [u8]>,
+) -> [Option<Flaw>; 3] {
+    let [first, second] = [ends(first), ends(second)];
+    let (carry, nothing) = first.join(Carry::default());
+    let (carry, middle) = second.join(carry);
+    let (_, last) = first.join(carry);
+    [nothing, middle, last]
+}
+
+fn ends<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Ends {
+    let mut meter = RecordMeter::new();
+    pieces.for_each(|piece| meter.update(piece));
+    meter.finish_whole(WalKind::Segment).ends
 }
 
 /// A control file, as it is and with a checksum that fits.
