@@ -34,6 +34,7 @@ apt_need dpkg-deb dpkg
 apt_need man man-db
 apt_need zsh zsh
 apt_need fish fish
+apt_need systemd-nspawn systemd-container
 apt_need shellcheck shellcheck
 apt_need codespell codespell
 if ! has_postgresql; then

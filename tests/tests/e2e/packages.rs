@@ -263,7 +263,7 @@ fn the_root_of_a_container_has_the_tools_and_what_they_need_alone() {
 }
 
 /// What is laid out for all packages.
-fn tree(workspace: &Workspace) -> PathBuf {
+pub(crate) fn tree(workspace: &Workspace) -> PathBuf {
     let tree = workspace.path("tree");
     succeed(&mut packaging("tree.sh", &tree));
     tree

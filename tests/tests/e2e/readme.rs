@@ -39,18 +39,37 @@ impl Section {
         Self { lines }
     }
 
+    /// Whether a line of it says this.
+    pub(crate) fn has(&self, words: &str) -> bool {
+        self.lines.iter().any(|line| line.contains(words))
+    }
+
     /// The lines of all fenced blocks of a kind.
     pub(crate) fn blocks(&self, kind: &str) -> Vec<String> {
+        let blocks = self.whole_blocks(kind);
+        let lines = blocks.iter().flat_map(|block| block.lines());
+        lines.map(|line| line.trim_start().to_owned()).collect()
+    }
+
+    /// The fenced blocks of a kind, each with all its lines.
+    pub(crate) fn whole_blocks(&self, kind: &str) -> Vec<String> {
+        let begin = format!("```{kind}");
+        let mut blocks: Vec<String> = Vec::new();
         let mut inside = false;
-        let mut lines = Vec::new();
-        for line in self.lines.iter().map(|line| line.trim_start()) {
-            if line.starts_with("```") {
-                inside = line == format!("```{kind}");
+        for line in &self.lines {
+            let word = line.trim_start();
+            if word.starts_with("```") {
+                inside = word == begin;
+                if inside {
+                    blocks.push(String::new());
+                }
             } else if inside {
-                lines.push(line.to_owned());
+                let block = blocks.last_mut().expect("one was just begun");
+                block.push_str(line);
+                block.push('\n');
             }
         }
-        lines
+        blocks
     }
 
     /// The value of a setting as `postgresql.conf` would have it.
