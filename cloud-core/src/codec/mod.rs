@@ -27,6 +27,7 @@ use std::io::{self, Read, Write};
 
 mod blocks;
 mod bzip2;
+mod crew;
 mod guard;
 mod gzip;
 mod lz4;
@@ -119,6 +120,15 @@ pub trait Codec: fmt::Debug + Send + Sync {
     /// Empty input is an error for every codec but "none". Failures of `input`
     /// pass through with their kind; after any error there is no success.
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>>;
+
+    /// The same on `threads` threads beside the one that reads, where several are of use.
+    fn parallel_decoder(
+        &self,
+        input: Box<dyn Read + Send>,
+        _threads: usize,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        self.decoder(input)
+    }
 }
 
 /// Compresses bytes that are in memory as a whole.

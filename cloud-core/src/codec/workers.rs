@@ -7,18 +7,16 @@
 //! by the blocks that may be under way, and the place of every byte in the output
 //! is decided by the bytes before it alone.
 //!
-//! The threads inherit the priority of the one that makes the encoder. They end
+//! The threads ([`Crew`]) inherit the priority of the one that makes the encoder. They end
 //! with it, after the block that they are at.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Encoder;
+use super::crew::Crew;
 
 /// A block on its way through a worker.
 #[derive(Debug, Default)]
@@ -111,6 +109,15 @@ struct Job<N> {
     done: SyncSender<Answer<N>>,
 }
 
+impl<N> Job<N> {
+    fn run(self, worker: &mut impl Work<Note = N>) {
+        let Self { mut block, done } = self;
+        let result = worker.pack(&mut block).map(|()| block);
+        // Nobody waits for it if the encoder was dropped meanwhile.
+        let _ = done.send(result);
+    }
+}
+
 /// An [`Encoder`] made of a [`Join`] and its workers.
 pub(super) struct Parallel<J: Join> {
     join: J,
@@ -124,14 +131,18 @@ pub(super) struct Parallel<J: Join> {
     spare: Vec<BlockOf<J>>,
     /// Plain bytes that came in and of which nothing was written.
     held: u64,
-    crew: Crew<<J::Worker as Work>::Note>,
+    crew: Crew<Job<<J::Worker as Work>::Note>>,
 }
 
 impl<J: Join> Parallel<J> {
     /// Encodes with `threads` threads beside the one that writes.
     pub(super) fn new(join: J, out: Box<dyn Write + Send>, threads: usize) -> io::Result<Self> {
+        let crew = Crew::new("encoder", threads, || {
+            let mut worker = join.worker()?;
+            Ok(move |job: Job<_>| job.run(&mut worker))
+        })?;
         Ok(Self {
-            crew: Crew::new(threads, || join.worker())?,
+            crew,
             join,
             out,
             begun: false,
@@ -159,13 +170,15 @@ impl<J: Join> Parallel<J> {
 
     /// Hands the block over that was filled, when there is room for it.
     fn hand_over(&mut self) -> io::Result<()> {
-        while self.at_work.len() >= self.crew.threads.len() + J::WAITING {
+        while self.at_work.len() >= self.crew.threads() + J::WAITING {
             self.collect()?;
         }
         let mut next = self.spare.pop().unwrap_or_else(Self::room);
         next.follow(&self.filling, J::HISTORY);
         let block = mem::replace(&mut self.filling, next);
-        self.at_work.push_back(self.crew.give(block)?);
+        let (done, answer) = sync_channel(1);
+        self.crew.give(Job { block, done })?;
+        self.at_work.push_back(answer);
         Ok(())
     }
 
@@ -174,7 +187,7 @@ impl<J: Join> Parallel<J> {
         let Some(oldest) = self.at_work.pop_front() else {
             return Ok(());
         };
-        let block = oldest.recv().map_err(|_| gone())??;
+        let block = oldest.recv().map_err(|_| self.crew.gone())??;
         self.begin()?;
         self.join.join(&block, &mut self.out)?;
         self.held -= block.plain().len() as u64;
@@ -223,84 +236,11 @@ impl<J: Join> Encoder for Parallel<J> {
     }
 }
 
-/// The threads.
-struct Crew<N> {
-    /// `None` only while it is dropped.
-    jobs: Option<Sender<Job<N>>>,
-    over: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl<N: Send + 'static> Crew<N> {
-    fn new<W: Work<Note = N>>(
-        threads: usize,
-        worker: impl Fn() -> io::Result<W>,
-    ) -> io::Result<Self> {
-        let (jobs, todo) = channel();
-        let todo = Arc::new(Mutex::new(todo));
-        let mut crew = Self {
-            jobs: Some(jobs),
-            over: Arc::default(),
-            threads: Vec::new(),
-        };
-        for _ in 0..threads.max(1) {
-            let worker = worker()?;
-            let (todo, over) = (Arc::clone(&todo), Arc::clone(&crew.over));
-            let thread = thread::Builder::new().name("encoder".into());
-            let thread = thread.spawn(move || serve(worker, &todo, &over));
-            crew.threads.push(thread.map_err(|error| {
-                let text = format!(
-                    "could not start {threads} threads to compress with ({error}): fewer, or one, \
-                     may be possible"
-                );
-                io::Error::new(error.kind(), text)
-            })?);
-        }
-        Ok(crew)
-    }
-
-    /// Gives a block to whoever is free first.
-    fn give(&self, block: Block<N>) -> io::Result<Receiver<Answer<N>>> {
-        let (done, answer) = sync_channel(1);
-        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-        jobs.send(Job { block, done }).map_err(|_| gone())?;
-        Ok(answer)
-    }
-}
-
-impl<N> Drop for Crew<N> {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        self.jobs = None;
-        for thread in self.threads.drain(..) {
-            // One that panicked was noticed by who waited for its block.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn serve<W: Work>(mut worker: W, todo: &Mutex<Receiver<Job<W::Note>>>, over: &AtomicBool) {
-    loop {
-        let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { mut block, done }) = job else {
-            return;
-        };
-        if over.load(Ordering::Relaxed) {
-            return;
-        }
-        let result = worker.pack(&mut block).map(|()| block);
-        // Nobody waits for it if the encoder was dropped meanwhile.
-        let _ = done.send(result);
-    }
-}
-
-fn gone() -> io::Error {
-    io::Error::other("a thread of the encoder ended early, which is a mistake in this program")
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+    use std::thread;
 
     use super::*;
 

@@ -13,16 +13,17 @@ use crate::tar::{Member, TarReader, TarWriter};
 /// Plain bytes of which more are not looked at.
 const ENOUGH: u64 = 1 << 20;
 
-/// A compressed stream, whose codec is the first byte of the input. Read in other pieces it
-/// gives the same bytes.
+/// A compressed stream, whose codec is the first byte of the input. Read in other pieces, and
+/// on other threads, it gives the same bytes.
 pub(super) fn codecs(data: &[u8]) {
     let Some((which, stream)) = data.split_first() else {
         return;
     };
     let codec = CODECS[usize::from(*which) % CODECS.len()];
-    let whole = decoded(codec, io::Cursor::new(stream.to_vec()), 64 << 10);
+    let whole = codec.decoder(Box::new(io::Cursor::new(stream.to_vec())));
+    let whole = decoded(codec, whole, 64 << 10);
     let pieces = Pieces(io::Cursor::new(stream.to_vec()));
-    let slowly = decoded(codec, pieces, 509);
+    let slowly = decoded(codec, codec.parallel_decoder(Box::new(pieces), 2), 509);
     match (whole, slowly) {
         (Some(whole), Some(slowly)) => assert!(whole == slowly, "{codec:?}"),
         // Of a stream that fails somewhere, more may come out before.
@@ -36,10 +37,10 @@ pub(super) fn codecs(data: &[u8]) {
 /// The first bytes of a stream, if it does not fail before.
 fn decoded(
     codec: &dyn Codec,
-    input: impl Read + Send + 'static,
+    decoder: io::Result<Box<dyn Read + Send>>,
     at_a_time: usize,
 ) -> Option<Vec<u8>> {
-    let mut plain = codec.decoder(Box::new(input)).ok()?;
+    let mut plain = decoder.ok()?;
     let (mut bytes, mut buffer) = (Vec::new(), vec![0; at_a_time]);
     loop {
         let most = ENOUGH - bytes.len() as u64;

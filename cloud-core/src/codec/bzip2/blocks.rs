@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use ::bzip2::{Action, Compress, Compression, Status};
 
 use super::WORK_FACTOR;
+use super::marks::END;
 use crate::codec::stream::since;
 use crate::codec::workers::{Block, Join, Work};
 
@@ -24,9 +25,6 @@ const HEADER: usize = 4;
 
 /// Length of a block's mark, which the checksum follows.
 const MARK: usize = 6;
-
-/// Mark of the trailer, which the checksum follows.
-const END: u128 = 0x1772_4538_5090;
 
 /// Bits of the trailer: mark and checksum.
 const TRAILER: usize = 80;
@@ -104,7 +102,7 @@ impl Join for Stream {
     }
 
     fn end(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        let trailer = (END << 32 | u128::from(self.combined)) << (128 - TRAILER);
+        let trailer = (u128::from(END) << 32 | u128::from(self.combined)) << (128 - TRAILER);
         self.moved.clear();
         let bytes = trailer.to_be_bytes();
         self.joined.push(&bytes, TRAILER, &mut self.moved);
@@ -163,7 +161,7 @@ impl Extent {
             .iter()
             .fold(0, |tail, byte| tail << 8 | u128::from(*byte));
         // With one block, its checksum is the one of all checksums.
-        let trailer = END << 32 | u128::from(checksum);
+        let trailer = u128::from(END) << 32 | u128::from(checksum);
         let padding = (0..8).find(|padding| {
             let above = tail >> padding & ((1 << TRAILER) - 1);
             above == trailer && tail.trailing_zeros() >= *padding
@@ -199,7 +197,7 @@ impl Work for Worker {
 
 /// The end of what was joined so far.
 #[derive(Debug, Default)]
-struct Bits {
+pub(super) struct Bits {
     /// What does not fill a byte, from the highest bit on.
     rest: [u8; 1],
     /// How many of them count, 0 to 7.
@@ -208,7 +206,7 @@ struct Bits {
 
 impl Bits {
     /// Adds the first `bits` bits of `bytes`; whole bytes go to `out`.
-    fn push(&mut self, bytes: &[u8], bits: usize, out: &mut Vec<u8>) {
+    pub(super) fn push(&mut self, bytes: &[u8], bits: usize, out: &mut Vec<u8>) {
         let (whole, odd) = bytes.split_at(bits / 8);
         let [mut rest] = self.rest;
         if self.count == 0 {
@@ -240,7 +238,7 @@ impl Bits {
     }
 
     /// The last byte, filled with zeroes, if there is one.
-    fn rest(&self) -> &[u8] {
+    pub(super) fn rest(&self) -> &[u8] {
         &self.rest[..usize::from(self.count > 0)]
     }
 }

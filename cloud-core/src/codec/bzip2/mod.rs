@@ -1,14 +1,17 @@
 //! bzip2: one stream.
 //!
-//! The decoder's memory is bounded by the format (about 4 MB). Every block and
-//! every stream carries a CRC-32, which is verified.
+//! The decoder's memory is bounded by the format (about 4 MB for each thread, and what goes in
+//! and out of it, up to 8 MB). Every block and every stream carries a CRC-32, which is verified.
 
+mod apart;
 mod blocks;
+mod marks;
 
 use std::io::{self, Read, Write};
 
 use ::bzip2::{Action, Compress, Compression, Decompress, Status};
 
+use self::apart::Apart;
 use self::blocks::Stream as Joined;
 use super::guard::corrupt;
 use super::stream::{Pack, Packer, Step, Unpack, Unpacker, since};
@@ -66,6 +69,17 @@ impl Codec for Bzip2 {
     fn decoder(&self, input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
         let unpack = Streams(Decompress::new(false));
         Ok(guard::decoding(Unpacker::new(unpack, input)))
+    }
+
+    fn parallel_decoder(
+        &self,
+        input: Box<dyn Read + Send>,
+        threads: usize,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        if threads < 2 {
+            return self.decoder(input);
+        }
+        Ok(guard::decoding(Apart::new(input, threads)?))
     }
 }
 

@@ -18,6 +18,8 @@ use crate::transfer::Downloads;
 /// What the archives that are read side by side share.
 pub(in crate::ops) struct Lanes {
     downloads: Downloads,
+    /// Threads that decode one archive, where the codec has use for several.
+    decoders: usize,
     reporter: Arc<dyn Reporter>,
     stop: CancellationToken,
     /// Bytes of archives that were read to their end, or to where they failed.
@@ -25,15 +27,19 @@ pub(in crate::ops) struct Lanes {
 }
 
 impl Lanes {
-    /// `jobs` requests at the same time. `stop` ends all of them.
+    /// `jobs` requests at the same time, and as many threads that decode so many `archives`.
+    /// `stop` ends all of them.
     pub(in crate::ops) fn new(
         ctx: &Ctx,
         store: &Arc<dyn ObjectStore>,
         jobs: NonZeroU32,
+        archives: usize,
         stop: &CancellationToken,
     ) -> Self {
         let reporter = Arc::clone(&ctx.reporter);
+        let threads = usize::try_from(jobs.get()).unwrap_or(usize::MAX);
         Self {
+            decoders: threads / archives.clamp(1, threads),
             downloads: Downloads::new(Arc::clone(store), jobs.get(), Arc::clone(&reporter)),
             reporter,
             stop: stop.clone(),
@@ -70,6 +76,7 @@ impl Lanes {
         let taken = reader.taken();
         let passage = Passage {
             suffix: archive.suffix.clone(),
+            decoders: self.decoders,
             base,
             reader,
             failure,

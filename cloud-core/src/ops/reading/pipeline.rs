@@ -5,6 +5,8 @@
 //!  (tasks, `transfer`)        (a thread)                    (a thread)
 //! ```
 //!
+//! A codec that decodes slowly (bzip2) has threads of its own, if there are archives fewer than
+//! jobs.
 //! Between the two threads are a bounded number of chunks, whose buffers are used
 //! again. The members that a restore writes last are held back here.
 
@@ -81,6 +83,8 @@ impl Before {
 pub(in crate::ops) struct Passage {
     /// The suffix of its codec.
     pub(super) suffix: String,
+    /// Threads that decode it, where the codec has use for several.
+    pub(super) decoders: usize,
     /// What it holds.
     pub(super) base: ArchiveBase,
     pub(super) reader: DownloadReader,
@@ -159,7 +163,7 @@ impl Passage {
     fn read(self, items: &SyncSender<Item>, spare: &Receiver<Vec<u8>>) -> Result<Unpacked, End> {
         let codec = codec::by_suffix(&self.suffix).unwrap_or(&codec::None);
         let plain = codec
-            .decoder(Box::new(self.reader))
+            .parallel_decoder(Box::new(self.reader), self.decoders)
             .map_err(|error| End::Archive(error.into()))?;
         let counted = Counted {
             inner: plain,

@@ -139,7 +139,7 @@ async fn archives(
         tracing::info!("{} archives are restored already", known.len());
     }
     let unpacking = Unpacking {
-        lanes: Lanes::new(ctx, store, request.jobs, &stop),
+        lanes: Lanes::new(ctx, store, request.jobs, all.len(), &stop),
         ctx,
         plan,
         begun,

@@ -91,9 +91,9 @@ impl<'a> Archives<'a> {
         let stop = ctx.cancel.child_token();
         Self {
             ctx,
+            lanes: Lanes::new(ctx, store, jobs, all.len(), &stop),
             all,
             jobs,
-            lanes: Lanes::new(ctx, store, jobs, &stop),
             stop,
             info,
             tree: Arc::new(Tree::new()),
