@@ -75,7 +75,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 say "test servers"
 tests/servers/up.sh install
-programs=$(tests/servers/postgresql.sh install && tests/servers/barman.sh install && tests/servers/prometheus.sh install)
+programs=$(tests/servers/postgresql.sh install && tests/servers/barman.sh install && tests/servers/prometheus.sh install && tests/servers/patroni.sh install)
 eval "$programs"
 
 say "format"

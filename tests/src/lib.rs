@@ -31,6 +31,7 @@ mod load;
 mod long_archive;
 mod objects;
 mod owner;
+mod patroni;
 mod pg_bin;
 mod place;
 mod pooler;
@@ -48,6 +49,7 @@ mod tree;
 mod volume;
 mod workspace;
 
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 pub use azure::{Azurite, Container};
@@ -69,6 +71,7 @@ pub use load::WriteLoad;
 pub use long_archive::{Asked, LongArchive, segment_in};
 pub use objects::Objects;
 pub use owner::Owner;
+pub use patroni::PatroniNode;
 pub use pg_bin::PgBin;
 pub use place::{Place, Remote};
 pub use pooler::Pooler;
@@ -120,6 +123,14 @@ pub(crate) fn skip<T>(help: &str) -> Option<T> {
     assert!(std::env::var_os("CI").is_none(), "{help}");
     eprintln!("skipped: {help}");
     None
+}
+
+/// Addresses of the loopback interface that nobody listens on now.
+pub(crate) fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| {
+        TcpListener::bind("127.0.0.1:0").expect("the loopback address is there")
+    });
+    listeners.map(|listener| listener.local_addr().expect("it was just bound"))
 }
 
 /// Where the samples recorded from the real tools lie.

@@ -2,7 +2,7 @@
 //! helpers that outlive the calls that started them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -40,18 +40,26 @@ impl Process {
             .find(|process| process.name().starts_with("barman-cloud-wa"))
     }
 
+    /// Those with this path, or one below it, among their arguments.
+    pub fn naming(path: &Path) -> Vec<Self> {
+        let path = path.to_string_lossy();
+        let names = |process: &Self| {
+            let arguments = process.arguments();
+            arguments.iter().any(|text| text.contains(&*path))
+        };
+        let entries = fs::read_dir("/proc").expect("Linux has it").flatten();
+        entries
+            .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+            .map(Self)
+            .filter(names)
+            .collect()
+    }
+
     /// The helpers that fetch WAL ahead and were started from this workspace.
     pub fn helpers(workspace: &Workspace) -> Vec<Self> {
-        let mine = workspace.root().to_string_lossy().into_owned();
-        let all = fs::read_dir("/proc").expect("Linux has it").flatten();
-        all.filter_map(|entry| {
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-            let process = Self(pid);
-            let ours = process.name() == "wal-prefetch"
-                && process.arguments().iter().any(|text| text.contains(&mine));
-            ours.then_some(process)
-        })
-        .collect()
+        let mut all = Self::naming(workspace.root());
+        all.retain(|process| process.name() == "wal-prefetch");
+        all
     }
 
     /// Returns when there is none of them any more.

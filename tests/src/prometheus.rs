@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::workspace::Workspace;
-use crate::{HttpAnswer, http_get, skip, wait_until};
+use crate::{HttpAnswer, free_addresses, http_get, skip, wait_until};
 
 /// The folder of its programs, from `TEST_PROMETHEUS`. Without it, says what would help and
 /// gives `None`.
@@ -45,10 +45,7 @@ impl Prometheus {
     pub fn start(workspace: &Workspace, config: &str) -> Option<Self> {
         let program = programs()?.join("prometheus");
         let config = workspace.file("prometheus.yml", config);
-        let free =
-            std::net::TcpListener::bind("127.0.0.1:0").expect("the loopback address is there");
-        let address = free.local_addr().expect("it was just bound").to_string();
-        drop(free);
+        let [address] = free_addresses().map(|free| free.to_string());
         let log = std::fs::File::create(workspace.path("prometheus.log"));
         let child = Command::new(program)
             .arg(format!("--config.file={}", config.display()))

@@ -1,4 +1,4 @@
-//! SQL over a Unix socket, blocking, without `psql`.
+//! SQL over a socket, blocking, without `psql`.
 
 use std::path::Path;
 
@@ -23,12 +23,28 @@ impl Session {
         user: &str,
         database: &str,
     ) -> Result<Self, tokio_postgres::Error> {
+        Self::with(Config::new().host_path(socket_dir), user, database)
+    }
+
+    /// The same on the server that listens on this port of the loopback address.
+    ///
+    /// # Errors
+    ///
+    /// What the server or the network says.
+    pub fn over_tcp(port: u16, user: &str, database: &str) -> Result<Self, tokio_postgres::Error> {
+        Self::with(Config::new().host("127.0.0.1").port(port), user, database)
+    }
+
+    fn with(
+        config: &mut Config,
+        user: &str,
+        database: &str,
+    ) -> Result<Self, tokio_postgres::Error> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime needs only file descriptors");
-        let mut config = Config::new();
-        config.host_path(socket_dir).user(user).dbname(database);
+        config.user(user).dbname(database);
         let client = runtime.block_on(async {
             let (client, connection) = config.connect(NoTls).await?;
             tokio::spawn(connection);

@@ -34,6 +34,7 @@ mod one_program;
 mod options_count;
 mod packages;
 mod pages;
+mod patroni;
 mod permissions_s3;
 mod pitr;
 mod progress;
