@@ -4,7 +4,7 @@
 //! file of the later archive stays, whichever is unpacked first: a name is taken for
 //! an archive while its file is made, and a file of an earlier archive is not made any more.
 //!
-//! A name costs 16 bytes and its share of a tree, since there may be millions. It is known by a
+//! A name costs 16 bytes and an eighth more, since there may be millions. It is known by a
 //! salted hash: two names with one hash would only hide that a file is missing, once in
 //! 2^40 restores of a million files.
 
@@ -15,8 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-/// Parts of the tree with a lock each: a file is made under the lock of its name.
-const SHARDS: usize = 64;
+/// Parts with a lock each: a file is made under the lock of its name. So many that one is
+/// short, and moving half of it for a name more costs little: 2 KB of a million names.
+const SHARDS: usize = 4096;
 
 /// Greatest number of an archive. Beyond it, the last one that is unpacked stays.
 const LAST: u32 = (1 << 20) - 1;
@@ -25,7 +26,49 @@ const LAST: u32 = (1 << 20) - 1;
 #[derive(Debug)]
 pub struct Names {
     salt: AtomicU64,
-    shards: Vec<Mutex<BTreeMap<u64, Known>>>,
+    shards: Vec<Mutex<Shard>>,
+}
+
+/// Some of the names, sorted by their hashes. A tree would take twice as much.
+#[derive(Debug, Default)]
+struct Shard(Vec<(u64, Known)>);
+
+impl Shard {
+    fn place(&self, which: u64) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&which, |(which, _)| *which)
+    }
+
+    fn get(&self, which: u64) -> Option<Known> {
+        Some(self.0[self.place(which).ok()?].1)
+    }
+
+    /// What is known of a name, after `first` was noted of one that is new.
+    fn get_or_insert(&mut self, which: u64, first: Known) -> &mut Known {
+        let place = self.place(which).unwrap_or_else(|place| {
+            if self.0.len() == self.0.capacity() {
+                // Twice as much would be for names that may never come.
+                self.0.reserve_exact((self.0.len() / 8).max(4));
+            }
+            self.0.insert(place, (which, first));
+            place
+        });
+        &mut self.0[place].1
+    }
+
+    fn insert(&mut self, which: u64, known: Known) {
+        *self.get_or_insert(which, known) = known;
+    }
+
+    fn remove(&mut self, which: u64) {
+        if let Ok(place) = self.place(which) {
+            self.0.remove(place);
+        }
+    }
+
+    fn files(&self) -> impl Iterator<Item = Known> + '_ {
+        let all = self.0.iter().map(|(_, known)| *known);
+        all.filter(|known| known.is_file())
+    }
 }
 
 /// What is known of a name, in 64 bits: 20 of the archive, one that says whether it is a file
@@ -83,12 +126,9 @@ impl Names {
         u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
     }
 
-    fn shard(&self, which: u64) -> MutexGuard<'_, BTreeMap<u64, Known>> {
+    fn shard(&self, which: u64) -> MutexGuard<'_, Shard> {
         let shard = usize::try_from(which % SHARDS as u64).unwrap_or(0);
-        // Every change under the lock is a single insertion.
-        self.shards[shard]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[shard])
     }
 
     /// Makes something under `name` for the archive with this number; `None`, and nothing is made,
@@ -102,7 +142,7 @@ impl Names {
         let which = self.which(name);
         let mut shard = self.shard(which);
         let mine = Known::of_archive(archive);
-        let known = shard.get(&which);
+        let known = shard.get(which);
         if known.is_some_and(|known| known.archive() > mine.archive()) {
             return Ok(None);
         }
@@ -116,7 +156,7 @@ impl Names {
         let which = self.which(name);
         let mine = Known::of_archive(archive);
         let mut shard = self.shard(which);
-        let known = shard.entry(which).or_insert(mine);
+        let known = shard.get_or_insert(which, mine);
         if known.archive() <= mine.archive() {
             *known = mine.with_file(size, crc);
         }
@@ -125,7 +165,7 @@ impl Names {
     /// What is known of a name that this archive has now; `None` if it is another's.
     pub fn of_archive(&self, name: &[u8], archive: u32) -> Option<Known> {
         let which = self.which(name);
-        let known = self.shard(which).get(&which).copied();
+        let known = self.shard(which).get(which);
         known.filter(|known| known.archive() == archive.min(LAST))
     }
 
@@ -142,8 +182,7 @@ impl Names {
         mut tell: impl FnMut(u64, u64) -> io::Result<()>,
     ) -> io::Result<()> {
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (which, known) in shard.iter() {
+            for (which, known) in &lock(shard).0 {
                 if known.archive() == archive.min(LAST) {
                     tell(*which, known.0 & (2 * FILE - 1))?;
                 }
@@ -156,7 +195,7 @@ impl Names {
     pub(super) fn recall(&self, archive: u32, which: u64, what: u64) {
         let known = Known(Known::of_archive(archive).0 | what & (2 * FILE - 1));
         let mut shard = self.shard(which);
-        let other = shard.entry(which).or_insert(known);
+        let other = shard.get_or_insert(which, known);
         if other.archive() <= known.archive() {
             *other = known;
         }
@@ -165,23 +204,22 @@ impl Names {
     /// Whether something was restored under this name that is no directory.
     pub fn has(&self, name: &[u8]) -> bool {
         let which = self.which(name);
-        self.shard(which).contains_key(&which)
+        self.shard(which).get(which).is_some()
     }
 
     /// Whether a file with known content was restored under this name.
     pub fn has_file(&self, name: &[u8]) -> bool {
         let which = self.which(name);
-        let shard = self.shard(which);
-        shard.get(&which).is_some_and(|known| known.is_file())
+        let known = self.shard(which).get(which);
+        known.is_some_and(Known::is_file)
     }
 
     /// Takes a file's name out, with what is known of it.
     pub fn remove_file(&self, name: &[u8]) -> Option<Known> {
         let which = self.which(name);
         let mut shard = self.shard(which);
-        let known = shard.get(&which).copied();
-        let known = known.filter(|known| known.is_file())?;
-        shard.remove(&which);
+        let known = shard.get(which).filter(|known| known.is_file())?;
+        shard.remove(which);
         Some(known)
     }
 
@@ -189,8 +227,7 @@ impl Names {
     pub fn files_of_archives(&self) -> BTreeMap<u32, usize> {
         let mut counts = BTreeMap::new();
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for known in shard.values().filter(|known| known.is_file()) {
+            for known in lock(shard).files() {
                 *counts.entry(known.archive()).or_default() += 1;
             }
         }
@@ -199,12 +236,14 @@ impl Names {
 
     /// How many files there are.
     pub fn files(&self) -> usize {
-        let count = |shard: &Mutex<BTreeMap<u64, Known>>| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().filter(|known| known.is_file()).count()
-        };
+        let count = |shard: &Mutex<Shard>| lock(shard).files().count();
         self.shards.iter().map(count).sum()
     }
+}
+
+/// Every change under a lock is a single one.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -274,5 +313,24 @@ mod tests {
         assert!(again.of_archive(b"a", 1).unwrap().is(8192, 77));
         assert!(again.has(b"link") && !again.has_file(b"link") && !again.has(b"other"));
         assert!(!take(&again, b"link", 0) && take(&again, b"link", 1));
+    }
+
+    /// The bound of memory for a restore of a million files counts on it.
+    #[test]
+    fn a_name_takes_little_more_than_sixteen_bytes() {
+        const NAMES: u32 = 400_000;
+        let names = Names::new();
+        for number in 0..NAMES {
+            names.fill(&number.to_le_bytes(), 0, 0, number);
+        }
+        let all = names.shards.iter().map(lock);
+        let bytes: usize = all.map(|shard| 16 * shard.0.capacity()).sum();
+        assert!(bytes < 18 * NAMES as usize, "{bytes}");
+        assert_eq!(names.files(), NAMES as usize);
+        for number in 0..NAMES {
+            let known = names.remove_file(&number.to_le_bytes());
+            assert!(known.is_some_and(|known| known.is(0, number)), "{number}");
+        }
+        assert_eq!(names.files(), 0);
     }
 }
