@@ -57,11 +57,25 @@ class Bench:
         self.ours = OurBase(homes / "ours", options.certificates, options.binaries)
         self.barman = BarmanBase(homes / "barman", options.certificates, options.barman)
         self.pgbackrest = PgBackRestBase(homes / "pgbackrest", options.certificates)
-        self.buckets, self.records = 0, []
+        self.buckets, self.targets, self.records = 0, 0, []
+        self.restored = options.disk / "restored"
+        self.restored.mkdir(mode=0o700)
+        # Folders in it are then made in different places of the disk.
+        subprocess.run(["chattr", "+T", self.restored], check=False, stderr=subprocess.DEVNULL)
 
     def bucket(self):
         self.buckets += 1
         return f"base-{self.buckets}"
+
+    def target(self):
+        """A new folder, of a name that was never used. ext4 looks for long for an inode where many
+        were deleted in the last five minutes, which nobody's restore to a new disk has to."""
+        self.targets += 1
+        target = self.restored / f"target-{self.targets}"
+        target.mkdir(mode=0o700)
+        # What an earlier one left to be written would be paid for by this one.
+        os.sync()
+        return target
 
     def has(self, tool):
         return tool not in self.options.without
@@ -193,81 +207,97 @@ def upload(bench, length, codec, **facts):
     bench.keep({"job": "backup", "tool": "upload", "codec": codec, "seconds": seconds} | facts)
 
 
-def backups(bench, server, codec, size, number):
-    """One backup by each side; gives what can be restored: the side and its bucket."""
-    facts = {"job": "backup", "codec": codec, "size": size, "round": number}
-    kept = {}
+def our_backups(bench, server, **facts):
+    """Backups by us in each way, and the floors; gives the bucket of the last one."""
+    codec, bucket = facts["codec"], None
 
     def ours(how, **settings):
+        nonlocal bucket
+        if bucket:
+            bench.place.drop(bucket)
         bucket = bench.bucket()
         bench.ours.begin(bench.place, bucket, server.data, zstd=False)
         command = bench.ours.backup(server, codec, **settings)
-        record = bench.run(command, bench.ours.environment(), tool="ours", how=how, **facts)
-        if "ours" in kept:
-            bench.place.drop(kept.pop("ours"))
-        kept["ours"] = bucket
-        return record
+        return bench.run(command, bench.ours.environment(), tool="ours", how=how, **facts)
 
     if BARMAN_LEVELS.get(codec, LEVELS.get(codec)) != LEVELS.get(codec) and bench.has("barman"):
         ours("as Barman's level", threads=0, level=BARMAN_LEVELS[codec])
     ours("gentle")
     record = ours("all cores", threads=0)
     if bench.has("floors"):
-        floor(bench, server, codec, size=size, round=number)
-        upload(bench, record["bytes"]["in"], codec, size=size, round=number)
-    if bench.has("barman") and codec != "zstd":
-        kept["barman"] = bench.bucket()
-        bench.barman.begin(bench.place, kept["barman"], server.data, zstd=False)
-        bench.run(bench.barman.backup(server, codec), bench.barman.environment(), tool="barman", **facts)
-    if bench.has("pgbackrest") and codec in PGBACKREST:
-        kept["pgbackrest"] = bench.bucket()
-        bench.pgbackrest.prepare(bench.place, kept["pgbackrest"], server, codec)
-        bench.run(bench.pgbackrest.backup(), bench.pgbackrest.environment(), tool="pgbackrest", **facts)
-    return kept
+        alone = {name: facts[name] for name in ("size", "round")}
+        floor(bench, server, codec, **alone)
+        upload(bench, record["bytes"]["in"], codec, **alone)
+    return bucket
 
 
-def restores(bench, server, codec, size, number, kept):
-    """Each archive restored by each side that can; what comes out of one archive must be
-    the same for all of them."""
-    facts = {"job": "restore", "codec": codec, "size": size, "round": number}
-    backup_ids = {
-        name: next(path.split("/")[2] for path in bench.place.names(bucket) if "/base/" in path)
-        for name, bucket in kept.items()
-        if name != "pgbackrest"
-    }
-    target, seen = bench.options.disk / "restored", {}
+def barmans_backup(bench, server, **facts):
+    codec = facts["codec"]
+    if codec == "zstd" or not bench.has("barman"):
+        return None
+    bucket = bench.bucket()
+    bench.barman.begin(bench.place, bucket, server.data, zstd=False)
+    bench.run(bench.barman.backup(server, codec), bench.barman.environment(), tool="barman", **facts)
+    return bucket
 
-    def restore(tool, command, **more):
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(mode=0o700)
-        # What an earlier one left to be written would be paid for by this one.
-        os.sync()
-        bench.run(command, tool.environment(), tool=tool.name, **facts, **more)
+
+def pgbackrests_backup(bench, server, **facts):
+    codec = facts["codec"]
+    if codec not in PGBACKREST or not bench.has("pgbackrest"):
+        return None
+    bucket = bench.bucket()
+    bench.pgbackrest.prepare(bench.place, bucket, server, codec)
+    bench.run(bench.pgbackrest.backup(), bench.pgbackrest.environment(), tool="pgbackrest", **facts)
+    return bucket
+
+
+def one_round(bench, server, codec, size, number):
+    """A backup by each side, restored by each side that can. There is one backup at a time, so
+    that memory is left: a store that is short of it is what would be measured."""
+    facts = {"codec": codec, "size": size, "round": number}
+    for source, take in (("ours", our_backups), ("barman", barmans_backup), ("pgbackrest", pgbackrests_backup)):
+        bucket = take(bench, server, job="backup", **facts)
+        if bucket and bench.has("restore"):
+            restores(bench, server, source, bucket, **facts)
+        if bucket:
+            bench.place.drop(bucket)
+
+
+def restores(bench, server, source, bucket, **facts):
+    """A backup restored by each side that can; what comes out must be the same for all."""
+    facts |= {"job": "restore", "of": source}
+    codec = facts["codec"]
+    seen = None
+
+    def restore(tool, fetch, how):
+        nonlocal seen
+        target = bench.target()
+        bench.run(fetch(target), tool.environment(), tool=tool.name, how=how, **facts)
         if not (target / "global/pg_control").is_file():
             sys.exit(f"{tool.name} restored nothing")
         found = contents(target)
-        for name in seen.setdefault(more["of"], found).keys() | found.keys():
-            if seen[more["of"]].get(name) != found.get(name):
+        seen = seen or found
+        for name in seen.keys() | found.keys():
+            if seen.get(name) != found.get(name):
                 sys.exit(f"{tool.name} restored another {name} than the first of the tools did")
+        shutil.rmtree(target)
 
-    for source, backup_id in backup_ids.items():
-        for tool in (bench.ours, bench.barman):
-            if tool is bench.barman and (codec == "zstd" or not bench.has("barman")):
-                continue
-            tool.begin(bench.place, kept[source], server.data, zstd=False)
-            if tool is bench.ours:
-                for sync in (True, False):
-                    restore(tool, tool.fetch(backup_id, target, sync), of=source, how="sync" if sync else "no sync")
-                # It misses the backup's WAL, which nobody archives here, when it has read all the rest.
-                proof = facts | {"job": "verify", "of": source}
-                bench.run(tool.verify(backup_id), tool.environment(), codes=(0, 1), tool=tool.name, **proof)
-            else:
-                restore(tool, tool.fetch(backup_id, target), of=source, how="no sync")
-    if "pgbackrest" in kept:
+    if source == "pgbackrest":
         tool = bench.pgbackrest
-        tool.prepare(bench.place, kept["pgbackrest"], server, codec)
-        restore(tool, tool.fetch(target), of="pgbackrest", how="sync")
-    shutil.rmtree(target, ignore_errors=True)
+        restore(tool, tool.fetch, "sync")
+    else:
+        backup_id = next(path.split("/")[2] for path in bench.place.names(bucket) if "/base/" in path)
+        tool = bench.ours
+        tool.begin(bench.place, bucket, server.data, zstd=False)
+        for sync in (True, False):
+            restore(tool, lambda target: tool.fetch(backup_id, target, sync), "sync" if sync else "no sync")
+        # It misses the backup's WAL, which nobody archives here, when it has read all the rest.
+        proof = facts | {"job": "verify"}
+        bench.run(tool.verify(backup_id), tool.environment(), codes=(0, 1), tool=tool.name, **proof)
+        tool = bench.barman
+        if codec != "zstd" and bench.has("barman"):
+            tool.begin(bench.place, bucket, server.data, zstd=False)
+            restore(tool, lambda target: tool.fetch(backup_id, target), "no sync")
 
 
 def main():
@@ -291,11 +321,7 @@ def main():
                     for codec in codecs:
                         print(f"\n{size} MB, {codec}, round {number}")
                         warm(server.data)
-                        kept = backups(bench, server, codec, size, number)
-                        if bench.has("restore"):
-                            restores(bench, server, codec, size, number, kept)
-                        for bucket in kept.values():
-                            bench.place.drop(bucket)
+                        one_round(bench, server, codec, size, number)
         results["load_after"] = os.getloadavg()
     lines = base_verdict.judge(bench.records)
     verdict.conclude(results, lines, options)

@@ -7,7 +7,7 @@
 #
 # README.md beside it says what is measured and how. Needs what the tests need, and
 # pgBackRest, which is installed from Debian's packages; three times the largest cluster on
-# disk, and five times it in memory. Nobody else should use the machine.
+# disk, and three times it in memory. Nobody else should use the machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -90,15 +90,22 @@ def words(trip, tls):
 
 
 def setting(results):
-    machine, versions, options = results["machine"], results["versions"], results["options"]
-    load = f"{results['load_before'][0]:.1f} before and {results['load_after'][0]:.1f} after"
+    options = results["options"]
     quick = " **A quick run, whose figures say nothing.**" if options["quick"] else ""
+    return (
+        f"{taken(results)} Backlogs of {options['segments']} segments (the first {options['serial']} where each call, "
+        f"or batch, is like the other), {options['rounds']} rounds; {options['calls']} single calls. Medians.{quick}"
+    )
+
+
+def taken(results):
+    """When, of what and where a benchmark was made."""
+    machine, versions = results["machine"], results["versions"]
+    load = f"{results['load_before'][0]:.1f} before and {results['load_after'][0]:.1f} after"
     return (
         f"Taken on {results['date']} at revision {results['revision']}: {machine['processors']} processors "
         f"({machine['cpu']}), {machine['memory'] / 2**30:.0f} GiB, Linux {machine['kernel']}, load {load}. "
-        f"Barman {versions['barman']}, pgBackRest {versions['pgbackrest']}. "
-        f"Backlogs of {options['segments']} segments (the first {options['serial']} where each call, or batch, "
-        f"is like the other), {options['rounds']} rounds; {options['calls']} single calls. Medians.{quick}"
+        f"Barman {versions['barman']}, pgBackRest {versions['pgbackrest']}."
     )
 
 
@@ -231,6 +238,11 @@ def plots(results):
         yield f"{name}.svg", bars(title, "segments a second, more is better", groups)
 
 
+def fill(words, blocks, results, page):
+    """Puts what the blocks make of the results into the words of a page."""
+    page.write_text(re.sub(r"{{(\w+)}}", lambda found: blocks[found[1]](results), words.read_text()))
+
+
 def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
@@ -239,8 +251,7 @@ def main():
     page = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else here.parent / "docs/performance.md"
     if missing := SCENARIOS - results["scenarios"].keys():
         sys.exit(f"{sys.argv[1]} has nothing on {', '.join(sorted(missing))}")
-    words = (here / "page.md").read_text()
-    page.write_text(re.sub(r"{{(\w+)}}", lambda found: BLOCKS[found[1]](results), words))
+    fill(here / "page.md", BLOCKS, results, page)
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
     for name, svg in plots(results):
