@@ -394,6 +394,11 @@ mod tests {
             assert_eq!(failed, Some(expected), "{behind:?}");
         }
         assert_eq!(apart(&stream[4..], 2).1, Some(io::ErrorKind::InvalidData));
+        // The checksum of the blocks' checksums ends in the last bits but padding.
+        let mut wrong = stream.clone();
+        let at = wrong.len() - 3;
+        wrong[at] ^= 0x10;
+        assert_eq!(apart(&wrong, 2).1, Some(io::ErrorKind::InvalidData));
         assert_eq!(
             apart(b"nothing of the kind", 2).1,
             Some(io::ErrorKind::InvalidData)
