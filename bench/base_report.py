@@ -6,12 +6,8 @@ usage: base_report.py RESULTS.json [PAGE.md]
 The words are those of base_page.md beside this file, in which {{NAME}} stands for a table.
 """
 
-import json
-import pathlib
-import sys
-
 from base_verdict import wall
-from report import TITLES, fill, number, table, taken
+from report import HERE, TITLES, arguments, fill, number, table, taken
 from verdict import cpu, middle, pick
 
 
@@ -84,12 +80,8 @@ BLOCKS = {"setting": setting, "verdict": verdict, "backups": backups, "restores"
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    results = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    here = pathlib.Path(__file__).resolve().parent
-    page = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else here.parent / "docs/performance-base.md"
-    fill(here / "base_page.md", BLOCKS, results, page)
+    results, page = arguments(__doc__)
+    fill("base_page.md", BLOCKS, results, page or HERE.parent / "docs/performance-base.md")
 
 
 if __name__ == "__main__":

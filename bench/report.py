@@ -20,6 +20,7 @@ from verdict import cpu_each, floor_each, middle, pick, prefetched, rate, wall
 TITLES = {"ours": "ours", "barman": "Barman", "pgbackrest": "pgBackRest"}
 COLOURS = {"ours": "#1b6ca8", "barman": "#b8b8b8", "pgbackrest": "#d98c2b"}
 AHEAD = 8
+HERE = pathlib.Path(__file__).resolve().parent
 
 
 def number(value, digits=3):
@@ -238,20 +239,26 @@ def plots(results):
         yield f"{name}.svg", bars(title, "segments a second, more is better", groups)
 
 
-def fill(words, blocks, results, page):
-    """Puts what the blocks make of the results into the words of a page."""
-    page.write_text(re.sub(r"{{(\w+)}}", lambda found: blocks[found[1]](results), words.read_text()))
+def arguments(usage):
+    """The results that the command line names, and the page, if it names one."""
+    if len(sys.argv) not in (2, 3):
+        sys.exit(usage)
+    return json.loads(pathlib.Path(sys.argv[1]).read_text()), pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else None
+
+
+def fill(name, blocks, results, page):
+    """Puts what the blocks make of the results into the words of the page `name` beside this
+    file."""
+    words = (HERE / name).read_text()
+    page.write_text(re.sub(r"{{(\w+)}}", lambda found: blocks[found[1]](results), words))
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    results = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    here = pathlib.Path(__file__).resolve().parent
-    page = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else here.parent / "docs/performance.md"
+    results, page = arguments(__doc__)
+    page = page or HERE.parent / "docs/performance.md"
     if missing := SCENARIOS - results["scenarios"].keys():
         sys.exit(f"{sys.argv[1]} has nothing on {', '.join(sorted(missing))}")
-    fill(here / "page.md", BLOCKS, results, page)
+    fill("page.md", BLOCKS, results, page)
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
     for name, svg in plots(results):
