@@ -1,6 +1,6 @@
 //! Where the text of a manifest waits for its end.
 //!
-//! In memory, and what is more than a few megabytes in a file without a name, gone with
+//! In memory, and what is more than a megabyte in a file without a name, gone with
 //! the process (docs/decisions.md 24). Where there can be no such file, or it takes no
 //! more, memory it is after all: a backup does not fail for want of room for this.
 
@@ -11,8 +11,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 
 /// Bytes that wait in memory before they go to the file together: a cluster of some
-/// hundred thousand files has no more.
-const IN_MEMORY: usize = 4 << 20;
+/// ten thousand files has no more.
+const IN_MEMORY: usize = 1 << 20;
 
 /// `TMPFS_MAGIC`: a file there is memory too. Source: `linux/magic.h`.
 const TMPFS: u64 = 0x0102_1994;

@@ -21,8 +21,8 @@ const WINDOW: u32 = 19;
 /// Takes the files of a backup one by one.
 ///
 /// The text goes into the archive only when the WAL is known that the backup
-/// needs, so it waits, compressed: a file takes some 25 bytes. The first megabytes wait
-/// in memory, the others in a temporary file.
+/// needs, so it waits, compressed: a file takes some 25 bytes. The last megabyte waits
+/// in memory, what came before it in a temporary file.
 pub struct Builder {
     text: zstd::Encoder<'static, Waiting>,
     sum: Sha256,

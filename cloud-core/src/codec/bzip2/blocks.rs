@@ -64,8 +64,8 @@ impl Stream {
 impl Join for Stream {
     type Worker = Worker;
 
-    /// Of long runs a block could hold 45 MB.
-    const BLOCK: usize = 2 << 20;
+    /// Of long runs a block could hold 45 MB. Four blocks are in memory.
+    const BLOCK: usize = 1 << 20;
 
     /// One block takes so long to encode that nothing is waited for, and the tables of
     /// each thread are 8 MB already.
