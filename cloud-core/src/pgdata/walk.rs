@@ -8,8 +8,9 @@
 //!
 //! Order, the same in every run: a directory before what it contains, its files
 //! before its sub-directories, each sorted by bytes. Memory is that of the names of
-//! the directories on the way down, packed: one directory may have a million files. Directories are held open and their entries
-//! named relative to them, so depth and renaming do not matter.
+//! the directories on the way down, packed: one directory may have a million files.
+//! Directories are held open and their entries named relative to them, so depth and renaming
+//! do not matter.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -265,7 +266,8 @@ impl Walk {
                         |stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
                     )
             };
-            if !names.left().any(is_own) {
+            let mut all = names.clone();
+            if !std::iter::from_fn(|| all.next().map(is_own)).any(|own| own) {
                 return Err(SourceError::NoVersionDirectory {
                     root: root.to_owned(),
                     major: major.clone(),
