@@ -23,6 +23,7 @@ static INFO: CodecInfo = CodecInfo {
     name: "lz4",
     suffix: ".lz4",
     for_backup: true,
+    decoded_apart: false,
     backup_level: 0,
     levels: Some(Levels {
         min: 0,

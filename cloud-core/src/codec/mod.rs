@@ -166,6 +166,9 @@ pub struct CodecInfo {
     pub suffix: &'static str,
     /// Whether base backups may use it.
     pub for_backup: bool,
+    /// Whether one stream is decoded on several threads: a thread decodes some 10 MB in a
+    /// second, where other codecs' are faster than a network.
+    pub decoded_apart: bool,
     /// Level used for base backups (ignored where there are no levels).
     pub backup_level: i32,
     /// Levels for WAL, or `None` where there are none.

@@ -9,6 +9,7 @@ static INFO: CodecInfo = CodecInfo {
     name: "none",
     suffix: "",
     for_backup: true,
+    decoded_apart: false,
     backup_level: 0,
     levels: Option::None,
 };

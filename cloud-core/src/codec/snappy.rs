@@ -23,6 +23,7 @@ static INFO: CodecInfo = CodecInfo {
     name: "snappy",
     suffix: ".snappy",
     for_backup: true,
+    decoded_apart: false,
     backup_level: 0,
     levels: None,
 };

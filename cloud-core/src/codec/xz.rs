@@ -14,6 +14,7 @@ static INFO: CodecInfo = CodecInfo {
     name: "xz",
     suffix: ".xz",
     for_backup: false,
+    decoded_apart: false,
     backup_level: 3,
     levels: Some(Levels {
         min: 1,

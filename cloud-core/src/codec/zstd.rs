@@ -19,6 +19,7 @@ static INFO: CodecInfo = CodecInfo {
     name: "zstd",
     suffix: ".zst",
     for_backup: true,
+    decoded_apart: false,
     backup_level: 3,
     levels: Some(Levels {
         min: -22,

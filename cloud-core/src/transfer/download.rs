@@ -33,16 +33,32 @@ const HANDFUL: usize = 256 << 10;
 /// deliver at most 1 MiB at a time, so that one has less than 1¼ MiB.
 const HANDFULS_AHEAD: usize = 4;
 
-/// Bytes of a range. Large enough for the request not to count, small enough for
-/// several of them in memory.
-const RANGE: u64 = 4 << 20;
-
 /// Objects up to this size are read by one request: then the store's checksum of the whole
 /// is compared.
-const WHOLE: u64 = 4 * RANGE;
+const WHOLE: u64 = 16 << 20;
 
 /// All handfuls of a range, and its end: its bytes are bounded already.
 const HANDFULS_OF_A_RANGE: usize = 32;
+
+/// How much of an object is asked for at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stride {
+    /// 4 MiB: large enough for the request not to count, small enough for several of them
+    /// in memory.
+    Long,
+    /// 1 MiB, for a reader that takes some 10 MB in a second and itself needs memory: all
+    /// that may be ahead of it is.
+    Short,
+}
+
+impl Stride {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Long => 4 << 20,
+            Self::Short => 1 << 20,
+        }
+    }
+}
 
 /// Pieces in their order. None at all are the end, which so was reached on purpose: a
 /// task that is cancelled or dies closes the channel without them.
@@ -117,8 +133,8 @@ pub struct Downloads {
 }
 
 impl Downloads {
-    /// `jobs` requests at the same time, over all downloads. So many ranges of 4 MiB are in
-    /// memory, and one more for each download.
+    /// `jobs` requests at the same time, over all downloads. So many ranges of 4 MiB at most
+    /// are in memory, and one more for each download.
     pub fn new(store: Arc<dyn ObjectStore>, jobs: u32, reporter: Arc<dyn Reporter>) -> Self {
         let count = usize::try_from(jobs).unwrap_or(Semaphore::MAX_PERMITS);
         let permits = || Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
@@ -141,6 +157,7 @@ impl Downloads {
         &self,
         key: &Key,
         size: u64,
+        stride: Stride,
         cancel: &CancellationToken,
     ) -> Result<(ObjectMeta, DownloadReader, DownloadFailure)> {
         if self.jobs < 2 || size <= WHOLE {
@@ -150,7 +167,7 @@ impl Downloads {
         let held = (acquire(&own).await, acquire(&self.requests).await);
         let first = ReadRange {
             start: 0,
-            end: Some(RANGE),
+            end: Some(stride.bytes()),
             version: None,
         };
         let download = self.store.get(key, &first).await?;
@@ -178,7 +195,7 @@ impl Downloads {
                 biased;
                 () = cancel.cancelled() => {}
                 () = sender.closed() => {}
-                () = this.ask_on(&whole, &own, &sender, &cancel) => {}
+                () = this.ask_on(&whole, stride, &own, &sender, &cancel) => {}
             }
         });
         Ok((meta, reader, failure))
@@ -188,13 +205,14 @@ impl Downloads {
     async fn ask_on(
         &self,
         meta: &ObjectMeta,
+        stride: Stride,
         own: &Arc<Semaphore>,
         ranges: &mpsc::UnboundedSender<Body>,
         cancel: &CancellationToken,
     ) {
-        let mut start = RANGE;
+        let mut start = stride.bytes();
         while start < meta.size {
-            let range = start..meta.size.min(start + RANGE);
+            let range = start..meta.size.min(start + stride.bytes());
             start = range.end;
             let room = tokio::select! {
                 biased;

@@ -12,7 +12,7 @@ mod parts;
 mod upload;
 
 pub use budget::{Budget, PartBuffer};
-pub use download::{DownloadFailure, DownloadReader, Downloads, open_download};
+pub use download::{DownloadFailure, DownloadReader, Downloads, Stride, open_download};
 pub use lane::{Lane, LaneOptions};
 pub use parts::{DEFAULT_PART, MAX_ARCHIVE, PartPlan, PartPlanError, PartWishes};
 pub use upload::{ArchiveReceipt, ArchiveUpload, TransferError, UploadReport, Uploader};

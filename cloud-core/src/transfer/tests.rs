@@ -364,13 +364,13 @@ const RANGE: u64 = 4 << 20;
 /// A large object read in ranges by so many jobs.
 async fn read_in_ranges(
     store: &Arc<dyn ObjectStore>,
-    jobs: u32,
+    (jobs, stride): (u32, Stride),
     expected: u64,
 ) -> (std::io::Result<Vec<u8>>, Option<crate::store::StoreError>) {
     let downloads = Downloads::new(Arc::clone(store), jobs, Arc::new(Silent));
     let key = Key::new("object").unwrap();
     let cancel = CancellationToken::new();
-    let opened = downloads.open(&key, expected, &cancel).await;
+    let opened = downloads.open(&key, expected, stride, &cancel).await;
     let (_, mut reader, failure) = opened.unwrap();
     // A thread of the runtime would hold up a clock that stands still.
     let (done, read) = tokio::sync::oneshot::channel();
@@ -384,19 +384,22 @@ async fn read_in_ranges(
 
 #[tokio::test]
 async fn ranges_side_by_side_come_in_order_and_small_objects_by_one_request() {
-    for (size, jobs, requests) in [
-        (4 * RANGE, 4, 1),
-        (4 * RANGE + 1, 4, 5),
-        (5 * RANGE, 2, 5),
-        (6 * RANGE - 7, 7, 6),
-        (6 * RANGE, 1, 1),
+    for (size, jobs, stride, requests) in [
+        (4 * RANGE, 4, Stride::Long, 1),
+        (4 * RANGE + 1, 4, Stride::Long, 5),
+        (5 * RANGE, 2, Stride::Long, 5),
+        (6 * RANGE - 7, 7, Stride::Long, 6),
+        (6 * RANGE, 1, Stride::Long, 1),
+        (4 * RANGE, 4, Stride::Short, 1),
+        (4 * RANGE + 1, 2, Stride::Short, 17),
+        (5 * RANGE - 1, 9, Stride::Short, 20),
     ] {
         let memory = MemoryStore::new();
         let body = content(usize::try_from(size).unwrap());
         memory.insert("object", body.clone());
         let faulty = FaultyStore::new(Arc::new(memory));
         let store: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
-        let (bytes, failure) = read_in_ranges(&store, jobs, size).await;
+        let (bytes, failure) = read_in_ranges(&store, (jobs, stride), size).await;
         assert!(bytes.unwrap() == body && failure.is_none(), "{size} {jobs}");
         assert_eq!(faulty.count(StoreOp::Get), requests, "{size} {jobs}");
     }
@@ -416,7 +419,7 @@ async fn a_range_that_is_cut_goes_on_at_its_next_byte() {
     for cut in [0, 1, 65_535, 65_536, RANGE - 1, RANGE] {
         faulty.fail(StoreOp::Get, Fault::CutBody(cut), 4);
         faulty.fail(StoreOp::Get, Fault::ShortBody(cut), 4);
-        let (bytes, failure) = read_in_ranges(&store, 3, 5 * RANGE).await;
+        let (bytes, failure) = read_in_ranges(&store, (3, Stride::Long), 5 * RANGE).await;
         assert!(bytes.unwrap() == body && failure.is_none(), "{cut}");
     }
 }
@@ -431,7 +434,9 @@ async fn an_object_that_changes_between_its_ranges_is_corrupt() {
         let downloads = Downloads::new(Arc::clone(&store), 2, Arc::new(Silent));
         let key = Key::new("object").unwrap();
         let cancel = CancellationToken::new();
-        let opened = downloads.open(&key, size as u64, &cancel).await;
+        let opened = downloads
+            .open(&key, size as u64, Stride::Long, &cancel)
+            .await;
         let (_, mut reader, failure) = opened.unwrap();
         // At most four ranges were asked for: nothing was read yet.
         if gone {
@@ -464,7 +469,10 @@ async fn downloads_share_their_room_and_end_in_any_order() {
     let mut readers = Vec::new();
     for name in names {
         let key = Key::new(name).unwrap();
-        let opened = downloads.open(&key, size as u64, &cancel).await.unwrap();
+        let opened = downloads
+            .open(&key, size as u64, Stride::Long, &cancel)
+            .await
+            .unwrap();
         readers.push(opened.1);
     }
     for _ in 0..1000 {

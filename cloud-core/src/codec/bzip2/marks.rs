@@ -20,6 +20,10 @@ pub(super) const MARK: usize = 48;
 /// at most 20 bits, and there are the numbers of 18,000 tables before.
 const LONGEST: usize = 5 << 19;
 
+/// Bytes by which the memory of a piece grows, no fewer than are read at a time. Most have as
+/// many as those before them, whose memory they get.
+const GROWTH: usize = 128 << 10;
+
 /// What a piece begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -85,6 +89,8 @@ pub(super) struct Cutter<R> {
     mask: u64,
     /// The piece that is being read, from the byte that it begins in.
     bytes: Vec<u8>,
+    /// What the next one is read to.
+    spare: Vec<u8>,
     shift: usize,
     kind: Kind,
     /// The bits that were read last.
@@ -98,6 +104,7 @@ impl<R: BufRead> Cutter<R> {
             input,
             mask: (1 << MARK) - 1,
             bytes: Vec::new(),
+            spare: Vec::new(),
             shift: 0,
             kind: Kind::Head,
             window: 0,
@@ -110,6 +117,11 @@ impl<R: BufRead> Cutter<R> {
     pub(super) fn with_mask(mut self, mask: u64) -> Self {
         self.mask = mask;
         self
+    }
+
+    /// Takes back a piece that is not wanted any more, for its memory.
+    pub(super) fn again(&mut self, piece: Piece) {
+        self.spare = piece.bytes;
     }
 
     /// The next piece. The first one is always there, be it empty.
@@ -140,6 +152,10 @@ impl<R: BufRead> Cutter<R> {
                 }
             }
             self.window = window;
+            if self.bytes.capacity() - self.bytes.len() < taken {
+                // Not twice as much, which would be a megabyte that is not used.
+                self.bytes.reserve_exact(GROWTH);
+            }
             self.bytes.extend_from_slice(&input[..taken]);
             self.input.consume(taken);
             if let Some((behind, kind)) = found {
@@ -159,7 +175,12 @@ impl<R: BufRead> Cutter<R> {
     fn cut(&mut self, end: usize, next: Kind, last: bool) -> Piece {
         let shift = self.shift;
         let bits = end - shift;
-        let mut bytes = self.bytes[..end.div_ceil(8)].to_vec();
+        // The next one begins in the byte that this one ends in.
+        let mut next_bytes = std::mem::take(&mut self.spare);
+        next_bytes.clear();
+        next_bytes.extend_from_slice(&self.bytes[end / 8..]);
+        let mut bytes = std::mem::replace(&mut self.bytes, next_bytes);
+        bytes.truncate(end.div_ceil(8));
         if shift > 0 {
             for at in 0..bytes.len() {
                 let below = bytes.get(at + 1).map_or(0, |byte| byte >> (8 - shift));
@@ -170,7 +191,6 @@ impl<R: BufRead> Cutter<R> {
         if let (Some(byte), 1..) = (bytes.last_mut(), bits % 8) {
             *byte &= !(0xff >> (bits % 8));
         }
-        self.bytes.drain(..end / 8);
         self.shift = end % 8;
         let kind = std::mem::replace(&mut self.kind, next);
         Piece {

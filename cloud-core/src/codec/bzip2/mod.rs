@@ -22,6 +22,7 @@ static INFO: CodecInfo = CodecInfo {
     name: "bzip2",
     suffix: ".bz2",
     for_backup: true,
+    decoded_apart: true,
     backup_level: 9,
     levels: Some(Levels {
         min: 1,

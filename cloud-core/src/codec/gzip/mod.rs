@@ -21,6 +21,7 @@ static INFO: CodecInfo = CodecInfo {
     name: "gzip",
     suffix: ".gz",
     for_backup: true,
+    decoded_apart: false,
     backup_level: 6,
     levels: Some(Levels {
         min: 1,

@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::pipeline::{Passage, Trouble};
 use crate::catalogue::layout::{Archive, ArchiveBase};
+use crate::codec;
 use crate::ops::{Ctx, OpError, OpErrorKind};
 use crate::report::Reporter;
 use crate::store::ObjectStore;
-use crate::transfer::Downloads;
+use crate::transfer::{Downloads, Stride};
 
 /// What the archives that are read side by side share.
 pub(in crate::ops) struct Lanes {
@@ -67,10 +68,17 @@ impl Lanes {
         // A token of its own: an archive that is given up stops its download.
         let cancel = self.stop.child_token();
         let _cancel = cancel.clone().drop_guard();
+        let stride = match codec::by_suffix(&archive.suffix) {
+            Some(codec) if codec.info().decoded_apart => Stride::Short,
+            _ => Stride::Long,
+        };
+        let opened = self
+            .downloads
+            .open(&archive.key, archive.size, stride, &cancel);
         let opened = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(Trouble::Stopped),
-            opened = self.downloads.open(&archive.key, archive.size, &cancel) => opened,
+            opened = opened => opened,
         };
         let (_, reader, failure) = opened.map_err(Trouble::Store)?;
         let taken = reader.taken();
