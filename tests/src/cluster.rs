@@ -8,7 +8,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -268,12 +268,9 @@ impl Cluster {
             return self.with_clean_environment(Command::new(program));
         }
         let mut command = Command::new("unshare");
-        let owner = fs::metadata(&self.pgdata).expect("the data directory is there");
         command
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
-            .args(["setpriv", "--clear-groups"])
-            .arg(format!("--reuid={}", owner.uid()))
-            .arg(format!("--regid={}", owner.gid()))
+            .args(self.owner.becoming())
             .arg(program);
         clean_environment(&mut command);
         command

@@ -45,6 +45,16 @@ impl Owner {
         }
     }
 
+    /// What becomes this user, for a command that root runs: a program and its arguments,
+    /// with the command's own still to come. Nothing if the tests are not run by root.
+    pub(crate) fn becoming(self) -> Vec<String> {
+        self.0.map_or_else(Vec::new, |(uid, gid)| {
+            let ids = [format!("--reuid={uid}"), format!("--regid={gid}")];
+            let words = ["setpriv", "--clear-groups"].map(str::to_owned);
+            words.into_iter().chain(ids).collect()
+        })
+    }
+
     /// Gives `path` itself, not what is below or behind it, to this user.
     pub fn take(self, path: &Path) {
         if let Some((uid, gid)) = self.0 {

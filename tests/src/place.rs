@@ -125,6 +125,11 @@ impl<'w> Place<'w> {
             .args([self.url.as_str(), "main", "latest"])
             .arg(self.workspace.path(name))
             .succeed();
+        self.recovering(bin, name, until)
+    }
+
+    /// The data directory in folder `name`, just restored, made to recover; not running.
+    pub fn recovering(&self, bin: &PgBin, name: &str, until: &Recovery<'_>) -> Cluster {
         let mut cluster = Cluster::existing(bin, self.workspace, name);
         let tool = self.workspace.bin("barman-cloud-wal-restore");
         let (options, url) = (self.options.join(" "), &self.url);

@@ -11,10 +11,11 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::memory_limit::MemoryLimit;
 use crate::workspace::Workspace;
 use crate::{PATIENCE, wait_until};
 
@@ -176,7 +177,22 @@ impl<'a> Tool<'a> {
     #[must_use]
     pub(crate) fn below(mut self, program: &str, arguments: Vec<OsString>) -> Self {
         let mut outer = Command::new(program);
-        outer.env_clear().stdin(Stdio::null()).args(arguments);
+        outer.args(arguments);
+        self.workspace.owner().run_as(&mut outer);
+        self.put_below(outer);
+        self
+    }
+
+    /// Runs it under a limit of memory, with all that it starts.
+    #[must_use]
+    pub fn limited(mut self, limit: &MemoryLimit) -> Self {
+        // Root alone may enter, so it is the shell that becomes the owner.
+        self.put_below(limit.shell(self.workspace.owner()));
+        self
+    }
+
+    fn put_below(&mut self, mut outer: Command) {
+        outer.env_clear().stdin(Stdio::null());
         outer.arg(self.command.get_program());
         outer.args(self.command.get_args());
         for (name, value) in self.command.get_envs() {
@@ -185,9 +201,7 @@ impl<'a> Tool<'a> {
         if let Some(dir) = self.command.get_current_dir() {
             outer.current_dir(dir);
         }
-        self.workspace.owner().run_as(&mut outer);
         self.command = outer;
-        self
     }
 
     /// Starts it, its output going to files: a reader that lags behind must
@@ -299,25 +313,40 @@ impl Running {
             .collect()
     }
 
+    /// How many threads with this name it has now.
+    pub fn threads_called(&self, name: &str) -> usize {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid())) else {
+            return 0;
+        };
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|found| found.trim_end() == name).count()
+    }
+
     /// Everything it said on stderr until now.
     pub fn stderr_so_far(&self) -> String {
         read_lossy(&self.capture.join("stderr"))
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> Run {
+    pub fn wait(self) -> Run {
+        self.wait_at_most(PATIENCE)
+    }
+
+    /// The same with a patience of one's own, for what has very much to do.
+    pub fn wait_at_most(mut self, patience: Duration) -> Run {
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("own child") {
                 break status;
             }
             assert!(
-                start.elapsed() < PATIENCE,
-                "still running after {PATIENCE:?}: {}\n{}",
+                start.elapsed() < patience,
+                "still running after {patience:?}: {}\n{}",
                 self.line,
                 self.stderr_so_far()
             );
-            std::thread::park_timeout(std::time::Duration::from_millis(2));
+            std::thread::park_timeout(Duration::from_millis(2));
         };
         Run {
             line: self.line.clone(),

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use crate::owner::Owner;
 use crate::tools::{self, Tool};
 
+/// `TMPFS_MAGIC`. Source: `linux/magic.h`.
+const TMPFS: u64 = 0x0102_1994;
+
 /// A test's folder, removed on drop.
 #[derive(Debug)]
 pub struct Workspace {
@@ -25,6 +28,14 @@ impl Workspace {
         Self::with(tools::put_beside)
     }
 
+    /// The same on a disk, if the system has one for temporary files: what lies in a file
+    /// system in memory counts as memory of whoever wrote it.
+    pub fn on_disk() -> Self {
+        let folders = [temporary(), PathBuf::from("/var/tmp")];
+        let on_disk = folders.iter().find(|folder| !is_in_memory(folder));
+        Self::below(on_disk.unwrap_or(&folders[0]), tools::put_beside)
+    }
+
     /// The same, but the tools are links to the one program that is all of them.
     pub fn of_one_program() -> Self {
         Self::with(tools::put_links)
@@ -36,10 +47,10 @@ impl Workspace {
     }
 
     fn with(put_tools: impl Fn(&Path)) -> Self {
-        let mut parent = std::env::temp_dir();
-        if parent.as_os_str().len() > 60 {
-            parent = PathBuf::from("/tmp");
-        }
+        Self::below(&temporary(), put_tools)
+    }
+
+    fn below(parent: &Path, put_tools: impl Fn(&Path)) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("e2e-")
             .tempdir_in(parent)
@@ -118,4 +129,19 @@ impl Default for Workspace {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Where the system has temporary files, unless that is too long a name for a socket.
+fn temporary() -> PathBuf {
+    let folder = std::env::temp_dir();
+    if folder.as_os_str().len() > 60 {
+        return PathBuf::from("/tmp");
+    }
+    folder
+}
+
+fn is_in_memory(folder: &Path) -> bool {
+    let kind = rustix::fs::statfs(folder).map(|about| about.f_type);
+    // Its type differs between processors.
+    kind.is_ok_and(|kind| u64::try_from(kind).is_ok_and(|kind| kind == TMPFS))
 }

@@ -1,15 +1,19 @@
 //! A backup of a cluster far larger than this machine, into a store that keeps nothing.
 //!
 //! usage: `sizes tree DIRECTORY FILES SIZE`
+//!        `sizes databases DIRECTORY FIRST COUNT FILES SIZE`
 //!        `sizes copy DIRECTORY ROUNDS MAX_PARTS`
 //!
 //! `tree` makes a data directory with FILES files of SIZE bytes in one database. Beyond 64 KiB
 //! they are sparse; smaller ones have random bytes, up to twice as many, and random times, so
-//! that their lines in the manifest are no more alike than those of a real cluster. `copy` backs it up as `barman-cloud-backup` does without options, with ROUNDS times
-//! as many databases, to a store with the limits of S3 but of MAX_PARTS parts an object,
-//! which fails whatever is beyond them. Its only line of output is a JSON object: `archives`,
-//! `bytes`, `parts`, `most_parts` (of one archive), `largest_archive`, `largest_part` (bytes),
-//! `peak` (resident memory of the process, in KiB) and `seconds`.
+//! that their lines in the manifest are no more alike than those of a real cluster. `databases`
+//! makes COUNT directories of such files, called FIRST and so on, in the directory `base` of a
+//! cluster that there is. `copy` backs the made one up as `barman-cloud-backup` does without
+//! options, with ROUNDS times as many databases, to a store with the limits of S3 but of
+//! MAX_PARTS parts an object, which fails whatever is beyond them. Its only line of output is
+//! a JSON object: `archives`, `bytes`, `parts`, `most_parts` (of one archive),
+//! `largest_archive`, `largest_part` (bytes), `peak` (resident memory of the process, in KiB)
+//! and `seconds`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -61,20 +65,35 @@ fn run() -> Outcome {
         ["tree", directory, files, size] => {
             tree(Path::new(directory), files.parse()?, size.parse()?)
         }
+        ["databases", directory, first, count, files, size] => {
+            let (first, count): (u32, u32) = (first.parse()?, count.parse()?);
+            let mut random = fastrand::Rng::with_seed(first.into());
+            (first..first + count).try_for_each(|number| {
+                let database = Path::new(directory).join(number.to_string());
+                fill(&database, &mut random, files.parse()?, size.parse()?)
+            })
+        }
         ["copy", directory, rounds, max_parts] => {
             copy(directory.into(), rounds.parse()?, max_parts.parse()?)
         }
-        _ => Err("usage: sizes tree DIRECTORY FILES SIZE | copy DIRECTORY ROUNDS MAX_PARTS".into()),
+        _ => Err("usage: sizes tree DIRECTORY FILES SIZE \
+             | databases DIRECTORY FIRST COUNT FILES SIZE \
+             | copy DIRECTORY ROUNDS MAX_PARTS"
+            .into()),
     }
 }
 
 fn tree(pgdata: &Path, files: u32, size: u64) -> Outcome {
-    let database = pgdata.join("base/5");
-    fs::create_dir_all(&database)?;
     fs::create_dir_all(pgdata.join("global"))?;
     fs::write(pgdata.join("PG_VERSION"), "17\n")?;
     fs::write(pgdata.join("global/pg_control"), control())?;
     let mut random = fastrand::Rng::with_seed(1);
+    fill(&pgdata.join("base/5"), &mut random, files, size)
+}
+
+/// Makes the directory of a database.
+fn fill(database: &Path, random: &mut fastrand::Rng, files: u32, size: u64) -> Outcome {
+    fs::create_dir_all(database)?;
     for number in 0..files {
         let mut file = File::create(database.join((16384 + number).to_string()))?;
         if size <= REAL {
