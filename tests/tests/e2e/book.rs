@@ -2,7 +2,11 @@
 //! (`readme` follows the pages about clouds; that all other commands are at least taken is
 //! tested where all tools are known, in `barman-cloud`.)
 
-use e2e::{Cluster, PgBin, ShutDown, Workspace, wait_until};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use e2e::{Barman, Cluster, PgBin, Place, Recovery, S3Server, ShutDown, Workspace, wait_until};
 
 use crate::readme::{Section, Stage, commands_work, primary};
 
@@ -138,4 +142,94 @@ fn moving_to_another_store() {
     next("barman-cloud-backup ");
     next("barman-cloud-verify ");
     assert!(commands.next().is_none());
+}
+
+/// Puts programs of these names where the server finds them, in place of those that are there.
+fn install(workspace: &Workspace, program: impl Fn(&str) -> PathBuf) {
+    let installed = workspace.dir("installed");
+    for name in ["barman-cloud-wal-archive", "barman-cloud-wal-restore"] {
+        let new = installed.join("new");
+        symlink(program(name), &new).unwrap();
+        fs::rename(new, installed.join(name)).unwrap();
+    }
+}
+
+/// The server never hears of it.
+#[test]
+fn from_barmans_tools_and_back() {
+    let (Some(bin), Some(barman)) = (PgBin::find(), Barman::find()) else {
+        return;
+    };
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let place = Place::in_bucket(&workspace, &bucket, "pg");
+    let page = Section::of_page("from-barman.md");
+    let stage = Stage {
+        workspace: &workspace,
+        environment: place.environment().to_vec(),
+        places: vec![("s3://my-backups/pg", place.url().to_owned())],
+    };
+    let theirs = |name: &str| {
+        let tool = barman.tool(&workspace, name);
+        let tool = tool.envs(place.environment().to_vec());
+        tool.args(place.options())
+    };
+    let command = |name: &str, end: &str| {
+        let program = workspace.path("installed").join(name);
+        let options = place.options().join(" ");
+        format!("{} {options} {} main {end}", program.display(), place.url())
+    };
+
+    // As it was.
+    install(&workspace, |name| barman.program(name));
+    let mut cluster = Cluster::create(&bin, &workspace, "primary", &["--wal-segsize=16"]);
+    cluster.configure("min_wal_size", "32MB");
+    cluster.archive_with(&command("barman-cloud-wal-archive", "%p"));
+    cluster.set_environment(place.environment());
+    cluster.start();
+    let more = |rows: u32| {
+        let rows = format!("SELECT generate_series(1, {rows}) AS i");
+        cluster.session().run(&format!("INSERT INTO t {rows}"));
+        cluster.archive_everything();
+    };
+    cluster.session().run("CREATE TABLE t (i int)");
+    let backup = theirs("barman-cloud-backup").args(cluster.connection());
+    let backup = backup.arg("--immediate-checkpoint");
+    backup.args([place.url(), "main"]).succeed();
+    more(1000);
+
+    // There.
+    install(&workspace, |name| workspace.bin(name));
+    more(100);
+    let failures = "SELECT failed_count FROM pg_stat_archiver";
+    assert_eq!(cluster.session().value(failures), "0");
+    let commands = page.blocks("sh");
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for line in &commands {
+        stage.run(&cluster, line);
+    }
+    place.backup(&cluster, "postgres").succeed();
+    more(10);
+
+    // And back.
+    install(&workspace, |name| barman.program(name));
+    more(1);
+    assert_eq!(cluster.session().value(failures), "0");
+    cluster.stop(ShutDown::Immediate);
+    let list = theirs("barman-cloud-backup-list").args([place.url(), "main"]);
+    let list = list.run();
+    assert!(
+        list.code() == Some(0) && list.stdout.lines().count() == 3,
+        "{list}"
+    );
+    let restore = theirs("barman-cloud-restore").args([place.url(), "main", "latest"]);
+    restore.arg(workspace.path("restored")).succeed();
+    let mut restored = Cluster::existing(&bin, &workspace, "restored");
+    let fetch = command("barman-cloud-wal-restore", "%f %p");
+    restored.recover_with(&fetch, &Recovery::Latest);
+    restored.set_environment(place.environment());
+    restored.start_and_recover();
+    assert_eq!(restored.session().value(ROWS), "1111");
 }

@@ -7,6 +7,7 @@ use e2e::{Fault, FaultProxy, LongArchive, PgBin, Process, Recovery, Rule, Run, S
 use e2e::{ShutDown, Tool, Workspace, wait_until};
 
 use crate::command_lines;
+use crate::readme::Section;
 
 /// A tool behind a link, and as the word of the program.
 fn both<'w>(workspace: &'w Workspace, tool: &str) -> [Tool<'w>; 2] {
@@ -50,6 +51,26 @@ fn helps_versions_and_complaints_are_those_of_the_tools() {
             }
         }
     }
+}
+
+/// As the page about installing says at its end.
+#[test]
+fn the_first_word_may_say_which_tool_is_meant() {
+    let workspace = Workspace::of_one_program();
+    let url = workspace.dir("pg").display().to_string();
+    let lines = Section::of_page("installing.md").blocks("sh");
+    let [.., word, name] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    let run = |line: &str| {
+        let line = line.replace("s3://my-backups/pg", &format!("file://{url}"));
+        let mut words = line.split(' ');
+        let tool = words.next().expect("a tool");
+        said(workspace.tool(tool).args(words).run())
+    };
+    let (word, name) = (run(word), run(name));
+    assert_eq!(word.0, Some(0), "{word:?}");
+    assert!(word.1.starts_with('{') && word == name, "{word:?} {name:?}");
 }
 
 #[test]

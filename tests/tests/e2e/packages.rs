@@ -11,6 +11,14 @@ use serde_json::Value;
 
 use crate::readme;
 
+/// The rest of a line of the page about installing that begins so.
+fn installing(begin: &str) -> String {
+    let lines = readme::Section::of_page("installing.md").blocks("sh");
+    let rest = lines.iter().find_map(|line| line.strip_prefix(begin));
+    rest.unwrap_or_else(|| panic!("no `{begin}` in {lines:?}"))
+        .to_owned()
+}
+
 /// Runs a program to its end, which must be a good one.
 fn succeed(command: &mut Command) -> Output {
     let output = command.output().expect("a program can be started");
@@ -96,6 +104,8 @@ fn the_debian_package_takes_the_place_of_debians_own_and_old_lines_work() {
     let Some(bin) = PgBin::find() else { return };
     let folder = Workspace::new();
     let package = made("deb.sh", &folder.path("out"));
+    let named = installing("sudo apt install ./out/");
+    assert!(package.ends_with(&named), "{package:?} is not {named}");
     let again = made("deb.sh", &folder.path("again"));
     assert_eq!(sha256_of_file(&package), sha256_of_file(&again));
     let field = |name: &str| {
@@ -208,14 +218,11 @@ fn the_archive_for_other_systems_is_unpacked_and_used() {
     let workspace = Workspace::new();
     let archive = made("tarball.sh", &workspace.path("out"));
     let local = workspace.dir("local");
-    succeed(
-        Command::new("tar")
-            .args(["--strip-components=1", "--directory"])
-            .arg(&local)
-            .arg("--extract")
-            .arg("--file")
-            .arg(&archive),
-    );
+    let line = installing("sudo tar ");
+    let line = line.replace("/usr/local", &local.display().to_string());
+    let line = line.replace("out/", &format!("{}/", workspace.path("out").display()));
+    assert!(line.ends_with(&archive.display().to_string()), "{line}");
+    succeed(Command::new("sh").args(["-c", &format!("tar {line}")]));
     let list = said(Command::new(local.join("bin/barman-cloud-backup-list")).arg("--version"));
     assert_eq!(list, "barman-cloud-backup-list 4.0.0\n");
     assert!(
@@ -239,7 +246,7 @@ fn the_root_of_a_container_has_the_tools_and_what_they_need_alone() {
     let inside = |words: &[&str]| {
         let mut command = Command::new("chroot");
         command.arg("--userspec=65532:65532").arg(&root);
-        command.arg("/usr/bin/barman-cloud-backup-list").args(words);
+        command.args(words);
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -247,10 +254,16 @@ fn the_root_of_a_container_has_the_tools_and_what_they_need_alone() {
             .envs([("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")]);
         command.output().expect("chroot can be started")
     };
-    let list = inside(&["file:///bucket", "main"]);
+    let help = installing("docker run --rm barman-cloud ");
+    let help = inside(&help.split(' ').collect::<Vec<_>>());
+    let text = fs::read(project().join("tests/help/barman-cloud-backup-list.txt")).unwrap();
+    assert!(help.status.success() && help.stdout == text, "{help:?}");
+    let tool = "barman-cloud-backup-list";
+    let list = inside(&[tool, "file:///bucket", "main"]);
     assert_eq!(list.status.code(), Some(0), "{list:?}");
     // Certificates are read, and names are looked up, though in vain.
     let asked = inside(&[
+        tool,
         "--test",
         "--endpoint-url",
         "https://x.invalid",
