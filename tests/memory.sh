@@ -17,7 +17,7 @@
 # 13 GB (not in memory). CODECS chooses codecs: CODECS="none zstd".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. tests/servers/common.sh
+. tests/servers/common.sh # apt_need, certificate, system_python, wait_for
 
 small=200 large=2048 files=1000000 needed=13000
 store=s3
@@ -34,6 +34,8 @@ limit=96   # MiB, of the cgroup
 bound=64   # MiB, resident
 growth=10  # MiB, from the small to the large cluster
 million=60 # MiB, for a million files
+
+[[ $store = directory ]] || apt_need curl curl
 
 tools=(barman-cloud-backup barman-cloud-restore barman-cloud-verify barman-cloud-wal-archive)
 cargo build --quiet --release "${tools[@]/#/--package=}"
