@@ -144,6 +144,72 @@ fn moving_to_another_store() {
     assert!(commands.next().is_none());
 }
 
+/// The page's own file, credentials by the profile that it names.
+#[test]
+fn the_place_of_a_server_in_a_file() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let mut environment = bucket.environment();
+    let mut profile = "[backup]\n".to_owned();
+    for (name, value) in environment.extract_if(.., |(name, _)| name.contains("KEY")) {
+        profile += &format!("{} = {value}\n", name.to_lowercase());
+    }
+    let text = |name: &str| workspace.path(name).display().to_string();
+    workspace.file("credentials", profile);
+    environment.push(("AWS_SHARED_CREDENTIALS_FILE", text("credentials")));
+    environment.push(("BARMAN_CLOUD_CONFIG", text("settings.toml")));
+    workspace.dir("pgdata");
+    let mut cluster = Cluster::create(&bin, &workspace, "primary", &["--wal-segsize=16"]);
+    let stage = Stage {
+        workspace: &workspace,
+        environment,
+        places: vec![
+            ("s3://my-backups/pg", format!("{}/pg", bucket.url())),
+            ("https://s3.example.org", bucket.endpoint().to_owned()),
+            ("/etc/barman-cloud.toml", text("settings.toml")),
+            (
+                "/var/run/postgresql",
+                cluster.socket_dir().display().to_string(),
+            ),
+            ("pg_wal/RECOVERYXLOG", text("fetched")),
+        ],
+    };
+    let page = Section::of_page("configuration.md");
+    let settings = page.blocks("toml").join("\n");
+    workspace.file("settings.toml", stage.placed(&settings));
+
+    let command = stage.placed(&page.setting("archive_command"));
+    cluster.configure("min_wal_size", "32MB");
+    cluster.archive_with(&command);
+    cluster.set_environment(&stage.environment);
+    cluster.start();
+    let lines = page.blocks("sh");
+    let [backup, restore, fetch, export, list] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    stage.run(&cluster, backup);
+    cluster.archive_everything();
+    stage.run(&cluster, restore);
+    stage.run(&cluster, fetch);
+    assert!(workspace.path("pgdata/restored/PG_VERSION").exists());
+    assert_eq!(
+        fs::metadata(workspace.path("fetched")).unwrap().len(),
+        16 << 20
+    );
+    let list = stage.placed(list);
+    // The variables name the place and not how to get there, which the defaults do.
+    let profile = "export BARMAN_CLOUD_AWS_PROFILE=backup";
+    stage.run(&cluster, &format!("{export}; {profile}; {list} | grep 20"));
+    let keys = bucket.keys("pg/main/");
+    for (part, suffix) in [("/wals/", ".zst"), ("/base/", ".tar.lz4")] {
+        let chosen = |key: &String| key.contains(part) && key.ends_with(suffix);
+        assert!(keys.iter().any(chosen), "{keys:?}");
+    }
+}
+
 /// Puts programs of these names where the server finds them, in place of those that are there.
 fn install(workspace: &Workspace, program: impl Fn(&str) -> PathBuf) {
     let installed = workspace.dir("installed");
