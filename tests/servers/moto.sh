@@ -11,7 +11,7 @@
 # Not `moto[server]`: it brings 180 MB for services that no test uses.
 install_moto() {
   apt_need flock util-linux
-  venv moto 'moto[s3]==5.2.5' 'boto3==1.44.5' 'flask==3.1.3' 'flask-cors==6.0.5'
+  venv moto 'moto[s3]==5.2.5' 'boto3==1.44.5' 'awscli==1.46.3' 'flask==3.1.3' 'flask-cors==6.0.5'
 }
 
 start() {

@@ -1,5 +1,6 @@
 //! All end-to-end tests in one executable, because linking is slow.
 
+mod accounts;
 mod azure;
 mod azure_credentials;
 mod backup_options;
