@@ -1,4 +1,4 @@
-//! Reading the files of a server without pushing out of memory what it works with.
+//! Reading and writing the files of a server without pushing out of memory what it works with.
 //!
 //! A backup reads everything once. What it brings into the page cache nobody wants, and
 //! room for it is made by dropping what others have there. So pages are dropped behind
@@ -10,6 +10,8 @@
 //! find, so that asking for each page would make a request to the disk of each. In a
 //! piece of a file of which any sample is there nothing is dropped; where less than one
 //! page in sixteen or so is in the cache, these are lost.
+//!
+//! A restore writes everything once. See [`Behind`].
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
@@ -87,6 +89,65 @@ impl Read for Gentle<'_> {
 impl Drop for Gentle<'_> {
     fn drop(&mut self) {
         self.forget();
+    }
+}
+
+/// How many pieces behind the writer may be on their way to the disk and be dropped still.
+const LAG: u64 = 4;
+
+/// Follows the writer of a large new file: has what was written put on the disk at once, and
+/// drops what is there.
+///
+/// Left to itself the system begins when a tenth of the memory waits to be written, and the
+/// sync at the end would wait for all of that. What it keeps besides pushes out what others
+/// use, and takes new memory, which a virtual machine has to fetch from its host: 5 GB
+/// took 4 s of processor time with all of it kept, and 1.5 s like this (Linux 6.18).
+///
+/// Wishes, all of it: nothing depends on them, and nobody waits.
+#[derive(Debug)]
+pub struct Behind<'a> {
+    file: &'a File,
+    /// Bytes behind the last piece that may be dropped.
+    lag: u64,
+    written: u64,
+    /// How far the system was told.
+    told: u64,
+}
+
+impl<'a> Behind<'a> {
+    /// Of a file that is written from its beginning on. `drop`: whether anything is dropped.
+    pub fn new(file: &'a File, drop: bool) -> Self {
+        Self {
+            file,
+            lag: if drop { LAG * PIECE } else { 0 },
+            written: 0,
+            told: 0,
+        }
+    }
+
+    /// So many bytes more were written.
+    pub fn advance(&mut self, count: usize) {
+        self.written += count as u64;
+        if self.written - self.told >= PIECE {
+            self.tell();
+        }
+    }
+
+    /// This advice begins to write what is not on the disk, and drops what is.
+    fn tell(&mut self) {
+        let start = self.told.saturating_sub(self.lag);
+        let length = NonZeroU64::new(self.written - start);
+        let _ = fadvise(self.file, start, length, Advice::DontNeed);
+        self.told = self.written;
+    }
+}
+
+impl Drop for Behind<'_> {
+    fn drop(&mut self) {
+        // A small file is left to the sync at the end.
+        if self.told > 0 {
+            self.tell();
+        }
     }
 }
 
@@ -190,6 +251,59 @@ mod tests {
         assert!(read(&file, SIZE as u64) == content);
         let expected: Vec<u64> = (8..16).chain(24..29).collect();
         assert_eq!(present(&file), expected);
+    }
+
+    #[test]
+    fn what_was_written_is_dropped_when_it_is_on_the_disk() {
+        if cold_file().is_none() {
+            return;
+        }
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        let copy = file.try_clone().expect("another handle");
+        let mut behind = Behind::new(&copy, true);
+        let mut write = |behind: &mut Behind<'_>, mib: usize| {
+            for _ in 0..mib * 8 {
+                file.write_all(&[7; 128 << 10]).expect("written");
+                behind.advance(128 << 10);
+            }
+        };
+        write(&mut behind, 20);
+        copy.sync_all().expect("synced");
+        write(&mut behind, 8);
+        let there = present(&copy);
+        assert!(there.iter().all(|mib| *mib >= 20), "{there:?}");
+        copy.sync_all().expect("synced");
+        write(&mut behind, 1);
+        assert!(present(&copy).contains(&28), "it is not told each time");
+        copy.sync_all().expect("synced");
+        drop(behind);
+        assert_eq!(present(&copy), [0_u64; 0]);
+    }
+
+    #[test]
+    fn nothing_is_dropped_where_it_is_to_be_kept() {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        let copy = file.try_clone().expect("another handle");
+        let mut behind = Behind::new(&copy, false);
+        for _ in 0..2 {
+            file.write_all(&[7; 10 << 20]).expect("written");
+            behind.advance(10 << 20);
+            file.sync_all().expect("synced");
+        }
+        drop(behind);
+        assert!(!is_absent(&copy, 300 << 10));
+    }
+
+    #[test]
+    fn a_small_file_stays_in_memory() {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        let copy = file.try_clone().expect("another handle");
+        let mut behind = Behind::new(&copy, true);
+        file.write_all(&[7; 1 << 20]).expect("written");
+        file.sync_all().expect("synced");
+        behind.advance(1 << 20);
+        drop(behind);
+        assert!(!is_absent(&copy, 300 << 10));
     }
 
     #[test]

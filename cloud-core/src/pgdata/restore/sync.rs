@@ -51,7 +51,7 @@ pub fn sync_all(targets: &[&Target]) -> Result<(), RestoreError> {
 }
 
 /// Whether this kernel is 5.8 or newer; `false` if it does not say.
-fn syncfs_reports_errors() -> bool {
+pub(super) fn syncfs_reports_errors() -> bool {
     std::fs::read_to_string("/proc/sys/kernel/osrelease")
         .ok()
         .and_then(|release| version(&release))

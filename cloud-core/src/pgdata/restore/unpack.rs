@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Write};
-use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::super::cache::Behind;
 use super::super::display::display_name;
 use super::name::{components, is_held_back, plain_name};
 use super::refill::{refill, remove_tree, reuse};
-use super::sync::Durability;
+use super::sync::{Durability, syncfs_reports_errors};
 use super::target::{Attributes, Target, chown_at, modified_at};
 use super::{JOURNAL_NAME, RestoreError};
 use crate::tar::{Member, MemberKind};
@@ -20,15 +20,14 @@ use crate::tar::{Member, MemberKind};
 /// How often a name is cleared for a member while other threads keep taking it.
 const ATTEMPTS: u32 = 16;
 
-/// Bytes of a file after which the system is told to write them to the disk. Left to itself it
-/// begins when a tenth of the memory is full of them, and the end would wait for all of that.
-const WRITE_OUT: u64 = 8 << 20;
-
 /// Unpacks the members of one archive into a [`Target`]; each thread has its own.
 #[derive(Debug)]
 pub struct Unpacker<'t> {
     target: &'t Target,
     durability: Durability,
+    /// Whether what is on the disk may leave the page cache. Where the sync at the end goes from
+    /// file to file it may not: that the disk refused a page is known to the cache alone.
+    drops: bool,
     /// Number of the archive: of two that have one name, the greater number has the file that
     /// stays.
     archive: u32,
@@ -46,6 +45,7 @@ impl<'t> Unpacker<'t> {
         Self {
             target,
             durability,
+            drops: syncfs_reports_errors(),
             archive,
             last: None,
         }
@@ -187,7 +187,9 @@ impl<'t> Unpacker<'t> {
         mut file: &File,
         size: u64,
     ) -> Result<u32, RestoreError> {
-        let (mut left, mut crc, mut written_out) = (size, 0, 0);
+        let behind = self.durability == Durability::Synced;
+        let mut behind = behind.then(|| Behind::new(file, self.drops));
+        let (mut left, mut crc) = (size, 0);
         while left > 0 {
             let piece = next_piece(member, content, left, size)?;
             file.write_all(piece)
@@ -197,14 +199,8 @@ impl<'t> Unpacker<'t> {
             content.consume(count);
             self.target.count_written(count);
             left -= count as u64;
-            let waiting = NonZeroU64::new(size - left - written_out);
-            if let (Durability::Synced, Some(waiting)) = (self.durability, waiting)
-                && waiting.get() >= WRITE_OUT
-            {
-                // That is what this advice does with what is not on disk yet. Nothing depends
-                // on it.
-                let _ = rustix::fs::fadvise(file, written_out, Some(waiting), Advice::DontNeed);
-                written_out += waiting.get();
+            if let Some(behind) = &mut behind {
+                behind.advance(count);
             }
         }
         Ok(crc)
