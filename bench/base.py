@@ -302,7 +302,9 @@ def restores(bench, server, source, bucket, **facts):
 
 def main():
     options = arguments()
-    with World(options.binaries, options.certificates) as world:
+    # Of what does not shrink there is a little more than the cluster is said to have.
+    memory = max(map(int, options.sizes.split(","))) * 1_100_000 + (100 << 20)
+    with World(options.binaries, options.certificates, memory) as world:
         bench = Bench(options, world)
         results = {
             "date": datetime.date.today().isoformat(),

@@ -40,6 +40,10 @@ def judge_backup(records, codec, where):
     if barman:
         theirs, bound = middle(barman, wall), BARMAN.get(codec)
         yield Line("backup", f"{where}: Barman / ours", bound or 1, True, "", ratio(theirs, most), judged=bool(bound))
+        if floors["floor"]:
+            # No more than that can be had of a codec's own library.
+            value = ratio(theirs, floors["floor"])
+            yield Line("backup", f"{where}: Barman / tar and the codec alone", 1, True, "", value, judged=False)
         value = ratio(theirs, gentle)
         yield Line("backup", f"{where}: Barman / ours with the gentle defaults", 1, True, "", value)
         if ours["as Barman's level"]:

@@ -15,10 +15,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Program:
     """A program that says its ports first and ends when its input does."""
 
-    def __init__(self, *command):
+    def __init__(self, *command, environment=None):
         self.command = [str(word) for word in command]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, text=True)
+        environment = os.environ | (environment or {})
+        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, text=True, env=environment)
         self.ports = [int(port) for port in self.process.stdout.readline().split()]
         if not self.ports:
             sys.exit(f"{self.command[0]} did not start")
@@ -77,16 +78,27 @@ def ask(port, method, target):
     return answer
 
 
-class World:
-    """The server and all distances to it, for a `with`."""
+# glibc's malloc gives nothing back to the system, and has all it got in one place. Source:
+# mallopt(3).
+KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
-    def __init__(self, binaries, certificates):
-        self.binaries, self.certificates = binaries, certificates
+
+class World:
+    """The server and all distances to it, for a `with`. `memory`: bytes of objects that there
+    will be at one time, at most."""
+
+    def __init__(self, binaries, certificates, memory=0):
+        self.binaries, self.certificates, self.memory = binaries, certificates, memory
         self.programs, self.places = [], {}
 
     def __enter__(self):
         self.server = Program(
-            sys.executable, HERE / "s3_server.py", self.certificates / "tls.pem", self.certificates / "tls.key"
+            sys.executable,
+            HERE / "s3_server.py",
+            self.certificates / "tls.pem",
+            self.certificates / "tls.key",
+            self.memory,
+            environment=KEEP_MEMORY,
         )
         self.programs.append(self.server)
         return self

@@ -6,7 +6,10 @@ for hashing and storing. On a small machine a benchmark against it would measure
 and not the clients. This one spends about a tenth, so it looks at no signature and no
 checksum: it is for times alone, and says nothing about conformance.
 
-usage: s3_server.py CERTIFICATE KEY
+usage: s3_server.py CERTIFICATE KEY [BYTES]
+
+It takes so many BYTES of memory first, for objects, and uses all its memory again if it is
+told so by malloc's variables (see `places.py`): new memory may cost more than all else here.
 
 It writes its two ports of 127.0.0.1 (HTTP, TLS) as its first line of output, and ends
 when its standard input does. Only Python's standard library is used.
@@ -427,7 +430,16 @@ def accept(store, listener, tls):
         threading.Thread(target=converse, args=(store, sock, tls), daemon=True).start()
 
 
+def touch(count):
+    """Takes so many bytes of memory and frees them."""
+    size = 8 << 20
+    blocks = [bytearray(size) for _ in range(-(-count // size))]
+    for block in blocks:
+        block[::4096] = bytes([1]) * (size // 4096)
+
+
 def main():
+    touch(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*sys.argv[1:3])
     store, ports = Store(), []
