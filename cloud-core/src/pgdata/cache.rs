@@ -105,28 +105,25 @@ const LAG: u64 = 4;
 ///
 /// Wishes, all of it: nothing depends on them, and nobody waits.
 #[derive(Debug)]
-pub struct Behind<'a> {
+pub(in crate::pgdata) struct Behind<'a> {
     file: &'a File,
-    /// Bytes behind the last piece that may be dropped.
-    lag: u64,
     written: u64,
     /// How far the system was told.
     told: u64,
 }
 
 impl<'a> Behind<'a> {
-    /// Of a file that is written from its beginning on. `drop`: whether anything is dropped.
-    pub fn new(file: &'a File, drop: bool) -> Self {
+    /// Of a file that is written from its beginning on.
+    pub(in crate::pgdata) fn new(file: &'a File) -> Self {
         Self {
             file,
-            lag: if drop { LAG * PIECE } else { 0 },
             written: 0,
             told: 0,
         }
     }
 
     /// So many bytes more were written.
-    pub fn advance(&mut self, count: usize) {
+    pub(in crate::pgdata) fn advance(&mut self, count: usize) {
         self.written += count as u64;
         if self.written - self.told >= PIECE {
             self.tell();
@@ -135,7 +132,7 @@ impl<'a> Behind<'a> {
 
     /// This advice begins to write what is not on the disk, and drops what is.
     fn tell(&mut self) {
-        let start = self.told.saturating_sub(self.lag);
+        let start = self.told.saturating_sub(LAG * PIECE);
         let length = NonZeroU64::new(self.written - start);
         let _ = fadvise(self.file, start, length, Advice::DontNeed);
         self.told = self.written;
@@ -260,10 +257,10 @@ mod tests {
         }
         let mut file = tempfile::tempfile().expect("a temporary file");
         let copy = file.try_clone().expect("another handle");
-        let mut behind = Behind::new(&copy, true);
+        let mut behind = Behind::new(&copy);
         let mut write = |behind: &mut Behind<'_>, mib: usize| {
             for _ in 0..mib * 8 {
-                file.write_all(&[7; 128 << 10]).expect("written");
+                file.write_all(&vec![7; 128 << 10]).expect("written");
                 behind.advance(128 << 10);
             }
         };
@@ -281,25 +278,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_dropped_where_it_is_to_be_kept() {
-        let mut file = tempfile::tempfile().expect("a temporary file");
-        let copy = file.try_clone().expect("another handle");
-        let mut behind = Behind::new(&copy, false);
-        for _ in 0..2 {
-            file.write_all(&[7; 10 << 20]).expect("written");
-            behind.advance(10 << 20);
-            file.sync_all().expect("synced");
-        }
-        drop(behind);
-        assert!(!is_absent(&copy, 300 << 10));
-    }
-
-    #[test]
     fn a_small_file_stays_in_memory() {
         let mut file = tempfile::tempfile().expect("a temporary file");
         let copy = file.try_clone().expect("another handle");
-        let mut behind = Behind::new(&copy, true);
-        file.write_all(&[7; 1 << 20]).expect("written");
+        let mut behind = Behind::new(&copy);
+        file.write_all(&vec![7; 1 << 20]).expect("written");
         file.sync_all().expect("synced");
         behind.advance(1 << 20);
         drop(behind);

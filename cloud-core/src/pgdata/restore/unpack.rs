@@ -20,14 +20,27 @@ use crate::tar::{Member, MemberKind};
 /// How often a name is cleared for a member while other threads keep taking it.
 const ATTEMPTS: u32 = 16;
 
+/// Where the sync at the end goes from file to file, all are left alone: that the disk refused a page
+/// is known to the page cache, and perhaps not any more when the file is opened again. With nobody to
+/// wait for it, Linux begins to write when a tenth of the memory waits for it. Source:
+/// `vm.dirty_background_ratio`, proc_sys_vm(5).
+fn left_alone(durability: Durability, whole: bool) -> u64 {
+    match durability {
+        Durability::Synced if whole => 0,
+        Durability::Synced => u64::MAX,
+        Durability::Unsynced => {
+            let system = rustix::system::sysinfo();
+            u64::from(system.mem_unit) * system.totalram / 10
+        }
+    }
+}
+
 /// Unpacks the members of one archive into a [`Target`]; each thread has its own.
 #[derive(Debug)]
 pub struct Unpacker<'t> {
     target: &'t Target,
-    durability: Durability,
-    /// Whether what is on the disk may leave the page cache. Where the sync at the end goes from
-    /// file to file it may not: that the disk refused a page is known to the cache alone.
-    drops: bool,
+    /// Bytes that are restored until large files are written to the disk as they come.
+    left_alone: u64,
     /// Number of the archive: of two that have one name, the greater number has the file that
     /// stays.
     archive: u32,
@@ -40,12 +53,11 @@ impl<'t> Unpacker<'t> {
     /// Unpacks the archive with this number into `target`.
     ///
     /// `durability`: whether somebody will wait until all is on disk, so that the disk had
-    /// better begin at once.
+    /// better begin at once. Otherwise it begins when the system would.
     pub fn new(target: &'t Target, archive: u32, durability: Durability) -> Self {
         Self {
             target,
-            durability,
-            drops: syncfs_reports_errors(),
+            left_alone: left_alone(durability, syncfs_reports_errors()),
             archive,
             last: None,
         }
@@ -187,8 +199,8 @@ impl<'t> Unpacker<'t> {
         mut file: &File,
         size: u64,
     ) -> Result<u32, RestoreError> {
-        let behind = self.durability == Durability::Synced;
-        let mut behind = behind.then(|| Behind::new(file, self.drops));
+        let behind = self.target.written() >= self.left_alone;
+        let mut behind = behind.then(|| Behind::new(file));
         let (mut left, mut crc) = (size, 0);
         while left > 0 {
             let piece = next_piece(member, content, left, size)?;
@@ -382,5 +394,23 @@ fn refused(member: &Member, problem: &'static str) -> RestoreError {
     RestoreError::Refused {
         name: display_name(&member.name),
         problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_left_alone_by_how_they_are_synced() {
+        assert_eq!(left_alone(Durability::Synced, true), 0);
+        assert_eq!(left_alone(Durability::Synced, false), u64::MAX);
+        let text = std::fs::read_to_string("/proc/meminfo").expect("Linux has it");
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        let kib: u64 = kib.expect("it is said").parse().expect("a number");
+        let tenth = kib * 1024 / 10;
+        let found = left_alone(Durability::Unsynced, true);
+        assert!(found.abs_diff(tenth) < 1 << 20, "{found}: {tenth}");
     }
 }
