@@ -20,6 +20,8 @@ install_barman() {
   apt_need flock util-linux
   # Barman runs it to copy a cluster.
   apt_need rsync rsync
+  # Its server looks with this whether WAL is compressed.
+  apt_need file file
   need_venv
   local barman=barman==3.19.1 folder
   local needs=(psycopg2-binary==2.9.11 python-dateutil==2.9.0.post0 boto3==1.44.5
