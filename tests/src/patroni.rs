@@ -76,7 +76,7 @@ impl<'w> PatroniNode<'w> {
                 "partner_addrs": others,
             },
             "bootstrap": {
-                "dcs": { "ttl": 20, "loop_wait": 1, "retry_timeout": 3 },
+                "dcs": { "ttl": 30, "loop_wait": 1, "retry_timeout": 10 },
                 "initdb": [
                     { "encoding": "UTF8" }, { "locale": "C" }, { "wal-segsize": "1" },
                     "data-checksums", "no-sync",
