@@ -1,18 +1,49 @@
 //! Threads of a codec, which take whatever is the next to be done.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// The threads. They end when this is dropped, after what they are at.
 pub(super) struct Crew<J> {
     name: &'static str,
-    /// `None` only while it is dropped.
-    jobs: Option<Sender<J>>,
-    over: Arc<AtomicBool>,
+    todo: Arc<Todo<J>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// What is to be done.
+///
+/// A channel whose end all threads share behind a lock would wake two of them for each
+/// job: the one that has the lock, and the next, which then waits in its place.
+struct Todo<J> {
+    state: Mutex<State<J>>,
+    more: Condvar,
+}
+
+struct State<J> {
+    jobs: VecDeque<J>,
+    /// Threads that take jobs.
+    serving: usize,
+    over: bool,
+}
+
+impl<J> Todo<J> {
+    /// Nothing is left half done where a thread could panic.
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; `None` when it is over.
+    fn next(&self) -> Option<J> {
+        let waits = |state: &mut State<J>| !state.over && state.jobs.is_empty();
+        let state = self.more.wait_while(self.lock(), waits);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        if state.over {
+            return None;
+        }
+        state.jobs.pop_front()
+    }
 }
 
 impl<J: Send + 'static> Crew<J> {
@@ -23,19 +54,24 @@ impl<J: Send + 'static> Crew<J> {
         threads: usize,
         worker: impl Fn() -> io::Result<W>,
     ) -> io::Result<Self> {
-        let (jobs, todo) = channel();
-        let todo = Arc::new(Mutex::new(todo));
+        let todo = Todo {
+            state: Mutex::new(State {
+                jobs: VecDeque::new(),
+                serving: 0,
+                over: false,
+            }),
+            more: Condvar::new(),
+        };
         let mut crew = Self {
             name,
-            jobs: Some(jobs),
-            over: Arc::default(),
+            todo: Arc::new(todo),
             threads: Vec::new(),
         };
         for _ in 0..threads.max(1) {
             let worker = worker()?;
-            let (todo, over) = (Arc::clone(&todo), Arc::clone(&crew.over));
+            let serving = Serving::new(&crew.todo);
             let thread = thread::Builder::new().name(name.into());
-            let thread = thread.spawn(move || serve(worker, &todo, &over));
+            let thread = thread.spawn(move || serving.serve(worker));
             crew.threads.push(thread.map_err(|error| {
                 let text = format!(
                     "could not start {threads} threads of the {name} ({error}): fewer, or one, \
@@ -54,8 +90,14 @@ impl<J: Send + 'static> Crew<J> {
 
     /// Gives a job to whoever is free first.
     pub(super) fn give(&self, job: J) -> io::Result<()> {
-        let jobs = self.jobs.as_ref().ok_or_else(|| self.gone())?;
-        jobs.send(job).map_err(|_| self.gone())
+        let mut state = self.todo.lock();
+        if state.serving == 0 {
+            return Err(self.gone());
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.todo.more.notify_one();
+        Ok(())
     }
 
     /// A thread that was given a job has ended without an answer.
@@ -69,8 +111,8 @@ impl<J: Send + 'static> Crew<J> {
 
 impl<J> Drop for Crew<J> {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        self.jobs = None;
+        self.todo.lock().over = true;
+        self.todo.more.notify_all();
         for thread in self.threads.drain(..) {
             // One that panicked was noticed by who waited for it.
             let _ = thread.join();
@@ -78,15 +120,35 @@ impl<J> Drop for Crew<J> {
     }
 }
 
-fn serve<J>(mut worker: impl FnMut(J), todo: &Mutex<Receiver<J>>, over: &AtomicBool) {
-    loop {
-        let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else {
-            return;
-        };
-        if over.load(Ordering::Relaxed) {
-            return;
+/// A thread's place among those that take jobs, however it ends.
+struct Serving<J> {
+    todo: Arc<Todo<J>>,
+}
+
+impl<J> Serving<J> {
+    fn new(todo: &Arc<Todo<J>>) -> Self {
+        todo.lock().serving += 1;
+        Self {
+            todo: Arc::clone(todo),
         }
-        worker(job);
+    }
+
+    fn serve(self, mut worker: impl FnMut(J)) {
+        while let Some(job) = self.todo.next() {
+            worker(job);
+        }
+    }
+}
+
+impl<J> Drop for Serving<J> {
+    fn drop(&mut self) {
+        let mut state = self.todo.lock();
+        state.serving -= 1;
+        if state.serving == 0 {
+            // Who waits for one of them learns that nobody is left.
+            let jobs = std::mem::take(&mut state.jobs);
+            drop(state);
+            drop(jobs);
+        }
     }
 }
