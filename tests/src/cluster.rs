@@ -438,9 +438,10 @@ impl Cluster {
             .expect("pg_upgrade can be started");
         assert!(
             output.status.success(),
-            "pg_upgrade failed: {}{}",
+            "pg_upgrade failed: {}{}{}",
             String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
+            String::from_utf8_lossy(&output.stderr),
+            logs_in(&new.pgdata.join("pg_upgrade_output.d"))
         );
         new
     }
@@ -509,4 +510,19 @@ fn send(server: &Child, signal: Signal) {
 
 fn setting(name: &str, value: &str) -> String {
     format!("{name} = '{}'\n", value.replace('\'', "''"))
+}
+
+/// What `pg_upgrade` left in the folders of its runs, where it says why it failed.
+fn logs_in(folder: &Path) -> String {
+    let runs = fs::read_dir(folder).into_iter().flatten().flatten();
+    let logs = runs.flat_map(|run| fs::read_dir(run.path().join("log")).into_iter().flatten());
+    let texts = logs.flatten().map(|log| {
+        let text = fs::read(log.path()).unwrap_or_default();
+        format!(
+            "\n--- {}\n{}",
+            log.path().display(),
+            String::from_utf8_lossy(&text)
+        )
+    });
+    texts.collect()
 }
