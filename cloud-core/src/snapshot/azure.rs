@@ -124,17 +124,22 @@ impl Azure {
         })
     }
 
-    /// How far a snapshot is by its own account.
-    async fn state(&self, name: &str) -> Result<Progress, SnapshotError> {
+    /// A snapshot.
+    async fn snapshot(&self, name: &str) -> Result<Value, SnapshotError> {
         let doing = format!("snapshot {name} could not be looked at");
-        let (value, _) = match self.get(self.snapshot_path(name), &doing).await? {
-            Ok(found) => found,
+        match self.get(self.snapshot_path(name), &doing).await? {
+            Ok((value, _)) => Ok(value),
             Err(refusal) if is_absent(&refusal.code) => {
                 let text = format!("no snapshot {name}");
-                return Err(SnapshotError::new(SnapshotErrorKind::Absent, text));
+                Err(SnapshotError::new(SnapshotErrorKind::Absent, text))
             }
-            Err(refusal) => return Err(refusal.error(&doing)),
-        };
+            Err(refusal) => Err(refusal.error(&doing)),
+        }
+    }
+
+    /// How far a snapshot is by its own account.
+    async fn state(&self, name: &str) -> Result<Progress, SnapshotError> {
+        let value = self.snapshot(name).await?;
         Ok(match text(&value, "/properties/provisioningState") {
             Some("Succeeded") => Progress::Complete,
             Some(state @ ("Failed" | "Canceled")) => {
@@ -200,12 +205,22 @@ impl SnapshotProvider for Azure {
         })
     }
 
-    async fn find(&self, name: &str) -> Result<Vec<Begun>, SnapshotError> {
-        match self.state(name).await {
-            Ok(_) => Ok(vec![Begun {
-                id: name.to_owned(),
-                ..Begun::default()
-            }]),
+    async fn find(&self, disk: &Disk, name: &str) -> Result<Vec<Begun>, SnapshotError> {
+        match self.snapshot(name).await {
+            Ok(value) => {
+                // The service tells the disk as an id or as the URI that it was given.
+                let created = "/properties/creationData";
+                let sources = ["sourceResourceId", "sourceUri"];
+                let mut sources = sources
+                    .iter()
+                    .filter_map(|source| text(&value, &format!("{created}/{source}")));
+                // Its ids know no case.
+                let ours = sources.any(|source| source.eq_ignore_ascii_case(&disk.id));
+                Ok(Vec::from_iter(ours.then(|| Begun {
+                    id: name.to_owned(),
+                    ..Begun::default()
+                })))
+            }
             Err(error) if error.kind == SnapshotErrorKind::Absent => Ok(Vec::new()),
             Err(error) => Err(error),
         }

@@ -24,6 +24,7 @@ pub(crate) enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) name: Option<String>,
+    pub(crate) volume: String,
     pub(crate) tags: Vec<(String, String)>,
     pub(crate) locked: bool,
     /// How often it is still seen as pending.
@@ -108,9 +109,15 @@ impl FakeEc2 {
         self
     }
 
+    /// A snapshot of `vol-1`.
     pub(crate) fn put(&self, id: &str, name: Option<&str>, locked: bool) {
+        self.put_of("vol-1", id, name, locked);
+    }
+
+    pub(crate) fn put_of(&self, volume: &str, id: &str, name: Option<&str>, locked: bool) {
         let snapshot = Snapshot {
             name: name.map(str::to_owned),
+            volume: volume.to_owned(),
             tags: Vec::new(),
             locked,
             pending: 0,
@@ -210,6 +217,7 @@ impl State {
                 let name = tags.iter().find(|(key, _)| key == "Name");
                 let snapshot = Snapshot {
                     name: name.map(|(_, value)| value.clone()),
+                    volume: get("VolumeId"),
                     tags,
                     locked: false,
                     pending: self.pending,
@@ -223,12 +231,17 @@ impl State {
             }
             "DescribeSnapshots" => {
                 let (id, name) = (get("SnapshotId.1"), get("Filter.1.Value.1"));
+                let volume = form.get("Filter.2.Value.1");
                 if !id.is_empty() && !self.snapshots.contains_key(&id) {
                     return Err("InvalidSnapshot.NotFound");
                 }
                 let mut items = Vec::new();
                 for (other, one) in &mut self.snapshots {
-                    if *other != id && (!id.is_empty() || one.name.as_ref() != Some(&name)) {
+                    let called = one.name.as_ref().is_some_and(|one| fits(&name, one));
+                    if *other != id && (!id.is_empty() || !called) {
+                        continue;
+                    }
+                    if volume.is_some_and(|volume| one.volume != *volume) {
                         continue;
                     }
                     let status = match one.pending {
@@ -239,7 +252,9 @@ impl State {
                     one.pending = one.pending.saturating_sub(1);
                     let mut item = format!(
                         "<item><snapshotId>{other}</snapshotId><ownerId>123</ownerId>\
-                         <status>{status}</status><statusMessage>broken</statusMessage>"
+                         <status>{status}</status><statusMessage>broken</statusMessage>\
+                         <volumeId>{}</volumeId>",
+                        one.volume
                     );
                     if let Some(name) = &one.name {
                         let _ = write!(
@@ -283,6 +298,23 @@ impl State {
             String::new()
         };
         format!("<{list}>{}</{list}>{more}", items[begin..end].concat())
+    }
+}
+
+/// Whether a text is what a filter's value means: a star is for anything, unless it is
+/// escaped.
+fn fits(value: &str, text: &str) -> bool {
+    let (mut value, mut text) = (value.chars(), text.chars());
+    match value.next() {
+        None => text.next().is_none(),
+        Some('*') => {
+            let rest = value.as_str();
+            let text = text.as_str();
+            let mut ends = text.char_indices().map(|(at, _)| at);
+            ends.any(|at| fits(rest, &text[at..])) || fits(rest, "")
+        }
+        Some('\\') => value.next() == text.next() && fits(value.as_str(), text.as_str()),
+        Some(letter) => text.next() == Some(letter) && fits(value.as_str(), text.as_str()),
     }
 }
 

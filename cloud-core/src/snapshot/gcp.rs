@@ -183,8 +183,18 @@ impl SnapshotProvider for Gcp {
         let answered = ask(&self.line, &request, &doing, refusal).await;
         let operation = match answered.map_err(perhaps)? {
             Ok((value, _)) => text(&value, "/name").map(str::to_owned),
-            // By a request whose answer was lost: nobody else's has this name.
-            Err(refusal) if refusal.status == 409 && refusal.code == "alreadyExists" => None,
+            // By a request whose answer was lost, if it is of this disk: disks of several
+            // zones may share a name, and with it that of their snapshots.
+            Err(refusal) if refusal.status == 409 && refusal.code == "alreadyExists" => {
+                let unknown = |mut error: SnapshotError| {
+                    error.kind = SnapshotErrorKind::Unknown;
+                    error
+                };
+                if self.find(disk, name).await.map_err(unknown)?.is_empty() {
+                    return Err(refusal.error(&doing));
+                }
+                None
+            }
             Err(refusal) => return Err(perhaps(refusal.error(&doing))),
         };
         tracing::info!("Snapshot {name} was begun");
@@ -195,13 +205,17 @@ impl SnapshotProvider for Gcp {
         })
     }
 
-    async fn find(&self, name: &str) -> Result<Vec<Begun>, SnapshotError> {
+    async fn find(&self, disk: &Disk, name: &str) -> Result<Vec<Begun>, SnapshotError> {
         let doing = format!("snapshot {name} could not be looked at");
         match self.get(self.snapshot_path(name), &doing).await? {
-            Ok(_) => Ok(vec![Begun {
-                id: name.to_owned(),
-                ..Begun::default()
-            }]),
+            Ok((value, _)) => {
+                let source = text(&value, "/sourceDisk").and_then(place_of);
+                let ours = source.is_some() && source == place_of(&disk.id);
+                Ok(Vec::from_iter(ours.then(|| Begun {
+                    id: name.to_owned(),
+                    ..Begun::default()
+                })))
+            }
             Err(refusal) if refusal.status == 404 => Ok(Vec::new()),
             Err(refusal) => Err(refusal.error(&doing)),
         }
@@ -266,6 +280,12 @@ impl SnapshotProvider for Gcp {
             project: Some(self.project.clone()),
         }
     }
+}
+
+/// Where in its project a disk is, which is called by its id or by its number.
+fn place_of(disk: &str) -> Option<&str> {
+    let (_, path) = disk.split_once("projects/")?;
+    Some(path.split_once('/')?.1)
 }
 
 /// A new UUID of version 4.

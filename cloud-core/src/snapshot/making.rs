@@ -3,7 +3,7 @@
 //!
 //! **S1**: no snapshot is forgotten. What was begun is known until it is either complete
 //! and recorded, or deleted, or recorded as left behind. A request whose answer was lost
-//! may have begun one: it is looked for by its name, which nothing else has.
+//! may have begun one: it is looked for by its disk and its name, which nothing else has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -265,7 +265,7 @@ async fn begin_one(
             ended => return (ended, doubt),
         };
         doubt = true;
-        match look_for(provider, name).await {
+        match look_for(provider, disk, name).await {
             Ok(Some(found)) => return (Ok(found), doubt),
             Ok(None) if tries < TRIES => tries += 1,
             Ok(None) | Err(_) => return (Err(error), doubt),
@@ -276,11 +276,12 @@ async fn begin_one(
 /// Looks for a snapshot that may have been begun a moment ago.
 async fn look_for(
     provider: &dyn SnapshotProvider,
+    disk: &Disk,
     name: &str,
 ) -> Result<Option<Begun>, SnapshotError> {
     for pause in LOOKS {
         sleep(pause).await;
-        let found = provider.find(name).await?;
+        let found = provider.find(disk, name).await?;
         if let Some(one) = found.into_iter().next() {
             return Ok(Some(one));
         }
@@ -323,7 +324,7 @@ async fn wait_one(
 /// were lost made them.
 async fn remove_others(provider: &dyn SnapshotProvider, made: &Made) {
     let ours = made.begun().map(|begun| &begun.id);
-    let found = match provider.find(&made.name).await {
+    let found = match provider.find(&made.disk, &made.name).await {
         Ok(found) => found,
         Err(error) => {
             tracing::warn!(
@@ -374,7 +375,7 @@ async fn undo_one(provider: &dyn SnapshotProvider, made: &Made) -> Left {
     };
     let under_way = matches!(made.state, State::Beginning(_));
     if made.doubt || under_way {
-        match provider.find(&made.name).await {
+        match provider.find(&made.disk, &made.name).await {
             Ok(found) => {
                 let new = |one: &Begun| there.iter().all(|known| known.id != one.id);
                 let found: Vec<_> = found.into_iter().filter(new).collect();

@@ -6,7 +6,8 @@
 //! record names.
 //!
 //! A snapshot belongs to a backup by its name, which ends in the backup's id: that is
-//! looked at before anything is deleted, since a record in a bucket can be forged.
+//! looked at before anything is deleted, since a record in a bucket can be forged. What was
+//! perhaps begun is told by its disk, too.
 
 #[cfg(feature = "aws")]
 mod aws;
@@ -154,11 +155,13 @@ pub trait SnapshotProvider: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// `Unknown` if it may have been begun all the same: [`find`](Self::find) tells.
+    /// `Refused` if the name is that of another disk's snapshot.
     async fn begin(&self, disk: &Disk, name: &str) -> Result<Begun, SnapshotError>;
 
-    /// The snapshots of a name that are there, pending ones too. A new one may take a
-    /// moment to be seen.
-    async fn find(&self, name: &str) -> Result<Vec<Begun>, SnapshotError>;
+    /// The snapshots of a disk that have a name, pending ones too. A new one may take a
+    /// moment to be seen. Those of other disks are left out: names repeat where machines
+    /// are made from one template.
+    async fn find(&self, disk: &Disk, name: &str) -> Result<Vec<Begun>, SnapshotError>;
 
     /// How far a snapshot is.
     async fn progress(&self, snapshot: &Begun) -> Result<Progress, SnapshotError>;
@@ -177,7 +180,8 @@ pub trait SnapshotProvider: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// `Foreign` if the record names none, or what is there has no name.
+    /// `Foreign` if the record names none, what is there has no name, or several disks have
+    /// one of a name.
     async fn locate(&self, snapshot: &RecordedSnapshot) -> Result<Vec<Located>, SnapshotError>;
 
     /// Deletes a snapshot and waits until that is done.

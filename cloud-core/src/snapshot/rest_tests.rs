@@ -247,10 +247,12 @@ impl State {
                 self.begin(&name, Some(body))
             }
             ("GET", "snapshots", name) => match self.there.get(name) {
-                Some(_) => answer(
+                Some(made) => answer(
                     200,
                     &json!({"status": "READY",
-                    "properties": {"provisioningState": "Succeeded"}}),
+                    "sourceDisk": made["sourceDisk"].as_str().map(|disk| format!("https://g/compute/v1/{disk}")),
+                    "properties": {"provisioningState": "Succeeded",
+                    "creationData": {"sourceUri": made["properties"]["creationData"]["sourceUri"]}}}),
                 ),
                 None => self.absent(),
             },
@@ -410,6 +412,27 @@ async fn only_a_snapshot_that_is_not_there_counts_as_deleted() {
         assert_eq!(error.kind, kind, "{error}");
         assert!(error.text.ends_with(" (request id r-1)"), "{error}");
     }
+}
+
+/// Machines of several zones have disks of one name, and begin their backups in one second.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_another_zone_s_disk_is_neither_taken_nor_deleted() {
+    let name = format!("data-{}", ID.to_lowercase());
+    let fake = Fake::new(Cloud::Gcp).with(|state| {
+        let theirs = json!({"sourceDisk": "projects/p/zones/elsewhere/disks/data"});
+        state.there.insert(name.clone(), theirs);
+    });
+    let (mut making, made) = make(&fake).await;
+    let error = made.unwrap_err();
+    assert!(error.contains("alreadyExists"), "{error}");
+    assert!(making.undo(Duration::from_mins(1)).await.is_none());
+    assert_eq!(fake.there(), [name.clone()]);
+    // One whose answer was lost is known by its disk, whatever the project is called.
+    let fake = Fake::new(Cloud::Gcp).with(|state| {
+        let ours = json!({"sourceDisk": "projects/4711/zones/z/disks/data"});
+        state.there.insert(name.clone(), ours);
+    });
+    make(&fake).await.1.unwrap();
 }
 
 /// Whatever call is the last one that arrives: what is left is in the record (S1).

@@ -7,6 +7,7 @@ mod ask;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -158,6 +159,24 @@ impl Aws {
         self.list(ask, "snapshotSet").await
     }
 
+    /// The snapshots of this account that have a name, and are of this volume, if it is told.
+    async fn called(
+        &self,
+        name: &str,
+        volume: Option<&str>,
+    ) -> Result<Vec<Element>, SnapshotError> {
+        let mut ask = Ask::new("DescribeSnapshots")
+            .with("Owner.1", "self")
+            .filter("tag:Name", &[&literally(name)]);
+        if let Some(volume) = volume {
+            ask = ask.filter("volume-id", &[volume]);
+        }
+        let found = self.snapshots(ask).await?;
+        let mut found = found.map_err(|refusal| refusal.error("DescribeSnapshots"))?;
+        found.retain(|one| tag(one, "Name") == Some(name));
+        Ok(found)
+    }
+
     async fn snapshot(&self, id: &str) -> Result<Element, SnapshotError> {
         let absent = || SnapshotError::new(SnapshotErrorKind::Absent, format!("no snapshot {id}"));
         match self.snapshots(of_id(id)).await? {
@@ -166,6 +185,19 @@ impl Aws {
             Err(refusal) => Err(refusal.error("DescribeSnapshots")),
         }
     }
+}
+
+/// A text as the value of a filter that means nothing but this text. Source: "Amazon EC2 API
+/// Reference", on wildcards in filters.
+fn literally(text: &str) -> String {
+    let mut value = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, '*' | '?' | '\\') {
+            value.push('\\');
+        }
+        value.push(letter);
+    }
+    value
 }
 
 /// Asks for a snapshot of this account alone.
@@ -253,12 +285,8 @@ impl SnapshotProvider for Aws {
         Ok(begun)
     }
 
-    async fn find(&self, name: &str) -> Result<Vec<Begun>, SnapshotError> {
-        let ask = Ask::new("DescribeSnapshots")
-            .with("Owner.1", "self")
-            .filter("tag:Name", &[name]);
-        let found = self.snapshots(ask).await?;
-        let found = found.map_err(|refusal| refusal.error("DescribeSnapshots"))?;
+    async fn find(&self, disk: &Disk, name: &str) -> Result<Vec<Begun>, SnapshotError> {
+        let found = self.called(name, Some(&disk.id)).await?;
         Ok(found.iter().filter_map(begun).collect())
     }
 
@@ -303,12 +331,19 @@ impl SnapshotProvider for Aws {
             let Some(name) = &snapshot.name else {
                 return Err(foreign("the record names no snapshot".to_owned()));
             };
-            let found = self.find(name).await?.into_iter();
-            let located = |begun: Begun| Located {
-                id: begun.id,
-                name: name.clone(),
+            let found = self.called(name, None).await?;
+            let volumes = found.iter().map(|one| one.text("volumeId"));
+            if volumes.collect::<BTreeSet<_>>().len() > 1 {
+                let text = format!("several volumes have a snapshot `{name}`");
+                return Err(foreign(text));
+            }
+            let located = |one: &Element| {
+                Some(Located {
+                    id: one.text("snapshotId")?.to_owned(),
+                    name: tag(one, "Name")?.to_owned(),
+                })
             };
-            return Ok(found.map(located).collect());
+            return Ok(found.iter().filter_map(located).collect());
         };
         let found = match self.snapshots(of_id(id)).await? {
             Ok(found) => found,

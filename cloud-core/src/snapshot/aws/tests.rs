@@ -309,3 +309,27 @@ async fn what_a_record_names_is_looked_at_and_not_believed() {
         assert_eq!(error.kind, SnapshotErrorKind::Foreign);
     }
 }
+
+/// Names are tags, which repeat, and what a backup perhaps began is looked for by one.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_of_another_volume_is_neither_taken_nor_deleted() {
+    let name = format!("pgdata-{}", ID.to_lowercase());
+    // The call of the first snapshot, of which the answer is lost, or the whole call.
+    for fault in [Fault::Before, Fault::After] {
+        for fails in [false, true] {
+            let ec2 = FakeEc2::default().fault(2, fault);
+            let ec2 = if fails { ec2.failing() } else { ec2 };
+            ec2.put_of("vol-9", "snap-theirs", Some(&name), false);
+            let (mut making, made) = make(&ec2, &SnapshotOptions::default()).await;
+            assert_eq!(made.is_err(), fails, "{fault:?}: {made:?}");
+            let record = making.record().to_literal().to_string();
+            assert!(!record.contains("snap-theirs"), "{record}");
+            if fails {
+                assert!(making.undo(Duration::from_mins(1)).await.is_none());
+            }
+            let there = ec2.snapshots();
+            assert!(there.contains_key("snap-theirs"), "{fault:?} {fails}");
+            assert_eq!(there.len(), if fails { 1 } else { 3 });
+        }
+    }
+}
