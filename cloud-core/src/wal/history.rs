@@ -122,6 +122,23 @@ impl History {
         way
     }
 
+    /// What a base backup needs that began with `own` and ended on this timeline, which its
+    /// server followed meanwhile: where a timeline ends, the segment of the next one.
+    pub fn way_across(&self, own: &Stretch, size: SegmentSize) -> Vec<Stretch> {
+        let open = Stretch {
+            end: None,
+            ..own.clone()
+        };
+        let mut way = self.way_from(&open, size);
+        if let Some(end) = own.end {
+            for stretch in &mut way {
+                stretch.end = Some(stretch.end.map_or(end, |earlier| earlier.min(end)));
+            }
+            way.retain(|stretch| stretch.end.is_some_and(|end| stretch.first < end));
+        }
+        way
+    }
+
     /// Whether WAL of `timeline` up to `end` (exclusive) is part of this history:
     /// it is the timeline itself, or an ancestor that was not left before `end`.
     pub fn contains(&self, timeline: TimelineId, end: Lsn) -> bool {

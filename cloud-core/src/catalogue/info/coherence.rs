@@ -22,13 +22,13 @@ impl BackupInfo {
     pub fn contradiction(&self) -> Option<String> {
         self.of_status()
             .or_else(|| {
-                self.of_position(
-                    "begin",
-                    self.begin_xlog.as_deref(),
-                    self.begin_wal.as_deref(),
-                )
+                let begin = [self.begin_xlog.as_deref(), self.begin_wal.as_deref()];
+                self.of_position("begin", begin, TimelineId(self.timeline?))
             })
-            .or_else(|| self.of_position("end", self.end_xlog.as_deref(), self.end_wal.as_deref()))
+            .or_else(|| {
+                let end = [self.end_xlog.as_deref(), self.end_wal.as_deref()];
+                self.of_position("end", end, self.end_timeline()?)
+            })
             .or_else(|| self.of_time())
     }
 
@@ -45,8 +45,14 @@ impl BackupInfo {
         }
     }
 
-    fn of_position(&self, which: &str, lsn: Option<&str>, segment: Option<&str>) -> Option<String> {
-        let timeline = TimelineId(self.timeline?);
+    /// `place` is a position and the segment in which it lies.
+    fn of_position(
+        &self,
+        which: &str,
+        place: [Option<&str>; 2],
+        timeline: TimelineId,
+    ) -> Option<String> {
+        let [lsn, segment] = place;
         let (lsn_text, segment) = (lsn?, segment?);
         let size = SegmentSize::new(self.xlog_segment_size);
         let agrees = size
@@ -108,6 +114,13 @@ mod tests {
             let size = line.starts_with("xlog_segment_size=");
             assert!(contradiction(&without).is_none() || size, "{line}");
         }
+        // Of a standby that followed a promotion meanwhile.
+        let followed = TEXT.replace("end_wal=00000001", "end_wal=00000002");
+        assert_eq!(
+            contradiction(&followed),
+            None,
+            "it ended on a later timeline"
+        );
         for status in ["FAILED", "STARTED", "SYNCING", "WAITING_FOR_WALS"] {
             assert_eq!(contradiction(&TEXT.replace("DONE", status)), None);
         }
@@ -136,6 +149,8 @@ mod tests {
             ("0/6000028", "0?6000028", "begin_wal="),
             ("end_xlog=0/6", "end_xlog=0/7", "end_wal="),
             ("timeline=1", "timeline=3", "begin_wal="),
+            ("end_wal=00000001", "end_wal=00000000", "end_wal="),
+            ("end_wal=000000010", "end_wal=000000021", "end_wal="),
             ("16777216", "16777217", "begin_wal="),
             ("16777216", "1048576", "begin_wal="),
             ("end_time=2026", "end_time=2006", "long before it began"),

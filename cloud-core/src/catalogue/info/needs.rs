@@ -4,8 +4,9 @@ use super::BackupInfo;
 use crate::wal::{Lsn, SegmentSize, Stretch, TimelineId, WalName};
 
 impl BackupInfo {
-    /// The size of a segment, and the segments from the beginning of the backup to its end;
-    /// `None` if the record does not say.
+    /// The size of a segment, and the segments from the beginning of the backup to its end, by
+    /// the timeline on which it began ([`crossed_to`](Self::crossed_to)); `None` if the record
+    /// does not say.
     pub fn needed_wal(&self) -> Option<(SegmentSize, Stretch)> {
         let name = |text: &Option<String>| text.as_deref()?.parse::<WalName>().ok();
         let lsn = |text: &Option<String>| text.as_deref()?.parse::<Lsn>().ok();
@@ -28,6 +29,22 @@ impl BackupInfo {
             end: Some(last + 1),
         };
         (first <= last).then_some((size, stretch))
+    }
+
+    /// The timeline on which the backup ended: that on which it began, or a later one, which a
+    /// standby followed meanwhile.
+    pub fn end_timeline(&self) -> Option<TimelineId> {
+        let began = self.timeline.map(TimelineId)?;
+        let end = self.end_wal.as_deref();
+        let end = end.and_then(|name| name.to_ascii_uppercase().parse::<WalName>().ok());
+        let ended = end.map(|name| name.timeline());
+        Some(ended.map_or(began, |ended| ended.max(began)))
+    }
+
+    /// The timeline on which the backup ended, if it began on another.
+    pub fn crossed_to(&self) -> Option<TimelineId> {
+        self.end_timeline()
+            .filter(|ended| Some(ended.0) != self.timeline)
     }
 
     /// Where the backup ended: a recovery that leaves its timeline earlier cannot begin with

@@ -94,14 +94,14 @@ impl Archive<'_> {
 
     /// The WAL that a backup needs to be consistent.
     pub(super) fn own(&self, info: &BackupInfo) -> Own {
-        let Some((_, own)) = info.needed_wal() else {
+        let Some(needed) = info.needed_wal() else {
             return Own::Whole;
         };
-        let walk = self.walk(std::slice::from_ref(&own));
-        let Some((_, missing, _)) = walk.holes.first() else {
+        let walk = self.walk(&self.own_way(info, &needed));
+        let Some((timeline, missing, _)) = walk.holes.first() else {
             return Own::Whole;
         };
-        match self.segments.of(own.timeline).newest() {
+        match self.segments.of(*timeline).newest() {
             Some(newest) if newest.last > *missing => Own::Holed,
             _ => Own::Waiting,
         }
@@ -119,7 +119,7 @@ impl Archive<'_> {
             return nowhere;
         };
         let way = if one.standalone {
-            vec![needed.1.clone()]
+            self.own_way(one.info, &needed)
         } else {
             self.way(one.info, &needed)
         };
@@ -130,6 +130,17 @@ impl Archive<'_> {
             at: ended.max(archived.filter(|_| !one.standalone)),
             segment: Some(name_of(timeline, number, needed.0)),
             ..nowhere
+        }
+    }
+
+    /// What a backup needs to be consistent.
+    fn own_way(&self, info: &BackupInfo, needed: &(SegmentSize, Stretch)) -> Vec<Stretch> {
+        let (size, own) = needed;
+        let last = info.crossed_to();
+        let history = last.and_then(|last| self.histories.get(&last)?.as_ref());
+        match history {
+            Some(history) => history.way_across(own, *size),
+            None => vec![own.clone()],
         }
     }
 
@@ -144,10 +155,21 @@ impl Archive<'_> {
         let history = later
             .rev()
             .filter_map(|(_, history)| history.as_ref())
-            .find(|history| history.contains(own.timeline, end));
-        let of_its_own = || History::of_first(own.timeline);
-        let history = history.cloned().unwrap_or_else(of_its_own);
-        history.way_from(own, *size)
+            .find(|history| {
+                let last = info.crossed_to().unwrap_or(own.timeline);
+                history.contains(last, end)
+            });
+        match (history, info.crossed_to()) {
+            (Some(history), None) => history.way_from(own, *size),
+            (Some(history), Some(_)) => {
+                let open = Stretch {
+                    end: None,
+                    ..own.clone()
+                };
+                history.way_from(&open, *size)
+            }
+            (None, _) => History::of_first(own.timeline).way_from(own, *size),
+        }
     }
 
     /// Goes along the WAL to its end, over the holes.
@@ -192,7 +214,7 @@ impl Archive<'_> {
             };
             let (size, own) = &needed;
             if one.standalone {
-                ways.push((vec![own.clone()], *size));
+                ways.push((self.own_way(one.info, &needed), *size));
                 continue;
             }
             let known = oldest.get(&own.timeline);

@@ -605,3 +605,22 @@ fn names_that_no_server_can_have_are_refused() {
     let error = Watch::new(store, "p".into(), wanted).unwrap_err();
     assert_eq!(error.kind, OpErrorKind::Usage);
 }
+
+/// As that of a standby which followed a promotion meanwhile.
+#[tokio::test]
+async fn a_backup_that_ended_on_another_timeline_is_whole() {
+    let scene = Scene::new();
+    let mut info = record(Status::Done, 1, (2, 4), 4);
+    info.end_wal = Some("000000020000000000000004".into());
+    let id = scene.backup(&info, &["data.tar"]);
+    scene.wal(1, 2..=2);
+    scene.wal(2, 3..=5);
+    let text = "1\t0/3000158\tx\n";
+    scene.0.insert("p/main/wals/00000002.history", text);
+    let seen = scene.seen().await;
+    assert_eq!((seen.backups.available, seen.backups.restorable), (1, 1));
+    let last = seen.recovery.last.as_ref().unwrap();
+    let segment = Some("000000020000000000000005");
+    assert_eq!((&last.backup, last.segment.as_deref()), (&id, segment));
+    assert!(seen.recovery.holes.is_empty());
+}

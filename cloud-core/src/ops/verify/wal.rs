@@ -1,6 +1,7 @@
 //! The WAL that a backup needs: all segments are there, and each is the one that it should be.
 //!
-//! From the beginning of the backup to its end on its own timeline; and if that is asked for, to the
+//! From the beginning of the backup to its end, along the timelines that its server followed
+//! meanwhile; and if that is asked for, to the
 //! newest segment in the archive, along the newest timeline that the backup is in the history
 //! of. Where a timeline ends the segment is taken from the next one, as PostgreSQL does.
 
@@ -27,7 +28,7 @@ use crate::wal::fit::{Fit, judge};
 use crate::wal::page::LONG_HEADER_LEN;
 use crate::wal::record::{Measured, RecordMeter};
 use crate::wal::seam::{Carry, Ends};
-use crate::wal::{SegmentSize, Stretch, TimelineId, WalKind, WalName};
+use crate::wal::{History, SegmentSize, Stretch, TimelineId, WalKind, WalName};
 
 /// What is checked against what.
 pub(super) struct Wal<'a> {
@@ -141,6 +142,9 @@ impl Wal<'_> {
             runs = self
                 .to_newest(&timelines, &needed, findings, &mut seen.notes)
                 .await?;
+        } else if let Some(last) = self.info.crossed_to() {
+            let history = self.history(&timelines, last, findings).await?;
+            runs = history.map_or_else(Vec::new, |history| history.way_across(own, size));
         }
         let mut before = Before::default();
         for run in &runs {
@@ -161,28 +165,27 @@ impl Wal<'_> {
     ) -> Result<Vec<Stretch>, OpError> {
         let (size, own) = needed;
         let end = self.info.end_position(needed);
+        let last = self.info.crossed_to();
         let later = timelines.all().into_iter();
         for timeline in later.take_while(|timeline| *timeline > own.timeline) {
-            let decode = |suffix: &str, bytes| {
-                let codec = codec::by_suffix(suffix).unwrap_or(&codec::None);
-                codec.decoder(bytes)
-            };
-            let history = timelines
-                .history(self.store.as_ref(), timeline, decode)
-                .await;
-            let Some(history) = history.map_err(|error| OpError::of_store(&error))? else {
-                let place = self.layout.wal(&WalName::history_of(timeline), "");
-                let detail = "it is missing or cannot be read, so no recovery follows its timeline";
-                findings.note(Kind::History, place.to_string(), detail);
+            let Some(history) = self.history(timelines, timeline, findings).await? else {
                 continue;
             };
-            if !history.contains(own.timeline, end) {
+            if !history.contains(last.unwrap_or(own.timeline), end) {
                 notes.push(format!(
                     "timeline {timeline} does not go through this backup: recover to another one"
                 ));
                 continue;
             }
-            return Ok(history.way_from(own, *size));
+            let end = own.end.filter(|_| last.is_none());
+            let own = Stretch { end, ..own.clone() };
+            return Ok(history.way_from(&own, *size));
+        }
+        if let Some(last) = last {
+            if !timelines.all().contains(&last) {
+                self.lost(last, findings);
+            }
+            return Ok(Vec::new());
         }
         // Nothing forked off behind the backup.
         let behind = Stretch {
@@ -191,6 +194,33 @@ impl Wal<'_> {
             ..own.clone()
         };
         Ok(vec![own.clone(), behind])
+    }
+
+    /// The history of a timeline; one that no recovery can read is noted.
+    async fn history(
+        &self,
+        timelines: &Timelines,
+        timeline: TimelineId,
+        findings: &mut Findings,
+    ) -> Result<Option<History>, OpError> {
+        let decode = |suffix: &str, bytes| {
+            let codec = codec::by_suffix(suffix).unwrap_or(&codec::None);
+            codec.decoder(bytes)
+        };
+        let history = timelines
+            .history(self.store.as_ref(), timeline, decode)
+            .await;
+        let history = history.map_err(|error| OpError::of_store(&error))?;
+        if history.is_none() {
+            self.lost(timeline, findings);
+        }
+        Ok(history)
+    }
+
+    fn lost(&self, timeline: TimelineId, findings: &mut Findings) {
+        let place = self.layout.wal(&WalName::history_of(timeline), "");
+        let detail = "it is missing or cannot be read, so no recovery follows its timeline";
+        findings.note(Kind::History, place.to_string(), detail);
     }
 
     /// Checks one run: no segment is missing, and each is good.

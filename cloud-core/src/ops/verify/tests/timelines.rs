@@ -162,3 +162,36 @@ async fn wal_that_was_let_go_is_told() {
     let expected = expected.map(|(kind, place)| (kind.to_owned(), place.to_owned()));
     assert_eq!(findings, expected);
 }
+
+/// A standby that follows a promotion goes on with the backup that is taken of it.
+#[tokio::test]
+async fn a_backup_may_end_on_another_timeline_than_it_began() {
+    let scene = Scene::new();
+    let key = |timeline: u32, number: u32| {
+        format!("p/main/wals/{timeline:08X}00000000/{timeline:08X}00000000{number:08X}")
+    };
+    scene.change("p/main/base/20261122T100000/backup.info", |bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        *bytes = text.replace("end_wal=00000001", "end_wal=00000002").into();
+    });
+    history(&scene, 2, "1\t0/780000\tno\n");
+    for number in [8, 9] {
+        scene.memory.remove(&key(1, number));
+        scene.add_wal(2, number, false);
+    }
+    scene.memory.remove(&(key(1, 7) + ".gz"));
+    scene.add_wal(2, 7, false);
+    let report = scene.report(false).await;
+    assert_eq!(report["status"], "good", "{report}");
+    assert_eq!(report["wal_last"], "000000020000000000000008", "{report}");
+    found(&scene, &[], "000000020000000000000009").await;
+    scene.memory.remove(&key(2, 8));
+    let missing = ("wal".to_owned(), "000000020000000000000008".to_owned());
+    assert_eq!(summary(&scene.report(false).await).0, [missing]);
+    scene.memory.remove("p/main/wals/00000002.history");
+    let lost = ("history".to_owned(), "00000002.history".to_owned());
+    for to_newest in [false, true] {
+        let report = scene.report(to_newest).await;
+        assert_eq!(summary(&report).0, [lost.clone()], "{report}");
+    }
+}
