@@ -1,9 +1,10 @@
 //! Which WAL goes with a base backup that is deleted.
 //!
 //! Pure. The reference's rules, which look at ids and texts and hardly at
-//! timelines, and two of our own that only ever keep more: nothing from the
-//! start of any backup that stays, whatever its id, and nothing from the start
-//! of a backup that is still running (docs/decisions.md 31).
+//! timelines, and some of our own that only ever keep more: nothing from the
+//! start of any backup that stays, whatever its id, nothing from the start
+//! of a backup that is still running, and nothing of an earlier timeline that
+//! lies behind that (docs/decisions.md 31).
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -73,7 +74,9 @@ pub fn after_deleting(
     by_policy: bool,
     now: Timestamp,
 ) -> Result<WalRules, WalStays> {
-    let live = |backup: &&Known<'_>| is_live(backup.info);
+    // A keep of a deletion that did not come to its end is one all the same.
+    let is_live = |backup: &Known<'_>| is_live(backup.info) || backup.keep.is_some();
+    let live = |backup: &&Known<'_>| is_live(backup);
     let mut ranges = Vec::new();
     let mut set_aside = Vec::new();
     for older in catalogue.iter().rev().filter(live) {
@@ -91,7 +94,7 @@ pub fn after_deleting(
     let next = newer.unwrap_or(deleted);
     let mut limit = begin_of(next)?;
     for other in catalogue {
-        let stays = is_live(other.info) && other.id != deleted.id && !set_aside.contains(&other.id);
+        let stays = is_live(other) && other.id != deleted.id && !set_aside.contains(&other.id);
         if stays || is_running(other, now) {
             limit = limit.min(begin_of(other)?);
         }
@@ -187,6 +190,13 @@ impl WalRules {
             WalKind::Backup => &text[..24],
             _ => &text,
         };
+        // A timeline that was left ends where the next one begins. What goes on behind that
+        // is of a server whose timelines began anew, by `pg_upgrade`, and may be needed by
+        // a backup of it that has no record yet.
+        let limit = self.limit.as_str();
+        if name.timeline() < self.limit.timeline() && text[8..24] >= limit[8..24] {
+            return false;
+        }
         let kept =
             |(begin, end): &(WalName, WalName)| begin.as_str() <= place && place <= end.as_str();
         !self.ranges.iter().any(kept) && *text < *self.limit.as_str()
@@ -371,6 +381,40 @@ mod tests {
         ];
         let second = rules(&all, 0, true).unwrap();
         assert!(takes(&second, "000000010000000000000001"));
+    }
+
+    /// By `pg_upgrade`; the first backup of the new server may be relayed, and has no record
+    /// before its end.
+    #[test]
+    fn wal_of_a_server_whose_timelines_began_anew_stays() {
+        let all = [
+            done(1, "000000050000000000000004"),
+            done(2, "000000050000000100000008"),
+        ];
+        let rules = rules(&all, 0, true).unwrap();
+        for (name, goes) in [
+            ("000000050000000000000007", true),
+            ("000000010000000000000007", true),
+            ("000000040000000100000007", true),
+            ("000000040000000100000008", false),
+            ("000000010000000100000009", false),
+            ("000000010000000100000009.partial", false),
+            ("00000001000000010000000a.00000028.backup", false),
+            ("000000010000000200000000", false),
+        ] {
+            assert_eq!(takes(&rules, name), goes, "{name}");
+        }
+        assert_eq!(rules.takes_directory("0000000100000002"), Some(false));
+    }
+
+    /// A deletion that came to its mark and no further takes nothing from who set a keep.
+    #[test]
+    fn a_kept_backup_keeps_its_wal_whatever_its_status() {
+        for (target, by_policy) in [(KeepTarget::Full, true), (KeepTarget::Standalone, false)] {
+            let marked = backup(1, "FAILED", S4, "-").kept(target);
+            let all = [marked, done(2, S8), done(3, "000000010000000000000009")];
+            assert!(rules(&all, 1, by_policy).is_err());
+        }
     }
 
     #[test]
