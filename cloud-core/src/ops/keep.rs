@@ -45,7 +45,9 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: KeepRequest) -> Result<An
     let id = lookup::by_text(store, &layout, &request.backup, server, Among::Finished).await?;
     match request.action {
         KeepAction::Keep(target) => {
-            check(store, &layout, &id, server).await?;
+            if let Some(objection) = objection(store, &layout, &id, server).await? {
+                return Err(objection);
+            }
             let earlier = load::find_keeps(store, &layout, &id).await;
             let earlier = earlier.map_err(|error| OpError::of_store(&error))?;
             write(store, &layout, &id, target, &earlier)
@@ -53,13 +55,21 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: KeepRequest) -> Result<An
                 .map_err(|error| OpError::of_store(&error))?;
             // A deletion marks the record and then looks for keeps: of one that goes on at
             // the same time either it sees ours, or we see its mark.
-            if let Err(error) = check(store, &layout, &id, server).await {
-                if earlier.is_empty() {
-                    release(store, &layout, &id).await?;
+            // Where the record cannot be read the keep stays: somebody else may have set one
+            // meanwhile, and relies on it.
+            match objection(store, &layout, &id, server).await {
+                Ok(None) => Ok(Answer::default()),
+                Ok(Some(objection)) => {
+                    if earlier.is_empty() {
+                        release(store, &layout, &id).await?;
+                    }
+                    Err(objection)
                 }
-                return Err(error);
+                Err(error) => Err(error.with_hint(
+                    "the keep was set, and whether it came in time is not known: run the same \
+                     command again",
+                )),
             }
-            Ok(Answer::default())
         }
         KeepAction::Release => {
             release(store, &layout, &id).await?;
@@ -78,23 +88,23 @@ pub async fn run(store: Arc<dyn ObjectStore>, request: KeepRequest) -> Result<An
     }
 }
 
-/// Only a backup that exists and can be restored can be kept.
-async fn check(
+/// Why a backup cannot be kept: only one that exists and can be restored can.
+async fn objection(
     store: &dyn ObjectStore,
     layout: &Layout,
     id: &BackupId,
     server: &str,
-) -> Result<(), OpError> {
+) -> Result<Option<OpError>, OpError> {
     let text = match lookup::record(store, layout, id).await? {
-        None => return Err(lookup::absent(store, layout, id, server).await),
+        None => return Ok(Some(lookup::absent(store, layout, id, server).await)),
         Some(info) if info.status != Status::Done => format!(
             "Cannot add keep to backup {id} because it has status {}. \
              Only backups with status DONE can be kept.",
             info.status
         ),
-        Some(_) => return Ok(()),
+        Some(_) => return Ok(None),
     };
-    Err(OpError::new(OpErrorKind::Failed, text))
+    Ok(Some(OpError::new(OpErrorKind::Failed, text)))
 }
 
 /// Writes the annotation to its place, and to every other place where one is or
@@ -262,6 +272,26 @@ mod tests {
             assert!(error.message.contains("has status FAILED"), "{error}");
             assert_eq!(keeps(&store).is_empty(), !earlier);
         }
+    }
+
+    /// Another keep may have been set between the two looks.
+    #[tokio::test]
+    async fn a_keep_whose_second_look_fails_takes_nothing_away() {
+        let store = with_backup(Status::Done);
+        let faulty = FaultyStore::new(Arc::new(store.clone()));
+        faulty.fail(StoreOp::Put, Fault::Late(1), 1);
+        let fault = async {
+            faulty.fail(
+                StoreOp::Get,
+                Fault::Before(StoreErrorKind::PermissionDenied),
+                1,
+            )
+        };
+        let full = KeepAction::Keep(KeepTarget::Full);
+        let (result, ()) = tokio::join!(keep(&faulty, "p", ID, full), fault);
+        let error = result.unwrap_err();
+        assert!(error.hint.is_some_and(|hint| hint.contains("was set")));
+        assert!(!keeps(&store).is_empty());
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ pub mod metrics;
 pub(crate) mod near;
 mod owners;
 mod reading;
+mod record;
 pub mod relay;
 pub mod restore;
 pub mod show;

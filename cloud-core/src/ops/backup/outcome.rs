@@ -1,9 +1,10 @@
 //! The life of `backup.info`: STARTED, then DONE or FAILED.
 //!
 //! DONE is written once, after every archive is whole in the store (upholds
-//! B1), and FAILED is never written over a DONE that may have landed
-//! (docs/decisions.md 19). A FAILED record carries no end fields: clients take
-//! a backup with both times for a good one.
+//! B1), over what was written before and over nothing else: a backup that was
+//! deleted while it was taken has lost its first archives. FAILED is never written
+//! over a DONE that may have landed (docs/decisions.md 19). A FAILED record carries
+//! no end fields: clients take a backup with both times for a good one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::catalogue::literal::Literal;
 use crate::catalogue::load::MAX_INFO;
 use crate::catalogue::time::Timestamp;
 use crate::key::Prefix;
+use crate::ops::record::{self, NotReplaced, Seen};
 use crate::ops::{OpError, OpErrorKind, chain, hints};
 use crate::pg::{BackupStart, BackupStop, PgError, PgTablespace, ServerFacts, ServerTime};
 use crate::snapshot::SnapshotError;
@@ -57,6 +59,12 @@ pub(super) enum Failure {
         "another backup with the id {0} was begun in the same second; nothing of it was touched"
     )]
     Taken(BackupId),
+    /// The record is not what was written last.
+    #[error(
+        "its backup.info was deleted or changed while the backup was taken, so its archives may \
+         be gone"
+    )]
+    Gone,
     /// A snapshot could not be made.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -82,6 +90,8 @@ pub(super) struct Record<'a> {
     /// Whether STARTED is in the store: only then is there something of ours
     /// to overwrite.
     announced: bool,
+    /// What was written last.
+    written: Option<Bytes>,
     /// Whether it was tried to write DONE.
     may_be_done: bool,
 }
@@ -130,6 +140,7 @@ impl<'a> Record<'a> {
             info,
             size,
             announced: false,
+            written: None,
             may_be_done: false,
         }
     }
@@ -151,8 +162,43 @@ impl<'a> Record<'a> {
     }
 
     /// Writes the record once more, still as STARTED.
-    pub(super) async fn again(&self) -> Result<(), Failure> {
-        self.put(PutMode::Overwrite).await.map_err(Failure::Info)
+    pub(super) async fn again(&mut self) -> Result<(), Failure> {
+        let own = self.own().await?;
+        match self.put_over(&own).await {
+            Ok(()) => Ok(()),
+            Err(NotReplaced::Changed) => Err(Failure::Gone),
+            Err(NotReplaced::Failed(error)) => Err(Failure::Info(error)),
+        }
+    }
+
+    /// The record that was written last, as it is there.
+    ///
+    /// # Errors
+    ///
+    /// `Gone` if another one is there, or none: somebody deletes the backup.
+    async fn own(&self) -> Result<Seen, Failure> {
+        let key = self.layout.backup_info(self.id);
+        let written = self.written.clone().unwrap_or_default();
+        match record::see(self.store.as_ref(), &key).await {
+            Ok(Some(seen)) if seen.bytes == written => Ok(seen),
+            Ok(_) => Err(Failure::Gone),
+            // Who may only write cannot look.
+            Err(error) if error.kind == StoreErrorKind::PermissionDenied => Ok(Seen {
+                bytes: written,
+                version: None,
+            }),
+            Err(error) => Err(Failure::Info(error)),
+        }
+    }
+
+    async fn put_over(&mut self, own: &Seen) -> Result<(), NotReplaced> {
+        let key = self.layout.backup_info(self.id);
+        let text = Bytes::from(self.info.to_text());
+        let options = self.request.archives.put_options();
+        let store = self.store.as_ref();
+        record::replace(store, &key, own, text.clone(), &options).await?;
+        self.written = Some(text);
+        Ok(())
     }
 
     /// Backup mode has begun: announces the backup. Refuses to touch a record
@@ -184,8 +230,10 @@ impl<'a> Record<'a> {
         self.info.backup_name.clone_from(&self.request.name);
         self.info.copy_stats = Some(stats);
         self.info.status = Status::Done;
+        let own = self.own().await?;
         self.may_be_done = true;
-        let Err(error) = self.put(PutMode::Overwrite).await else {
+        let put = self.put_over(&own).await;
+        if let Ok(()) = put {
             tracing::info!(
                 "Backup end at LSN: {} ({}, {:08X})",
                 stop.lsn,
@@ -201,13 +249,27 @@ impl<'a> Record<'a> {
                 "Backup completed (start time: {began_at}, elapsed time: {})",
                 pretty_duration(began.elapsed())
             );
-            self.say_whether_archived(stop.timeline).await;
+            if self.info.crossed_to().is_none() {
+                self.say_whether_archived(stop.timeline).await;
+            }
             return Ok(());
+        }
+        let error = match put {
+            Err(NotReplaced::Failed(error)) => error,
+            _ => {
+                self.may_be_done = false;
+                return Err(Failure::Gone);
+            }
         };
         let may_have_landed = error.kind.is_transient() || error.kind == StoreErrorKind::Other;
+        let refused = error.kind == StoreErrorKind::AlreadyExists;
         // A refusal is clear only if it was the first answer.
         if !may_have_landed && error.attempts <= 1 {
-            return Err(Failure::Info(error));
+            return Err(if refused {
+                Failure::Gone
+            } else {
+                Failure::Info(error)
+            });
         }
         // An answer was lost, and with it whether the record was stored.
         let key = self.layout.backup_info(self.id);
@@ -237,7 +299,9 @@ impl<'a> Record<'a> {
         self.info.error = Some(format!("failure {action} ({first_line})"));
         self.info.status = Status::Failed;
         if !matches!(failure, Failure::Unknown(_) | Failure::Taken(_)) {
-            let mode = if self.announced {
+            // Over a record that somebody else has changed nothing is written. Where there
+            // is none, this one says that archives may be left.
+            let mode = if self.announced && !matches!(failure, Failure::Gone) {
                 PutMode::Overwrite
             } else {
                 PutMode::CreateOnly
@@ -245,6 +309,10 @@ impl<'a> Record<'a> {
             let recorded = tokio::time::timeout(FAILED_DEADLINE, self.put(mode)).await;
             match recorded {
                 Ok(Ok(())) => {}
+                // Whoever deletes it has marked it.
+                Ok(Err(error))
+                    if matches!(failure, Failure::Gone)
+                        && error.kind == StoreErrorKind::AlreadyExists => {}
                 Ok(Err(error)) => {
                     tracing::warn!(
                         "backup {} could not be marked as FAILED: {}",
@@ -266,7 +334,7 @@ impl<'a> Record<'a> {
                 OpErrorKind::Interrupted,
                 "Barman cloud backup was interrupted by the user",
             ),
-            Failure::Taken(_) => error.with_hint("run the same command again"),
+            Failure::Taken(_) | Failure::Gone => error.with_hint("run the same command again"),
             Failure::Info(cause) | Failure::Transfer(TransferError::Store(cause)) => {
                 error.because(&cause)
             }
@@ -316,16 +384,16 @@ impl<'a> Record<'a> {
         }
     }
 
-    async fn put(&self, mode: PutMode) -> Result<(), StoreError> {
+    async fn put(&mut self, mode: PutMode) -> Result<(), StoreError> {
         let options = PutOptions {
             mode,
             ..self.request.archives.put_options()
         };
         let text = Bytes::from(self.info.to_text());
-        self.store
-            .put(&self.layout.backup_info(self.id), text.into(), &options)
-            .await
-            .map(|_| ())
+        let key = self.layout.backup_info(self.id);
+        self.store.put(&key, text.clone().into(), &options).await?;
+        self.written = Some(text);
+        Ok(())
     }
 }
 

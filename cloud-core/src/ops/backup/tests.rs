@@ -3,20 +3,26 @@ use std::fs;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
+use jiff::tz::Offset;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{Closing, Job, Plan};
+use super::outcome::Record;
+use super::{BackupRequest, ConnectionOptions};
 use crate::catalogue::layout::BackupId;
+use crate::catalogue::literal::Literal;
 use crate::codec;
 use crate::manifest::{Algorithm, WalRange};
 use crate::ops::archives::{ArchiveOptions, Destination, Sources, TablespaceSource};
 use crate::ops::wal_testing::write_control;
+use crate::pg::{BackupStart, BackupStop, ServerFacts, ServerTime};
 use crate::report::{Reporter, Silent};
-use crate::store::{Limits, MemoryStore, ObjectStore};
+use crate::store::{Fault, FaultyStore, Limits, MemoryStore, ObjectStore, StoreErrorKind, StoreOp};
 use crate::tar::{MemberKind, TarReader};
 use crate::transfer::TransferError;
 use crate::wal::{Lsn, TimelineId};
@@ -254,5 +260,98 @@ async fn a_lane_that_fails_ends_the_others_and_says_why() {
         let error = failed.expect_err("no object is that large").to_string();
         assert!(error.contains("larger than an object"), "{place}: {error}");
         assert_eq!(store.open_uploads(), Vec::<String>::new());
+    }
+}
+
+/// The server of a record.
+fn facts() -> ServerFacts {
+    ServerFacts {
+        system_identifier: None,
+        data_directory: None,
+        version: 170_000,
+        wal_segment_size: 16 << 20,
+        config_file: None,
+        hba_file: None,
+        ident_file: None,
+        included_files: Vec::new(),
+        tablespaces: Vec::new(),
+        data_checksums: None,
+        summarize_wal: None,
+        cluster_size: None,
+        in_recovery: false,
+        archive_mode: None,
+        archive_command: None,
+        archive_library: None,
+    }
+}
+
+fn moment() -> ServerTime {
+    ServerTime {
+        instant: "2026-01-01T12:00:00Z".parse().expect("a time"),
+        offset: Offset::UTC,
+    }
+}
+
+/// A deletion marks the record, takes the archives that are there and then the record;
+/// it may be over, or die, before the backup comes to its end.
+#[tokio::test]
+async fn a_backup_that_is_deleted_while_it_is_taken_does_not_become_done() {
+    let key = format!("{DIR}backup.info");
+    let request = BackupRequest {
+        archives: options(1),
+        connection: ConnectionOptions::default(),
+        immediate_checkpoint: false,
+        name: None,
+        keepalive_interval: None,
+        stop_timeout: None,
+        snapshots: None,
+    };
+    let start = BackupStart {
+        lsn: Lsn(0x200_0028),
+        timeline: TimelineId(1),
+        time: moment(),
+    };
+    let stop = BackupStop {
+        lsn: Lsn(0x200_0100),
+        timeline: TimelineId(1),
+        time: moment(),
+        label_file: "label".into(),
+    };
+    // The second: a store that tells no reading from no writing.
+    for (mark, denied, end) in [
+        (None, false, "DONE"),
+        (Some(""), false, "FAILED"),
+        (Some("status=FAILED\n"), false, "FAILED"),
+        (Some("status=FAILED\nerror=x\n"), false, "FAILED"),
+        (None, true, "DONE"),
+    ] {
+        let store = MemoryStore::new();
+        let faulty = FaultyStore::new(Arc::new(store.clone()));
+        let shared: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+        let to = Destination::new(shared, &request.archives).expect("a destination");
+        let id = BackupId::new("20260101T120000").expect("an id");
+        let mut record = Record::new(&to.store, &to.layout, &id, &request, &facts());
+        record.started(&start).await.expect("it is announced");
+        record.again().await.expect("it is still ours");
+        match mark {
+            None => {}
+            Some("") => store.remove(&key),
+            Some(text) => store.insert(&key, text),
+        }
+        if denied {
+            let fault = Fault::Before(StoreErrorKind::PermissionDenied);
+            faulty.fail(StoreOp::Get, fault, u32::MAX);
+        }
+        let done = record.done(&stop, Literal::None, Instant::now()).await;
+        assert_eq!(done.is_ok(), end == "DONE", "{mark:?}");
+        if let Err(failure) = done {
+            let told = record.failed(failure).await;
+            assert!(told.message.contains("deleted or changed"), "{told}");
+        }
+        let text = String::from_utf8(store.contents()[&key].to_vec()).expect("a text");
+        assert!(text.contains(&format!("status={end}")), "{mark:?}: {text}");
+        // What somebody else wrote stays.
+        let theirs = mark.filter(|text| !text.is_empty());
+        assert!(theirs.is_none_or(|theirs| text == theirs), "{text}");
     }
 }

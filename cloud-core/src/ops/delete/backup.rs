@@ -11,10 +11,13 @@ use super::{Found, Work, dry_run};
 use crate::catalogue::deletion::{self, Step};
 use crate::catalogue::info::{BackupInfo, Status};
 use crate::catalogue::layout::{ArchiveBase, BackupId, archives_to_delete};
-use crate::catalogue::load::{self, MAX_INFO};
+use crate::catalogue::load;
 use crate::key::Key;
+use crate::ops::record::{self, NotReplaced, Seen};
 use crate::ops::{OpError, OpErrorKind, chain};
-use crate::store::{self, Depth, LockCheck, ObjectLock, PutOptions, StoreError, StoreErrorKind};
+use crate::store::{
+    self, Depth, LockCheck, ObjectLock, PutMode, PutOptions, StoreError, StoreErrorKind,
+};
 
 /// Backups worked on at the same time; each has one request under way, or two.
 const BACKUPS: usize = 16;
@@ -34,8 +37,10 @@ pub(super) struct Present {
     pub(super) archives: Vec<Key>,
     /// Whether there is a keep annotation.
     pub(super) kept: bool,
+    /// Where the label of a snapshot backup is, if it is there.
+    pub(super) label: Option<Key>,
     /// Its record, if it has not gone in the meantime.
-    pub(super) record: Option<Bytes>,
+    pub(super) record: Option<Seen>,
 }
 
 impl Work<'_> {
@@ -45,14 +50,11 @@ impl Work<'_> {
         let key = self.layout.backup_info(id);
         let (page, record) = tokio::join!(
             store::list_all(self.store, &dir, Depth::All),
-            store::get_all(self.store, &key, MAX_INFO)
+            record::see(self.store, &key)
         );
         let page = page.map_err(|error| OpError::of_store(&error))?;
-        let record = match record {
-            Ok((_, bytes)) => Some(bytes),
-            Err(error) if error.kind == StoreErrorKind::NotFound => None,
-            Err(error) => return Err(OpError::of_store(&error)),
-        };
+        let record = record.map_err(|error| OpError::of_store(&error))?;
+        let label = self.layout.backup_label(id);
         let keeps = self.layout.keep(id);
         Ok(Present {
             archives: archives_to_delete(&dir, page.objects.iter().map(|object| &object.key)),
@@ -60,6 +62,9 @@ impl Work<'_> {
                 .objects
                 .iter()
                 .any(|object| keeps.contains(&object.key)),
+            label: (page.objects.iter())
+                .any(|object| object.key == label)
+                .then_some(label),
             record,
         })
     }
@@ -135,23 +140,19 @@ impl Deletion<'_> {
     /// Deletes the archives of one backup.
     async fn empty(&self, id: &BackupId) -> Result<(), OpError> {
         let present = self.work.look(id).await.map_err(|error| name(id, &error))?;
-        let failed = |why: &str| {
-            let text = format!("Could not delete backup {id}: {why}");
-            OpError::new(OpErrorKind::Failed, text)
-        };
         if present.kept {
-            return Err(failed("it got a keep annotation in the meantime"));
+            return Err(kept(id));
         }
         let info = self.info(id);
-        if let Some(bytes) = &present.record {
-            let now = BackupInfo::parse(bytes, &TimeZone::system()).ok();
+        if let Some(seen) = &present.record {
+            let now = BackupInfo::parse(&seen.bytes, &TimeZone::system()).ok();
             if now.as_ref() != info {
-                return Err(failed("its backup.info has changed in the meantime")
-                    .with_hint("run the same command again"));
+                return Err(changed(id));
             }
         }
         let Some(info) = info else {
-            return Err(failed("it is not in the catalogue"));
+            let text = format!("Could not delete backup {id}: it is not in the catalogue");
+            return Err(OpError::new(OpErrorKind::Failed, text));
         };
         // Looked at before anything is changed: they may be somebody else's.
         let snapshots = match &info.snapshots_info {
@@ -168,28 +169,26 @@ impl Deletion<'_> {
             self.work.abort_uploads_of(id).await;
         }
         let mut archives = present.archives;
-        if snapshots.is_some() {
-            archives.push(self.work.layout.backup_label(id));
-        }
+        archives.extend(present.label);
         if archives.is_empty() {
             return Ok(());
         }
         let original = match present.record {
-            Some(bytes) if !deletion::is_unfinished(info) => Some(bytes),
+            Some(seen) if !deletion::is_unfinished(info) => Some(seen),
             _ => None,
         };
-        if let Some(bytes) = &original {
-            self.mark(id, info).await?;
+        if let Some(seen) = &original {
+            self.mark(id, info, seen).await?;
             // A keep that was set until now saw a record that was DONE, and whoever set it
             // relies on it. One that is set from now on sees the mark, and fails.
             match self.work.is_kept(id).await {
                 Ok(false) => {}
                 Ok(true) => {
-                    self.put_back(id, bytes).await;
-                    return Err(failed("it got a keep annotation in the meantime"));
+                    self.put_back(id, info, seen).await;
+                    return Err(kept(id));
                 }
                 Err(error) => {
-                    self.put_back(id, bytes).await;
+                    self.put_back(id, info, seen).await;
                     return Err(name(id, &error));
                 }
             }
@@ -197,42 +196,60 @@ impl Deletion<'_> {
         if let Some(snapshots) = &snapshots
             && let Err(error) = snapshots.delete().await
         {
-            if let Some(bytes) = &original
+            if let Some(seen) = &original
                 && error.nothing_gone
             {
-                self.put_back(id, bytes).await;
+                self.put_back(id, info, seen).await;
             }
             return Err(error.error);
         }
         let fates = self.work.remover.remove(&archives).await;
-        if let Some(bytes) = original
+        if let Some(seen) = original
             && !fates.refused.is_empty()
             && fates.nothing_gone()
             && snapshots.is_none()
         {
-            self.put_back(id, &bytes).await;
+            self.put_back(id, info, &seen).await;
         }
         tracing::info!("Deleted {} archives of backup {id}", fates.gone);
         fates.result(&format!("backup {id}"))
     }
 
     /// Puts back the record of a backup that is still whole: it must not look
-    /// broken.
-    async fn put_back(&self, id: &BackupId, record: &Bytes) {
-        if let Err(error) = self.put_record(id, record.clone()).await {
+    /// broken. Only over our own mark: another deletion that goes on has emptied it.
+    async fn put_back(&self, id: &BackupId, info: &BackupInfo, original: &Seen) {
+        let key = self.work.layout.backup_info(id);
+        let body = original.bytes.clone();
+        let put = match record::see(self.work.store, &key).await {
+            Ok(Some(now)) if now.bytes == mark_of(info) => self.over(id, &now, body).await,
+            // Where the store was full, the record had gone.
+            Ok(None) => self.create(id, body).await.map_err(NotReplaced::Failed),
+            Ok(Some(_)) => Err(NotReplaced::Changed),
+            Err(error) => Err(NotReplaced::Failed(error)),
+        };
+        if let Err(error) = told(id, put) {
             tracing::error!("{error}");
         }
     }
 
     /// Makes the record say that the backup is being deleted.
     ///
-    /// A store that is full must not keep one from making room in it: there the
-    /// record goes before the archives, so that nobody takes what is left for a
+    /// A store that is full must not keep one from making room in it, and who may delete
+    /// need not be allowed to write, or to write as a bucket demands it, encrypted say:
+    /// there the record goes before the archives, so that nobody takes what is left for a
     /// backup either. The room it leaves is mostly enough for the mark.
-    async fn mark(&self, id: &BackupId, info: &BackupInfo) -> Result<(), OpError> {
-        let mark = || self.try_put(id, deletion::marked(info).to_text().into());
-        match mark().await {
-            Err(error) if error.kind == StoreErrorKind::Full => {
+    async fn mark(&self, id: &BackupId, info: &BackupInfo, seen: &Seen) -> Result<(), OpError> {
+        match self.over(id, seen, mark_of(info)).await {
+            Err(NotReplaced::Failed(error)) if cannot_be_written(&error) => {
+                // It could not be put back.
+                if self
+                    .work
+                    .is_kept(id)
+                    .await
+                    .map_err(|error| name(id, &error))?
+                {
+                    return Err(kept(id));
+                }
                 tracing::warn!(
                     "the record of backup {id} goes before its archives: {}",
                     chain(&error)
@@ -240,7 +257,7 @@ impl Deletion<'_> {
                 let key = self.work.layout.backup_info(id);
                 let fates = self.work.remover.remove(&[key]).await;
                 fates.result(&format!("the backup.info file of {id}"))?;
-                if let Err(error) = mark().await {
+                if let Err(error) = self.create(id, mark_of(info)).await {
                     tracing::info!("Backup {id} has no record now: {}", chain(&error));
                 }
                 Ok(())
@@ -249,15 +266,21 @@ impl Deletion<'_> {
         }
     }
 
-    async fn try_put(&self, id: &BackupId, body: Bytes) -> Result<(), StoreError> {
+    /// Writes the record over the one that was seen.
+    async fn over(&self, id: &BackupId, seen: &Seen, body: Bytes) -> Result<(), NotReplaced> {
         let key = self.work.layout.backup_info(id);
-        let options = PutOptions::default();
-        let put = self.work.store.put(&key, body.into(), &options).await;
-        put.map(|_| ())
+        record::replace(self.work.store, &key, seen, body, &PutOptions::default()).await
     }
 
-    async fn put_record(&self, id: &BackupId, body: Bytes) -> Result<(), OpError> {
-        told(id, self.try_put(id, body).await)
+    /// Writes the record where there is none.
+    async fn create(&self, id: &BackupId, body: Bytes) -> Result<(), StoreError> {
+        let key = self.work.layout.backup_info(id);
+        let options = PutOptions {
+            mode: PutMode::CreateOnly,
+            ..PutOptions::default()
+        };
+        let put = self.work.store.put(&key, body.into(), &options).await;
+        put.map(drop)
     }
 
     /// Looks at the locks of all archives before the first of them goes.
@@ -300,20 +323,48 @@ impl Deletion<'_> {
     }
 }
 
+/// The record of a backup that is being deleted.
+fn mark_of(info: &BackupInfo) -> Bytes {
+    deletion::marked(info).to_text().into()
+}
+
 /// What a put of the record came to, for the user.
-fn told(id: &BackupId, put: Result<(), StoreError>) -> Result<(), OpError> {
+fn told(id: &BackupId, put: Result<(), NotReplaced>) -> Result<(), OpError> {
     put.map_err(|error| {
+        let error = match error {
+            NotReplaced::Changed => return changed(id),
+            NotReplaced::Failed(error) => error,
+        };
         let denied = error.kind == StoreErrorKind::PermissionDenied;
         let named = name(id, &OpError::of_store(&error));
         if denied {
             named.with_hint(
-                "before its archives go, the record of a backup is rewritten as FAILED: \
-                 allow writing it",
+                "before its archives go, the record of a backup is rewritten as FAILED, and put \
+                 back where they stay: allow writing it",
             )
         } else {
             named
         }
     })
+}
+
+/// Whether a record may not be written, or not now, though objects may be deleted.
+fn cannot_be_written(error: &StoreError) -> bool {
+    matches!(
+        error.kind,
+        StoreErrorKind::Full | StoreErrorKind::PermissionDenied
+    )
+}
+
+fn kept(id: &BackupId) -> OpError {
+    let text = format!("Could not delete backup {id}: it got a keep annotation in the meantime");
+    OpError::new(OpErrorKind::Failed, text)
+}
+
+/// Somebody else is at work on the backup.
+fn changed(id: &BackupId) -> OpError {
+    let text = format!("Could not delete backup {id}: its backup.info has changed in the meantime");
+    OpError::new(OpErrorKind::Failed, text).with_hint("run the same command again")
 }
 
 /// The error with the backup it belongs to.

@@ -91,12 +91,15 @@ impl Work<'_> {
         };
         let mut text = String::new();
         if info.snapshots_info.is_some() {
-            let label = self.layout.backup_label(&step.id);
             text.push_str("Skipping deletion of snapshots due to --dry-run option\n");
+        }
+        let label = self.layout.backup_label(&step.id);
+        if info.snapshots_info.is_some() || present.label.is_some() {
             text.push_str(&format!(
                 "Skipping deletion of {label} due to --dry-run option\n"
             ));
-        } else if !deletion::is_unfinished(info) {
+        }
+        if info.snapshots_info.is_none() && !deletion::is_unfinished(info) {
             self.warn_of_missing(&step.id, info, &present.archives);
         }
         let mut keys = present.archives;

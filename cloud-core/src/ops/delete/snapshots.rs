@@ -2,7 +2,8 @@
 //!
 //! A record in a bucket can be forged, and a snapshot may be anybody's: only one whose name
 //! ends in the id of the backup, as its key has it, is deleted, and of no backup anything
-//! before all its snapshots were looked at.
+//! before all its snapshots were looked at. Any directory could be called what many names end
+//! in: only an id as it is given to backups will do.
 
 use std::sync::Arc;
 
@@ -78,7 +79,8 @@ impl Work<'_> {
                 tracing::info!("Snapshot {named} could not be found: nothing to delete");
             }
             for one in found {
-                if !one.name.to_lowercase().ends_with(&end) {
+                if !BackupId::is_canonical(id.as_str()) || !one.name.to_lowercase().ends_with(&end)
+                {
                     return Err(refused(&one.id));
                 }
                 ids.push(one.id);

@@ -293,29 +293,19 @@ async fn after_a_failure_nothing_goes_that_an_earlier_backup_needs() {
     }
 }
 
+/// Whoever makes room in a full store cannot write into it first, and whoever may only
+/// delete cannot at all; what is left when the run dies on the way is no backup to anybody.
 #[tokio::test]
-async fn without_leave_to_write_the_record_nothing_is_deleted() {
-    let store = filled();
-    let before = store.contents();
-    let faulty = FaultyStore::new(Arc::new(store.clone()));
-    let fault = Fault::Before(StoreErrorKind::PermissionDenied);
-    faulty.fail(StoreOp::Put, fault, u32::MAX);
-    let error = delete(faulty, &by_policy("REDUNDANCY 1"))
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind, OpErrorKind::Failed);
-    assert!(error.hint.unwrap().contains("allow writing it"));
-    assert_eq!(store.contents(), before);
-}
-
-/// Whoever makes room in a full store cannot write into it first; what is left when
-/// the run dies on the way is no backup to anybody.
-#[tokio::test]
-async fn a_full_store_can_be_emptied() {
-    for writes in [1, u32::MAX] {
+async fn a_store_that_nothing_can_be_written_to_can_be_emptied() {
+    let denied = StoreErrorKind::PermissionDenied;
+    for (kind, writes) in [
+        (StoreErrorKind::Full, 1),
+        (StoreErrorKind::Full, u32::MAX),
+        (denied, u32::MAX),
+    ] {
         let store = filled();
         let faulty = FaultyStore::new(Arc::new(store.clone()));
-        faulty.fail(StoreOp::Put, Fault::Before(StoreErrorKind::Full), writes);
+        faulty.fail(StoreOp::Put, Fault::Before(kind), writes);
         delete(faulty, &by_policy("REDUNDANCY 1")).await.unwrap();
         let wanted = filled();
         delete(wanted.clone(), &by_policy("REDUNDANCY 1"))
@@ -611,4 +601,35 @@ async fn what_is_not_there_is_no_failure() {
          requirements (minimum redundancy = 5, current redundancy = 5)"
     );
     assert_eq!(store.contents(), before);
+}
+
+/// The faster of two has emptied the backup when the other comes to look for a keep, and
+/// finds one, or cannot look: it must not put the record back.
+#[tokio::test]
+async fn a_record_is_not_put_back_over_what_another_deletion_did() {
+    const ID: &str = "20261103T000000";
+    for gone in [false, true] {
+        let store = filled();
+        let faulty = FaultyStore::new(Arc::new(store.clone()));
+        let info = format!("{ID}/backup.info");
+        faulty.fail_for(&info, StoreOp::Put, Fault::Late(1), 1);
+        let other = async {
+            for archive in ARCHIVES {
+                store.remove(&format!("{}/{archive}", dir(ID)));
+            }
+            let marked = deletion::marked(&info_of(&store.contents(), ID).unwrap());
+            match gone {
+                true => store.remove(&format!("{}/backup.info", dir(ID))),
+                false => store.insert(&format!("{}/backup.info", dir(ID)), marked.to_text()),
+            }
+            keep(&store, ID, "full");
+        };
+        let request = by_id(ID);
+        let (result, ()) = tokio::join!(delete(faulty, &request), other);
+        let error = result.unwrap_err();
+        assert!(error.message.contains("has changed"), "{gone}: {error}");
+        let left = info_of(&store.contents(), ID).map(|info| info.status);
+        assert_eq!(left, (!gone).then_some(Status::Failed));
+        check_promises(&store, "with two at work");
+    }
 }

@@ -116,6 +116,43 @@ async fn snapshots_that_were_perhaps_made_are_found_by_their_name() {
     assert_eq!(ids(&ec2), ["snap-2", "snap-3"]);
 }
 
+/// Filters of EC2 know wildcards, and names are tags, which repeat.
+#[tokio::test(start_paused = true)]
+async fn a_name_means_itself_alone_and_one_disk() {
+    let named = |name: &str| format!("{{'provider': {{'snapshot_name': '{name}'}}}}");
+    let (store, ec2) = (with_snapshots(&named("*-20261103T000000")), ec2());
+    delete(store, &request(&ec2)).await.unwrap();
+    assert_eq!(ids(&ec2), ["snap-1", "snap-2", "snap-3"]);
+    ec2.put("snap-5", Some("a*\\?-20261103T000000"), false);
+    let store = with_snapshots(&named("a*\\\\?-20261103T000000"));
+    delete(store, &request(&ec2)).await.unwrap();
+    assert_eq!(ids(&ec2), ["snap-1", "snap-2", "snap-3"]);
+    ec2.put_of("vol-9", "snap-6", Some("pgdata-20261103t000000"), false);
+    let store = with_snapshots(&named("pgdata-20261103t000000"));
+    let error = delete(store, &request(&ec2)).await.unwrap_err();
+    assert!(error.message.contains("not recognized"), "{error}");
+    assert_eq!(ids(&ec2), ["snap-1", "snap-2", "snap-3", "snap-6"]);
+}
+
+/// A directory may be called anything, and names may end in it.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_id_of_a_backup_owns_no_snapshot() {
+    let (store, ec2) = (filled(), FakeEc2::default());
+    ec2.put("snap-1", Some("prod-data-01"), false);
+    let forged = "status=DONE\nbegin_time=2020-01-01 00:00:00+00:00\n\
+         end_time=2020-01-01 00:00:01+00:00\nbegin_wal=000000010000000000000001\n\
+         timeline=1\nsnapshots_info={'provider': 'aws', 'provider_info': {'account_id': '1', \
+         'region': 'us-east-1'}, 'snapshots': [{'provider': {'snapshot_id': 'snap-1'}}]}\n";
+    store.insert("p/main/base/01/backup.info", forged);
+    let wanted = DeleteRequest {
+        selection: Some(Selection::Policy(Policy::Redundancy(1))),
+        ..request(&ec2)
+    };
+    let error = delete(store, &wanted).await.unwrap_err();
+    assert!(error.message.contains("not recognized"), "{error}");
+    assert_eq!(ids(&ec2), ["snap-1"]);
+}
+
 /// No backup is DONE that lacks a snapshot, and the next run comes to the end.
 #[tokio::test(start_paused = true)]
 async fn a_deletion_that_loses_the_cloud_anywhere_is_finished_by_the_next() {
@@ -138,4 +175,21 @@ async fn a_deletion_that_loses_the_cloud_anywhere_is_finished_by_the_next() {
             assert_eq!(ids(&ec2), ["snap-3"]);
         }
     }
+}
+
+/// Its snapshots went when it failed, its label did not.
+#[tokio::test(start_paused = true)]
+async fn the_label_of_a_failed_backup_goes_with_it() {
+    let store = filled();
+    let failed = "20261102T000000";
+    let label = format!("{}/backup_label", dir(failed));
+    store.insert(&label, "label");
+    let dry = DeleteRequest {
+        dry_run: true,
+        ..by_id(failed)
+    };
+    let text = delete(store.clone(), &dry).await.unwrap().text;
+    assert!(text.contains(&format!("deletion of {label} ")), "{text}");
+    delete(store.clone(), &by_id(failed)).await.unwrap();
+    assert!(!store.contents().contains_key(&label));
 }
