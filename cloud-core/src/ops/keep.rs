@@ -285,7 +285,7 @@ mod tests {
                 StoreOp::Get,
                 Fault::Before(StoreErrorKind::PermissionDenied),
                 1,
-            )
+            );
         };
         let full = KeepAction::Keep(KeepTarget::Full);
         let (result, ()) = tokio::join!(keep(&faulty, "p", ID, full), fault);

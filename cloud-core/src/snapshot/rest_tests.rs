@@ -426,7 +426,7 @@ async fn a_snapshot_of_another_zone_s_disk_is_neither_taken_nor_deleted() {
     let error = made.unwrap_err();
     assert!(error.contains("alreadyExists"), "{error}");
     assert!(making.undo(Duration::from_mins(1)).await.is_none());
-    assert_eq!(fake.there(), [name.clone()]);
+    assert_eq!(fake.there(), std::slice::from_ref(&name));
     // One whose answer was lost is known by its disk, whatever the project is called.
     let fake = Fake::new(Cloud::Gcp).with(|state| {
         let ours = json!({"sourceDisk": "projects/4711/zones/z/disks/data"});

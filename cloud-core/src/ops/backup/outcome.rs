@@ -232,44 +232,46 @@ impl<'a> Record<'a> {
         self.info.status = Status::Done;
         let own = self.own().await?;
         self.may_be_done = true;
-        let put = self.put_over(&own).await;
-        if let Ok(()) = put {
-            tracing::info!(
-                "Backup end at LSN: {} ({}, {:08X})",
-                stop.lsn,
-                self.info.end_wal.as_deref().unwrap_or_default(),
-                self.size.offset(stop.lsn)
-            );
-            let began_at = self
-                .info
-                .begin_time
-                .map(|at| at.to_the_second())
-                .unwrap_or_default();
-            tracing::info!(
-                "Backup completed (start time: {began_at}, elapsed time: {})",
-                pretty_duration(began.elapsed())
-            );
-            if self.info.crossed_to().is_none() {
-                self.say_whether_archived(stop.timeline).await;
+        match self.put_over(&own).await {
+            Ok(()) => {
+                self.say_done(stop, began).await;
+                Ok(())
             }
-            return Ok(());
-        }
-        let error = match put {
-            Err(NotReplaced::Failed(error)) => error,
-            _ => {
+            Err(NotReplaced::Changed) => {
                 self.may_be_done = false;
-                return Err(Failure::Gone);
+                Err(Failure::Gone)
             }
-        };
+            Err(NotReplaced::Failed(error)) => self.unless_landed(error).await,
+        }
+    }
+
+    async fn say_done(&self, stop: &BackupStop, began: Instant) {
+        tracing::info!(
+            "Backup end at LSN: {} ({}, {:08X})",
+            stop.lsn,
+            self.info.end_wal.as_deref().unwrap_or_default(),
+            self.size.offset(stop.lsn)
+        );
+        let began_at = self
+            .info
+            .begin_time
+            .map(|at| at.to_the_second())
+            .unwrap_or_default();
+        tracing::info!(
+            "Backup completed (start time: {began_at}, elapsed time: {})",
+            pretty_duration(began.elapsed())
+        );
+        if self.info.crossed_to().is_none() {
+            self.say_whether_archived(stop.timeline).await;
+        }
+    }
+
+    /// What a failed write of DONE came to.
+    async fn unless_landed(&self, error: StoreError) -> Result<(), Failure> {
         let may_have_landed = error.kind.is_transient() || error.kind == StoreErrorKind::Other;
-        let refused = error.kind == StoreErrorKind::AlreadyExists;
         // A refusal is clear only if it was the first answer.
         if !may_have_landed && error.attempts <= 1 {
-            return Err(if refused {
-                Failure::Gone
-            } else {
-                Failure::Info(error)
-            });
+            return Err(Failure::Info(error));
         }
         // An answer was lost, and with it whether the record was stored.
         let key = self.layout.backup_info(self.id);

@@ -618,9 +618,11 @@ async fn a_record_is_not_put_back_over_what_another_deletion_did() {
                 store.remove(&format!("{}/{archive}", dir(ID)));
             }
             let marked = deletion::marked(&info_of(&store.contents(), ID).unwrap());
-            match gone {
-                true => store.remove(&format!("{}/backup.info", dir(ID))),
-                false => store.insert(&format!("{}/backup.info", dir(ID)), marked.to_text()),
+            let record = format!("{}/backup.info", dir(ID));
+            if gone {
+                store.remove(&record);
+            } else {
+                store.insert(&record, marked.to_text());
             }
             keep(&store, ID, "full");
         };
