@@ -8,13 +8,10 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::info::{BackupInfo, Status};
+use super::info::Status;
 use super::layout::BackupId;
 use super::retention::{Known, Policy, Verdict};
 use super::wal_cleanup::{self, WalRules, WalStays};
-
-/// How the `error` of a backup begins that is being deleted.
-const DELETING: &str = "failure deleting backup (";
 
 /// What is to be deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,24 +87,6 @@ pub enum Refusal {
     Absent,
 }
 
-/// Whether a deletion of this backup was begun: its archives may be gone.
-pub fn is_unfinished(info: &BackupInfo) -> bool {
-    let error = info.error.as_deref().unwrap_or_default();
-    info.status == Status::Failed && error.starts_with(DELETING)
-}
-
-/// The record of a backup while it is being deleted: nobody takes it for one that
-/// can be restored, and the next run knows what to do.
-pub fn marked(info: &BackupInfo) -> BackupInfo {
-    let mut marked = BackupInfo {
-        status: Status::Failed,
-        error: Some(format!("{DELETING}not finished: delete it again)")),
-        ..info.clone()
-    };
-    marked.clear_end();
-    marked
-}
-
 /// Makes the plan. `catalogue` is sorted by id and holds every backup that has a
 /// record; at least `minimum` of them stay.
 ///
@@ -119,7 +98,7 @@ pub fn plan(
     minimum: u64,
     now: Timestamp,
 ) -> Result<Plan, Refusal> {
-    let unfinished = |backup: &Known<'_>| backup.keep.is_none() && is_unfinished(backup.info);
+    let unfinished = |backup: &Known<'_>| backup.keep.is_none() && backup.info.is_being_deleted();
     let reasons: Vec<Why> = match what {
         What::Policy(policy) => {
             let verdicts = policy.judge(catalogue, minimum, now);
@@ -166,8 +145,9 @@ fn check_one(catalogue: &[Known<'_>], id: &BackupId, minimum: u64) -> Result<(),
     if backup.is_some_and(|backup| backup.keep.is_some()) {
         return Err(Refusal::Kept);
     }
-    let counts =
-        |backup: &&Known<'_>| backup.info.status != Status::Started && !is_unfinished(backup.info);
+    let counts = |backup: &&Known<'_>| {
+        backup.info.status != Status::Started && !backup.info.is_being_deleted()
+    };
     let current = catalogue.iter().filter(counts).count() as u64;
     if minimum > 0 && minimum >= current {
         return Err(Refusal::TooFew { current });

@@ -5,6 +5,7 @@
 //! and written back where they belong.
 
 mod coherence;
+mod mark;
 mod needs;
 
 use std::fmt;

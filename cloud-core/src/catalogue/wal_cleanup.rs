@@ -74,9 +74,7 @@ pub fn after_deleting(
     by_policy: bool,
     now: Timestamp,
 ) -> Result<WalRules, WalStays> {
-    // A keep of a deletion that did not come to its end is one all the same.
-    let is_live = |backup: &Known<'_>| is_live(backup.info) || backup.keep.is_some();
-    let live = |backup: &&Known<'_>| is_live(backup);
+    let live = |backup: &&Known<'_>| is_live(backup.info);
     let mut ranges = Vec::new();
     let mut set_aside = Vec::new();
     for older in catalogue.iter().rev().filter(live) {
@@ -94,9 +92,17 @@ pub fn after_deleting(
     let next = newer.unwrap_or(deleted);
     let mut limit = begin_of(next)?;
     for other in catalogue {
-        let stays = is_live(other) && other.id != deleted.id && !set_aside.contains(&other.id);
+        let stays = is_live(other.info) && other.id != deleted.id && !set_aside.contains(&other.id);
         if stays || is_running(other, now) {
             limit = limit.min(begin_of(other)?);
+        }
+        // A keep that a deletion met at its mark: the archives are there, and whoever set it
+        // relies on them.
+        if other.keep.is_some()
+            && other.info.is_being_deleted()
+            && let Ok(begin) = begin_of(other)
+        {
+            limit = limit.min(begin);
         }
     }
     let of_next = timelines_of(next);
@@ -409,11 +415,14 @@ mod tests {
 
     /// A deletion that came to its mark and no further takes nothing from who set a keep.
     #[test]
-    fn a_kept_backup_keeps_its_wal_whatever_its_status() {
-        for (target, by_policy) in [(KeepTarget::Full, true), (KeepTarget::Standalone, false)] {
-            let marked = backup(1, "FAILED", S4, "-").kept(target);
+    fn a_kept_backup_with_the_mark_of_a_deletion_keeps_its_wal() {
+        for target in [KeepTarget::Full, KeepTarget::Standalone] {
+            let mut marked = done(1, S4).kept(target);
+            marked.1 = marked.1.marked();
             let all = [marked, done(2, S8), done(3, "000000010000000000000009")];
-            assert!(rules(&all, 1, by_policy).is_err());
+            let rules = rules(&all, 1, true).unwrap();
+            assert!(takes(&rules, "000000010000000000000003"));
+            assert!(!takes(&rules, S4));
         }
     }
 

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalogue::info::BackupInfo;
 use crate::catalogue::keep::{Keep, KeepTarget};
 use crate::catalogue::time;
 use crate::wal::{WalKind, WalName};
@@ -126,7 +127,7 @@ fn catalogue(draws: &[Draw]) -> Vec<Backup> {
         };
         match odd {
             0 => info.parent_backup_id = Some("20200101T000000".into()),
-            1 => info = marked(&info),
+            1 => info = info.marked(),
             2 => info.children_backup_ids = Some("x".into()),
             3 => info.backup_name = Some("odd = \n '\u{1f418}".into()),
             4 if info.status != Status::Done => info.begin_wal = None,
@@ -248,7 +249,7 @@ proptest! {
         check_plan(&all, &plan, &archive)?;
         let goes = |backup: &&Backup| plan.steps.iter().any(|step| step.id == backup.id);
         for backup in all.iter().filter(goes) {
-            prop_assert!(backup.counts() || is_unfinished(&backup.info), "{}", backup.id);
+            prop_assert!(backup.counts() || backup.info.is_being_deleted(), "{}", backup.id);
         }
         let before = all.iter().filter(|backup| backup.counts());
         let after: Vec<_> = before.clone().filter(|backup| !goes(backup)).collect();
@@ -301,7 +302,7 @@ proptest! {
                     prop_assert_eq!(step.why, Why::Unfinished);
                 }
                 let usable = |b: &&Backup| {
-                    b.info.status != Status::Started && !is_unfinished(&b.info)
+                    b.info.status != Status::Started && !b.info.is_being_deleted()
                 };
                 prop_assert!(minimum == 0 || all.iter().filter(usable).count() as u64 > minimum);
             }
@@ -320,7 +321,7 @@ fn one(status: Status) -> Backup {
 
 #[test]
 fn a_marked_record_is_recognised_and_holds_no_end() {
-    let info = marked(&one(Status::Done).info);
+    let info = one(Status::Done).info.marked();
     assert_eq!(info.status, Status::Failed);
     assert_eq!(
         (info.end_time, &info.end_wal, &info.end_xlog),
@@ -328,19 +329,19 @@ fn a_marked_record_is_recognised_and_holds_no_end() {
     );
     assert!(info.begin_wal.is_some());
     let read = BackupInfo::parse(info.to_text().as_bytes(), &TimeZone::UTC).unwrap();
-    assert!(is_unfinished(&read));
-    assert!(!is_unfinished(&one(Status::Done).info));
+    assert!(read.is_being_deleted());
+    assert!(!one(Status::Done).info.is_being_deleted());
     let failed = BackupInfo {
         error: Some("failure uploading data (no)".into()),
         ..one(Status::Failed).info
     };
-    assert!(!is_unfinished(&failed));
+    assert!(!failed.is_being_deleted());
 }
 
 #[test]
 fn an_unfinished_deletion_comes_first_unless_it_is_kept() {
     let mut all = catalogue(&[(9, 1, 9, 9, 9, 9); 4]);
-    all[2].info = marked(&all[2].info);
+    all[2].info = all[2].info.marked();
     let what = What::Policy(Policy::Redundancy(1));
     let steps = |all: &[Backup]| -> Vec<(BackupId, Why)> {
         let plan = plan_of(all, &what, 0).unwrap();

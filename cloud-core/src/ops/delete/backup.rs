@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use jiff::tz::TimeZone;
 
 use super::{Found, Work, dry_run};
-use crate::catalogue::deletion::{self, Step};
+use crate::catalogue::deletion::Step;
 use crate::catalogue::info::{BackupInfo, Status};
 use crate::catalogue::layout::{ArchiveBase, BackupId, archives_to_delete};
 use crate::catalogue::load;
@@ -159,7 +159,7 @@ impl Deletion<'_> {
             Some(literal) => Some(self.work.owned_snapshots(id, literal).await?),
             None => None,
         };
-        if snapshots.is_none() && !deletion::is_unfinished(info) {
+        if snapshots.is_none() && !info.is_being_deleted() {
             self.work.warn_of_missing(id, info, &present.archives);
         }
         if self.work.request.check_object_lock {
@@ -169,12 +169,17 @@ impl Deletion<'_> {
             self.work.abort_uploads_of(id).await;
         }
         let mut archives = present.archives;
-        archives.extend(present.label);
+        // Of a failed one it may be left without them.
+        if snapshots.is_some() {
+            archives.push(self.work.layout.backup_label(id));
+        } else {
+            archives.extend(present.label);
+        }
         if archives.is_empty() {
             return Ok(());
         }
         let original = match present.record {
-            Some(seen) if !deletion::is_unfinished(info) => Some(seen),
+            Some(seen) if !info.is_being_deleted() => Some(seen),
             _ => None,
         };
         if let Some(seen) = &original {
@@ -325,7 +330,7 @@ impl Deletion<'_> {
 
 /// The record of a backup that is being deleted.
 fn mark_of(info: &BackupInfo) -> Bytes {
-    deletion::marked(info).to_text().into()
+    info.marked().to_text().into()
 }
 
 /// What a put of the record came to, for the user.

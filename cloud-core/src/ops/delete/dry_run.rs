@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::wal::Going;
 use super::{Found, Work};
-use crate::catalogue::deletion::{self, Plan, Step};
+use crate::catalogue::deletion::{Plan, Step};
 use crate::catalogue::literal::Literal;
 use crate::key::{Key, Prefix};
 use crate::ops::{OpError, OpErrorKind};
@@ -99,7 +99,7 @@ impl Work<'_> {
                 "Skipping deletion of {label} due to --dry-run option\n"
             ));
         }
-        if info.snapshots_info.is_none() && !deletion::is_unfinished(info) {
+        if info.snapshots_info.is_none() && !info.is_being_deleted() {
             self.warn_of_missing(&step.id, info, &present.archives);
         }
         let mut keys = present.archives;

@@ -617,7 +617,7 @@ async fn a_record_is_not_put_back_over_what_another_deletion_did() {
             for archive in ARCHIVES {
                 store.remove(&format!("{}/{archive}", dir(ID)));
             }
-            let marked = deletion::marked(&info_of(&store.contents(), ID).unwrap());
+            let marked = info_of(&store.contents(), ID).unwrap().marked();
             let record = format!("{}/backup.info", dir(ID));
             if gone {
                 store.remove(&record);

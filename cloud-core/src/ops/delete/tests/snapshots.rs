@@ -49,8 +49,11 @@ fn ids(ec2: &FakeEc2) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn the_snapshots_of_a_backup_go_with_it() {
-    for gone in [false, true] {
+    for (gone, label) in [(false, true), (false, false), (true, true)] {
         let (store, ec2) = (with_snapshots(TWO), FakeEc2::default());
+        if !label {
+            store.remove(LABEL);
+        }
         if !gone {
             ec2.put("snap-1", Some("pgdata-20261103t000000"), false);
             ec2.put("snap-2", Some("wal-20261103T000000"), false);
