@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -251,7 +251,8 @@ impl Inner {
                 Source::Process { command, profile } => process::run(command, profile).await?,
                 Source::Container(agent) => metadata::container(&services.direct, agent).await?,
                 Source::Instance(instance) => {
-                    return metadata::instance(&services.direct, instance).await;
+                    let expected = || metadata::is_amazons(Path::new("/sys"));
+                    return metadata::instance(&services.direct, instance, expected).await;
                 }
                 Source::Nothing => return Ok(None),
             }))

@@ -2,6 +2,7 @@
 //! metadata service of an instance. Neither is ever asked by a proxy.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -57,11 +58,10 @@ pub(super) async fn container(
     let (status, body) = answer.map_err(|error| error.while_(doing))?;
     match status {
         200 => json::credentials(&body, "container").or_else(|why| failed(refused, &why)),
-        500.. => failed(
-            StoreErrorKind::ServerFault,
+        _ => failed(
+            busy(status).unwrap_or(refused),
             &format!("the agent answered {status}"),
         ),
-        _ => failed(refused, &format!("the agent answered {status}")),
     }
 }
 
@@ -80,41 +80,88 @@ fn may_be_asked(uri: &Uri) -> bool {
     }
 }
 
+/// What the status of an answer says of a service that is there and cannot answer
+/// now.
+fn busy(status: u16) -> Option<StoreErrorKind> {
+    match status {
+        429 => Some(StoreErrorKind::RateLimited),
+        500.. => Some(StoreErrorKind::ServerFault),
+        _ => None,
+    }
+}
+
+/// Whether the machine that has this `/sys` is one of Amazon's, which all have the
+/// service. Source: EC2 user guide, "Detect whether a host is an EC2 instance".
+pub(super) fn is_amazons(sys: &Path) -> bool {
+    let begins = |file: &str, with: &str| {
+        let text = std::fs::read_to_string(sys.join(file)).unwrap_or_default();
+        text.to_ascii_lowercase().starts_with(with)
+    };
+    begins("class/dmi/id/sys_vendor", "amazon ec2") || begins("hypervisor/uuid", "ec2")
+}
+
 /// Step 11 of the chain. `None`: nobody answers, or the instance has no role.
 ///
 /// # Errors
 ///
-/// The instance has a role and gives no credentials of it.
+/// The instance has a role and gives no credentials of it. Transient: the service
+/// is there and slow or busy; then it is not known that there are no credentials,
+/// and to say so would end a recovery. Silence says that it is not there, but
+/// where it is `expected`.
 pub(super) async fn instance(
     http: &Http,
     instance: &Instance,
+    expected: impl FnOnce() -> bool,
 ) -> Result<Option<Credentials>, ConnectError> {
-    for attempt in 1..=instance.attempts {
-        match ask_instance(http, instance).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) if error.kind == StoreErrorKind::Unauthenticated => return Err(error),
-            Err(error) => {
-                tracing::debug!(%error, attempt, "no answer from the instance metadata service");
-            }
+    let mut heard = false;
+    let mut attempt = 1;
+    loop {
+        let error = match ask_instance(http, instance, &mut heard).await {
+            Err(error) if error.kind.is_transient() => error,
+            outcome => return outcome,
+        };
+        tracing::debug!(%error, attempt, "no answer from the instance metadata service");
+        if attempt < instance.attempts {
+            attempt += 1;
+        } else if heard || expected() {
+            let doing = "the instance's credentials could not be had \
+                         (AWS_EC2_METADATA_DISABLED=true if there are none)";
+            return Err(error.while_(doing));
+        } else {
+            return Ok(None);
         }
     }
-    Ok(None)
 }
 
+/// Asks once. `heard`: whether anybody has answered anything.
 async fn ask_instance(
     http: &Http,
     instance: &Instance,
+    heard: &mut bool,
 ) -> Result<Option<Credentials>, ConnectError> {
-    let Instance {
-        endpoint, timeout, ..
-    } = instance;
+    let mut ask = async |method, url: &str, headers: &[(&'static str, &str)]| {
+        let answer = http.fetch(method, url, headers, instance.timeout).await?;
+        *heard = true;
+        match busy(answer.0) {
+            None => Ok(answer),
+            Some(kind) => {
+                let text = format!("the instance metadata service answered {}", answer.0);
+                Err(ConnectError::new(kind, text))
+            }
+        }
+    };
+    let endpoint = &instance.endpoint;
     let url = format!("{endpoint}/latest/api/token");
     // Six hours. Source: EC2 user guide, "Use IMDSv2".
     let lives = [("x-aws-ec2-metadata-token-ttl-seconds", "21600")];
-    let token = match http.fetch("PUT", &url, &lives, *timeout).await {
+    let mut late = None;
+    let token = match ask("PUT", &url, &lives).await {
         Ok((200, token)) => Some(String::from_utf8_lossy(&token).trim().to_owned()),
         // From inside a container the answer to this may not come through.
-        Err(error) if error.kind == StoreErrorKind::Timeout && instance.without_token => None,
+        Err(error) if error.kind == StoreErrorKind::Timeout && instance.without_token => {
+            late = Some(error);
+            None
+        }
         Ok((403..=405, _)) if instance.without_token => None,
         Ok((status, _)) => {
             tracing::debug!(status, "the instance metadata service gives no token");
@@ -127,16 +174,20 @@ async fn ask_instance(
         headers.push(("x-aws-ec2-metadata-token", token.as_str()));
     }
     let url = format!("{endpoint}/latest/meta-data/iam/security-credentials/");
-    let (status, names) = http.fetch("GET", &url, &headers, *timeout).await?;
+    let (status, names) = ask("GET", &url, &headers).await?;
+    if let Some(late) = late.filter(|_| status == 401) {
+        return Err(late.while_(
+            "the instance metadata service wants a token and gave none in time (in a container \
+             its hop limit may have to be 2)",
+        ));
+    }
     let names = String::from_utf8_lossy(&names);
     let role = names.lines().next().unwrap_or_default().trim();
     if status != 200 || role.is_empty() {
         tracing::debug!(status, "the instance has no role");
         return Ok(None);
     }
-    let (status, answer) = http
-        .fetch("GET", &format!("{url}{role}"), &headers, *timeout)
-        .await?;
+    let (status, answer) = ask("GET", &format!("{url}{role}"), &headers).await?;
     let why = match json::credentials(&answer, "instance") {
         Ok(credentials) if status == 200 => return Ok(Some(credentials)),
         Ok(_) => format!("the answer is {status}"),
@@ -149,7 +200,46 @@ async fn ask_instance(
 
 #[cfg(test)]
 mod tests {
+    use super::super::services::Services;
     use super::*;
+
+    #[test]
+    fn a_machine_of_amazons_is_known_by_its_maker() {
+        let sys = tempfile::tempdir().unwrap();
+        assert!(!is_amazons(sys.path()));
+        for (file, text, expected) in [
+            ("class/dmi/id/sys_vendor", "QEMU\n", false),
+            ("class/dmi/id/sys_vendor", "Amazon EC2\n", true),
+            ("hypervisor/uuid", "ec2e1916-9099\n", true),
+            ("hypervisor/uuid", "4f1c2a00-0000\n", false),
+        ] {
+            let path = sys.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(is_amazons(sys.path()), expected, "{file} {text}");
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    /// Nobody answers at all.
+    #[tokio::test]
+    async fn silence_is_no_absence_where_the_service_must_be() {
+        let http = Services::for_tests().direct;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = Instance {
+            endpoint: format!("http://{}", listener.local_addr().unwrap()),
+            timeout: Duration::from_millis(100),
+            attempts: 2,
+            without_token: true,
+        };
+        assert_eq!(instance(&http, &silent, || false).await, Ok(None));
+        let error = instance(&http, &silent, || true).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Timeout);
+        assert!(
+            error.text.contains("did not answer within 0.1 s"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn a_token_goes_to_this_machine_and_the_known_agents_or_by_tls() {

@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::io::AsyncWriteExt;
+
 use super::super::testing::{Answer, Request};
 use super::*;
 
@@ -279,6 +281,7 @@ async fn an_agent_that_refuses_is_told_and_its_trouble_is_transient() {
     let home = Home::new();
     for (status, kind) in [
         (403, StoreErrorKind::Unauthenticated),
+        (429, StoreErrorKind::RateLimited),
         (500, StoreErrorKind::ServerFault),
     ] {
         let agent = StandIn::start(move |_| (status, "{}".into())).await;
@@ -387,6 +390,63 @@ async fn an_instance_that_gives_nothing_has_no_credentials() {
     let expected =
         "the instance's role `role` gives no credentials: AssumeRoleUnauthorizedAccess: m";
     assert_eq!(text, expected);
+}
+
+/// Or `wal-restore` would say that there is no more WAL where nobody asked the
+/// store.
+#[tokio::test]
+async fn a_metadata_service_in_trouble_does_not_say_that_there_are_no_credentials() {
+    let home = Home::new();
+    for (step, target) in [
+        ("the token", "/latest/api/token"),
+        ("the role", "/latest/meta-data/iam/security-credentials/"),
+        (
+            "its keys",
+            "/latest/meta-data/iam/security-credentials/role",
+        ),
+    ] {
+        for (status, kind) in [
+            (429, StoreErrorKind::RateLimited),
+            (503, StoreErrorKind::ServerFault),
+        ] {
+            let service = StandIn::start(move |request| {
+                if request.target == target {
+                    return (status, String::new());
+                }
+                metadata(request)
+            })
+            .await;
+            let error = signer(on_instance(&home, &service)).await.unwrap_err();
+            assert_eq!(error.kind, kind, "{step}: {error}");
+            assert!(
+                error.text.contains(&format!("answered {status}")),
+                "{error}"
+            );
+        }
+    }
+}
+
+/// The answer with the token gets lost, and without one nothing is given.
+#[tokio::test]
+async fn a_token_that_comes_too_late_does_not_say_that_there_are_no_credentials() {
+    let service = StandIn::raw(|stream| async move {
+        let mut stream = tokio::io::BufReader::new(stream);
+        while let Some(request) = testing::read_request(&mut stream).await {
+            if request.method == "PUT" {
+                return std::future::pending().await;
+            }
+            let answer = b"HTTP/1.1 401 X\r\ncontent-length: 0\r\n\r\n";
+            if stream.write_all(answer).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let home = Home::new();
+    let variables = on_instance(&home, &service).and("AWS_METADATA_SERVICE_TIMEOUT", "0.2");
+    let error = signer(variables).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Timeout, "{error}");
+    assert!(error.text.contains("hop limit"), "{error}");
 }
 
 #[tokio::test]
