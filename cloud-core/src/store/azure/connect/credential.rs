@@ -6,13 +6,18 @@
 //! keeps a token until shortly before it expires.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
 use azure_core::credentials::{AccessToken, Secret, TokenCredential};
 use azure_core::error::ErrorKind;
-use azure_core::http::{ClientOptions, RetryOptions, Transport};
+use azure_core::http::{
+    AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, Transport,
+};
 use azure_identity::{
     AzureCliCredential, AzureDeveloperCliCredential, ClientAssertionCredential,
     ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
@@ -29,6 +34,13 @@ use crate::store::wire::one_line;
 
 /// What tokens for the store are for. The same in all of Azure's clouds.
 pub(super) const STORAGE: &str = "https://storage.azure.com/.default";
+
+/// How long the metadata service of a machine of Azure's is waited for, with the
+/// attempts that the crate makes by itself.
+const EXPECTED: Duration = Duration::from_secs(20);
+
+/// What machines of Azure's are tagged with. Source: cloud-init's manual, "Azure".
+const ASSET_TAG: &str = "7783-7084-3265-9085-8269-3286-77";
 
 /// How long a metadata service that may not be there is waited for. On a machine
 /// that is not in Azure nobody answers at its address.
@@ -57,6 +69,10 @@ struct Source {
     /// Whether the next one may be asked where this one fails.
     optional: bool,
     limit: Option<Duration>,
+    /// Whether it must be there: then it is in trouble if it does not answer.
+    expected: bool,
+    /// The status of the last answer; 0 before there is one.
+    heard: Arc<AtomicU16>,
 }
 
 /// The places to ask, in order.
@@ -128,7 +144,42 @@ impl Credential {
     }
 }
 
+/// Notes what is answered. The crate asks the metadata service again by itself, for
+/// longer than it is waited for, and would take the reason with it.
+#[derive(Debug)]
+struct Watched {
+    wire: Wire,
+    heard: Arc<AtomicU16>,
+}
+
+#[async_trait]
+impl HttpClient for Watched {
+    async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
+        let answer = self.wire.execute_request(request).await?;
+        self.heard
+            .store(u16::from(answer.status()), Ordering::Relaxed);
+        Ok(answer)
+    }
+}
+
+/// Whether the machine that has this `/sys` is one of Azure's.
+fn is_azures(sys: &Path) -> bool {
+    let tag = std::fs::read_to_string(sys.join("class/dmi/id/chassis_asset_tag"));
+    tag.is_ok_and(|tag| tag.trim() == ASSET_TAG)
+}
+
 impl Source {
+    fn new(name: &'static str, tokens: Arc<dyn TokenCredential>, limit: Option<Duration>) -> Self {
+        Self {
+            name,
+            tokens,
+            optional: false,
+            limit,
+            expected: false,
+            heard: Arc::default(),
+        }
+    }
+
     /// Whether the next one may be asked after this failure: a service that is
     /// only busy is there.
     fn passes(&self, error: &ConnectError) -> bool {
@@ -136,7 +187,8 @@ impl Source {
             error.kind,
             StoreErrorKind::RateLimited | StoreErrorKind::ServerFault
         );
-        self.optional && !busy
+        let in_trouble = busy || self.expected && error.kind.is_transient();
+        self.optional && !in_trouble
     }
 
     async fn token(&self, scope: &str) -> Result<AccessToken, ConnectError> {
@@ -145,11 +197,30 @@ impl Source {
         let answer = match self.limit {
             None => asking.await,
             Some(limit) => tokio::time::timeout(limit, asking).await.map_err(|_| {
-                let text = format!("no answer within {} s", limit.as_secs());
-                ConnectError::new(StoreErrorKind::Timeout, text)
+                let seconds = limit.as_secs();
+                let status = self.heard.load(Ordering::Relaxed);
+                let (kind, text) = if let Some(kind) = busy(status) {
+                    let text = format!("no token within {seconds} s: it answered {status}");
+                    (kind, text)
+                } else {
+                    let text = format!("no answer within {seconds} s");
+                    (StoreErrorKind::Timeout, text)
+                };
+                ConnectError::new(kind, text)
             })?,
         };
         answer.map_err(|error| refused(&error))
+    }
+}
+
+/// What an answer says of a service that is there and cannot give a token now. `410`
+/// is that while it is replaced. Source: "Error handling" in the manual of managed
+/// identities.
+fn busy(status: u16) -> Option<StoreErrorKind> {
+    match status {
+        429 => Some(StoreErrorKind::RateLimited),
+        410 | 500.. => Some(StoreErrorKind::ServerFault),
+        _ => None,
     }
 }
 
@@ -168,11 +239,7 @@ fn refused(error: &azure_core::Error) -> ConnectError {
                     ErrorKind::HttpResponse { status, .. } => Some(u16::from(*status)),
                     _ => None,
                 });
-        match status {
-            Some(429) => kind = StoreErrorKind::RateLimited,
-            Some(500..) => kind = StoreErrorKind::ServerFault,
-            _ => {}
-        }
+        kind = status.and_then(busy).unwrap_or(kind);
         cause = error.source();
     }
     let text = error.to_string();
@@ -217,7 +284,8 @@ fn chain(variables: &Variables, ways: &Ways) -> Result<Vec<Source>, ConnectError
     let mut identity = managed_identity(client, variables, ways)?;
     identity.optional = !ENDPOINTS.iter().any(|name| variables.get(name).is_some());
     if identity.optional {
-        identity.limit = Some(PROBE);
+        identity.expected = is_azures(Path::new("/sys"));
+        identity.limit = Some(if identity.expected { EXPECTED } else { PROBE });
     }
     sources.push(identity);
     sources.extend([azure_cli()?, developer_cli()?].map(|source| Source {
@@ -255,12 +323,7 @@ fn environment(variables: &Variables, ways: &Ways) -> Result<Option<Source>, Con
         } else {
             return Ok(None);
         };
-    Ok(Some(Source {
-        name,
-        tokens,
-        optional: false,
-        limit: None,
-    }))
+    Ok(Some(Source::new(name, tokens, None)))
 }
 
 /// A token of Kubernetes in exchange for one of Azure.
@@ -282,12 +345,7 @@ fn workload_identity(variables: &Variables, ways: &Ways) -> Result<Option<Source
         token_file_path: Some(file),
     }))
     .map_err(unusable(name))?;
-    Ok(Some(Source {
-        name,
-        tokens,
-        optional: false,
-        limit: None,
-    }))
+    Ok(Some(Source::new(name, tokens, None)))
 }
 
 /// The identity of this virtual machine or this application: its own, or the one
@@ -303,16 +361,22 @@ fn managed_identity(
     if !apart && let Some(source) = workload_identity(variables, ways)? {
         return Ok(source);
     }
+    let heard = Arc::default();
+    let watched = Watched {
+        wire: ways.direct.clone(),
+        heard: Arc::clone(&heard),
+    };
     let tokens = ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
         user_assigned_id: client.map(|id| UserAssignedId::ClientId(id.to_owned())),
-        client_options: options(variables, &ways.direct),
+        client_options: ClientOptions {
+            transport: Some(Transport::new(Arc::new(watched))),
+            ..options(variables, &ways.direct)
+        },
     }))
     .map_err(unusable(name))?;
     Ok(Source {
-        name,
-        tokens,
-        optional: false,
-        limit: None,
+        heard,
+        ..Source::new(name, tokens, None)
     })
 }
 
@@ -320,22 +384,73 @@ fn managed_identity(
 fn azure_cli() -> Result<Source, ConnectError> {
     let name = "the Azure CLI";
     let tokens = AzureCliCredential::new(None).map_err(unusable(name))?;
-    Ok(Source {
-        name,
-        tokens,
-        optional: false,
-        limit: Some(PROGRAM),
-    })
+    Ok(Source::new(name, tokens, Some(PROGRAM)))
 }
 
 /// What `azd auth login` was done for.
 fn developer_cli() -> Result<Source, ConnectError> {
     let name = "the Azure Developer CLI";
     let tokens = AzureDeveloperCliCredential::new(None).map_err(unusable(name))?;
-    Ok(Source {
-        name,
-        tokens,
-        optional: false,
-        limit: Some(PROGRAM),
-    })
+    Ok(Source::new(name, tokens, Some(PROGRAM)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::http::{Http, Proxies, Tls};
+    use crate::store::scripted::{Answer, Server};
+
+    /// The managed identity of a machine whose metadata service answers with
+    /// `status`, as the chain asks it.
+    async fn asked(status: u16, expected: bool) -> (Source, ConnectError) {
+        let server = Server::start(move |_| Answer::new(status).body("{}"));
+        // The crate knows one address only: a proxy stands for it.
+        let proxy = Variables::of(&[("HTTP_PROXY", &server.url)]);
+        let tls = Arc::new(Tls::new(None, "REQUESTS_CA_BUNDLE"));
+        let limit = Duration::from_mins(1);
+        let wire = Wire(Http::new(tls, Proxies::of(&proxy).unwrap(), limit));
+        let ways = Ways {
+            outside: wire.clone(),
+            direct: wire,
+        };
+        let mut source = managed_identity(None, &Variables::default(), &ways).unwrap();
+        source.optional = true;
+        source.expected = expected;
+        source.limit = Some(Duration::from_secs(1));
+        let error = source.token(STORAGE).await.unwrap_err();
+        assert!(!server.requests().is_empty());
+        (source, error)
+    }
+
+    /// Or the chain would end with "no credentials", which is final.
+    #[tokio::test]
+    async fn a_metadata_service_in_trouble_is_there() {
+        use StoreErrorKind as Kind;
+        for (status, expected, kind, passes) in [
+            (429, false, Kind::RateLimited, false),
+            (503, false, Kind::ServerFault, false),
+            (410, false, Kind::ServerFault, false),
+            // Somebody else's, on the machines of other clouds.
+            (404, false, Kind::Timeout, true),
+            (404, true, Kind::Timeout, false),
+            // It has no identity for us.
+            (400, true, Kind::Unauthenticated, true),
+        ] {
+            let (source, error) = asked(status, expected).await;
+            assert_eq!(error.kind, kind, "{status}: {error}");
+            assert_eq!(source.passes(&error), passes, "{status} {expected}");
+        }
+    }
+
+    #[test]
+    fn a_machine_of_azures_is_known_by_its_tag() {
+        let sys = tempfile::tempdir().unwrap();
+        assert!(!is_azures(sys.path()));
+        let folder = sys.path().join("class/dmi/id");
+        std::fs::create_dir_all(&folder).unwrap();
+        for (tag, expected) in [("None", false), (ASSET_TAG, true)] {
+            std::fs::write(folder.join("chassis_asset_tag"), format!("{tag}\n")).unwrap();
+            assert_eq!(is_azures(sys.path()), expected);
+        }
+    }
 }
