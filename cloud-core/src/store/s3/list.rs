@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 
 use super::error::Failure;
 use super::get::time;
+use super::whole::Whole;
 use super::{Depth, Inner, ListPage, ObjectMeta, Result, StoreError, StoreErrorKind, StoreOp};
 use crate::key::{Key, Prefix};
 use crate::store::ObjectVersion;
@@ -48,6 +49,8 @@ impl Pages for Listing {
                 .encoding_type(EncodingType::Url)
                 .set_delimiter((self.depth == Depth::One).then(|| "/".to_owned()))
                 .set_continuation_token(token.clone())
+                .customize()
+                .interceptor(Whole)
                 .send()
         });
         let output = sent.await.map_err(failed)?;

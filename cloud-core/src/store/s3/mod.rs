@@ -23,6 +23,7 @@ mod put;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod whole;
 
 use std::error::Error;
 use std::fmt;

@@ -14,6 +14,7 @@ use futures_util::stream::BoxStream;
 use super::error::Failure;
 use super::get::time;
 use super::list::{name, odd, told};
+use super::whole::Whole;
 use super::{Inner, Result, StoreError, StoreErrorKind, StoreOp, UnfinishedUpload};
 use crate::key::{Key, Prefix};
 use crate::store::wire::{
@@ -54,6 +55,8 @@ impl Pages for Listing {
                 .prefix(self.prefix.as_str())
                 .set_key_marker(key.clone())
                 .set_upload_id_marker(id.clone())
+                .customize()
+                .interceptor(Whole)
                 .send()
         });
         let output = sent.await.map_err(failed)?;
@@ -169,7 +172,8 @@ impl Inner {
                         .key(begun.key.as_str())
                         .upload_id(&begun.id)
                         .set_part_number_marker(marker.cloned());
-                    self.encryption.list_parts(request).send()
+                    let request = self.encryption.list_parts(request).customize();
+                    request.interceptor(Whole).send()
                 })
                 .await?;
             for part in output.parts() {

@@ -91,7 +91,9 @@ impl<M: Clone + Eq + Hash> Course<M> {
     ) -> Result<Next<M>, Cause> {
         let marker = marker.filter(|marker| !self.used.contains(marker));
         match (truncated, marker) {
-            (Some(true), Some(marker)) => Ok(Next::After(marker)),
+            // Whether there is more may be left out; whoever names the next page has one,
+            // or an empty one.
+            (Some(true) | None, Some(marker)) => Ok(Next::After(marker)),
             // Going on would never end, stopping would be a short list.
             (Some(true), None) => {
                 let why = "the answer says that there is more, but not how to get it";
@@ -216,5 +218,9 @@ mod tests {
             assert_eq!(kind, StoreErrorKind::Corrupt);
         }
         assert_eq!(course.after(Some(false), Some("c")), Ok(Next::End));
+        assert_eq!(course.after(None, Some("c")), Ok(Next::After("c")));
+        // Leads in a circle, and nobody says that there is more.
+        assert_eq!(course.after(None, Some("a")), Ok(Next::End));
+        assert_eq!(course.after(None, None), Ok(Next::End));
     }
 }

@@ -105,6 +105,33 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Element, ()> {
     around.inside.into_iter().next().ok_or(())
 }
 
+/// Whether a document is there from its beginning to its end, without keeping any
+/// of it. The SDKs' own readers take one that is cut for a short one.
+#[cfg(feature = "aws")]
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return false;
+    };
+    let mut reader = Reader::from_str(text);
+    let (mut open, mut roots) = (0_usize, 0_usize);
+    loop {
+        let begins = match reader.read_event() {
+            Err(_) => return false,
+            Ok(Event::Eof) => return open == 0 && roots == 1,
+            Ok(Event::Start(_)) => 1,
+            Ok(Event::Empty(_)) => 0,
+            Ok(Event::End(_)) => {
+                // One too many is an error of the reader's.
+                open = open.saturating_sub(1);
+                continue;
+            }
+            Ok(_) => continue,
+        };
+        roots += usize::from(open == 0);
+        open += begins;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +146,20 @@ mod tests {
         assert_eq!(root.text("E"), None);
         let ids: Vec<_> = root.all("U").filter_map(|one| one.text("I")).collect();
         assert_eq!(ids, ["1", "2"]);
+    }
+
+    #[cfg(feature = "aws")]
+    #[test]
+    fn a_document_is_whole_only_with_its_last_byte() {
+        let text = "<?xml version=\"1.0\"?>\n<R xmlns=\"http://x\"><K>a &amp; b</K><E/></R>";
+        assert!(is_whole(text.as_bytes()));
+        assert!(is_whole(b"<R/>\n"));
+        for end in 0..text.len() {
+            assert!(!is_whole(&text.as_bytes()[..end]), "{}", &text[..end]);
+        }
+        for odd in ["<a><b></a>", "<a/><a/>", "<a></a></a>", "{}", "<a>\u{0}<"] {
+            assert!(!is_whole(odd.as_bytes()), "{odd}");
+        }
     }
 
     #[test]

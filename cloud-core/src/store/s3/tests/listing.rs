@@ -87,6 +87,37 @@ fn a_listing_that_cannot_go_on_is_an_error_and_not_a_short_one() {
     });
 }
 
+/// HTTP has all that was promised; whoever is in between has cut it.
+#[test]
+fn a_listing_whose_xml_is_cut_is_an_error_and_not_a_short_one() {
+    alone(|| async {
+        let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult>";
+        let text = format!("{head}{}{}</ListBucketResult>", object("1"), more("t"));
+        let answer = |text: &str| Answer::new(200).body(text);
+        for end in (head.len()..text.len()).step_by(7) {
+            let server = Server::playing([answer(&text[..end])]);
+            let error = names(&*store(&server), Depth::All).await;
+            let error = error.expect_err(&text[..end]);
+            assert_eq!(error.kind, StoreErrorKind::Connect, "{}", &text[..end]);
+        }
+        let broken = text.replace("</Size>", "</Sise>");
+        let server = Server::playing([answer(&broken)]);
+        let error = names(&*store(&server), Depth::All).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Connect);
+    });
+}
+
+/// Some stores leave out what they take for granted.
+#[test]
+fn a_listing_that_names_its_next_page_has_one() {
+    alone(|| async {
+        let next = "<NextContinuationToken>t</NextContinuationToken>";
+        let server = Server::playing([page(&(object("1") + next)), page(&object("2"))]);
+        let (objects, _) = names(&*store(&server), Depth::All).await.unwrap();
+        assert_eq!(objects, ["1", "2"]);
+    });
+}
+
 #[test]
 fn an_answer_that_is_no_listing_is_an_error() {
     alone(|| async {
