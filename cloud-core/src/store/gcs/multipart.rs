@@ -195,9 +195,19 @@ impl Upload {
             .header(CONTENT_TYPE, "application/xml")
             .body([Bytes::from(named(parts))]);
         let answer = self.inner.ask(&call).await?;
-        // A success can turn out to be a failure while it is answered.
-        if xml::parse(&answer.body).is_ok_and(|root| root.name == "Error") {
-            return Err(Failure::answered(&answer));
+        // A success can turn out to be a failure while it is answered, and an answer
+        // that is cut or is somebody else's says nothing of the object.
+        match xml::parse(&answer.body) {
+            Ok(root) if root.name == "CompleteMultipartUploadResult" => {}
+            Ok(root) if root.name == "Error" => return Err(Failure::answered(&answer)),
+            _ => {
+                let status = answer.status.as_u16();
+                let why = format!(
+                    "the answer (status {status}) does not say that the upload is \
+                                   complete"
+                );
+                return Err(Failure::new(StoreErrorKind::Connect, why));
+            }
         }
         if let Some(whole) = whole_checksum(parts) {
             compare(&answer, &whole)?;

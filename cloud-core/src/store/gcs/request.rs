@@ -142,7 +142,8 @@ pub(super) struct Answer {
 
 impl Inner {
     /// Sends a request; the answer is a success, or what `308` means in the
-    /// protocol of resumable uploads.
+    /// protocol of resumable uploads, whose URLs the service names. Elsewhere it
+    /// is a redirect: nothing was done.
     pub(super) async fn send(&self, call: &Call) -> Result<http::Response<Incoming>, Failure> {
         let ready = self.connect.get().await?;
         let mut again = true;
@@ -154,7 +155,8 @@ impl Inner {
             let signed = request.headers().clone();
             let response = ready.http.send(request).await?;
             let status = response.status();
-            if status.is_success() || status == StatusCode::PERMANENT_REDIRECT {
+            let goes_on = call.whole && status == StatusCode::PERMANENT_REDIRECT;
+            if status.is_success() || goes_on {
                 return Ok(response);
             }
             // The token may have been withdrawn before its time.

@@ -29,6 +29,20 @@ async fn each_key_has_a_fate_of_its_own() {
     assert_eq!(server.methods(), "DELETE DELETE DELETE DELETE");
 }
 
+/// What is between us and the service may send us elsewhere.
+#[tokio::test]
+async fn an_object_that_was_only_looked_for_elsewhere_is_not_deleted() {
+    let server = Server::start(|_| Answer::new(308).header("location", "https://login/"));
+    let store = store(&server);
+    let report = store.delete_batch(&keys(&["a"])).await;
+    assert!(
+        report.as_ref().map_or(true, |done| done.deleted.is_empty()),
+        "{report:?}"
+    );
+    let put = store.put(&key(), BODY.into(), &PutOptions::default()).await;
+    assert!(put.is_err(), "{put:?}");
+}
+
 #[tokio::test]
 async fn a_store_in_trouble_fails_the_batch_as_a_whole() {
     let server = Server::start(|request| match request.path() {

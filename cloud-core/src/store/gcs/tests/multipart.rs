@@ -106,6 +106,36 @@ async fn a_part_that_was_stored_wrong_is_noticed() {
 }
 
 #[tokio::test]
+async fn only_its_own_answer_completes_an_upload() {
+    let page = "<html><body>Please log in</body></html>";
+    for odd in [
+        Answer::new(200),
+        Answer::new(200).body(page),
+        Answer::new(200).xml("<Error><Code>Internal"),
+        Answer::new(200).xml("<CompleteMultipartUploadResult><ETag>"),
+        Answer::new(204),
+        Answer::new(308).header("location", "https://login/"),
+    ] {
+        let told = format!("{odd:?}");
+        let server = Server::start(move |request| {
+            if request.method == "POST" && !request.asks("uploads") {
+                return odd.clone();
+            }
+            willing(request)
+        });
+        let upload = begin(&server, &PutOptions::default()).await;
+        let part = upload.put_part(part(1), BODY).await.unwrap();
+        let done = upload.complete(&[part]).await;
+        let error = done.expect_err(&told);
+        let redirected = told.contains("308");
+        assert!(error.kind.is_transient() || redirected, "{told}: {error}");
+        // It can still be aborted.
+        upload.abort().await.unwrap();
+        assert!(server.methods().ends_with("DELETE"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn the_whole_is_compared_too() {
     let whole = crc32c::crc32c(b"123456789123456789").to_be_bytes();
     let whole = BASE64_STANDARD.encode(whole);
