@@ -11,6 +11,7 @@ use super::adapt::{Adapting, Extras};
 use super::body::{SignedAs, stream};
 use super::checksum::{Checksum, Stored};
 use super::connect::Connection;
+use super::error::Failure;
 use super::look::{Conditions, judged};
 use super::{Inner, PutOptions, PutReceipt, Result, StoreErrorKind, StoreOp};
 use crate::key::Key;
@@ -58,6 +59,8 @@ impl Inner {
                     }
                 })
                 .await;
+            let sent =
+                sent.and_then(|(checksum, output)| tells(&output).map(|()| (checksum, output)));
             let (checksum, output) = match sent {
                 Ok(sent) => sent,
                 Err(failure) if body.has_changed() => {
@@ -124,6 +127,24 @@ impl Inner {
         };
         Ok(request.send())
     }
+}
+
+/// Whether an answer is a store's: each names the version or the checksum of what it
+/// has. A yes without both is somebody else's on the way, who has stored nothing.
+fn tells(output: &PutObjectOutput) -> Result<(), Failure> {
+    let told = [
+        output.e_tag(),
+        output.checksum_crc32_c(),
+        output.checksum_crc32(),
+        output.checksum_crc64_nvme(),
+        output.checksum_sha1(),
+        output.checksum_sha256(),
+    ];
+    if told.into_iter().flatten().any(|text| !text.is_empty()) {
+        return Ok(());
+    }
+    let why = "the answer has neither an ETag nor a checksum, as a store's answer would";
+    Err(Failure::new(StoreErrorKind::Connect, why))
 }
 
 /// Takes away the type that the SDK gives a body: the reference gives none, and

@@ -524,6 +524,30 @@ fn tags_are_sent_even_if_there_are_none() {
     });
 }
 
+/// WAL would be gone otherwise by the word of a gateway's page.
+#[test]
+fn a_yes_that_tells_nothing_of_the_object_is_none() {
+    alone(|| async {
+        let checksum = Answer::new(200).header("x-amz-checksum-crc32c", CRC32C);
+        let login = Answer::new(200).header("content-type", "text/html");
+        let server = Server::playing([
+            Answer::new(200),
+            login.body("<html><body>Please log in</body></html>"),
+            Answer::new(204).header("etag", ""),
+            checksum,
+            written(),
+        ]);
+        let store = store(&server);
+        for _ in 0..3 {
+            let error = put(&*store, &PutOptions::default()).await.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::Connect, "{error}");
+        }
+        for _ in 0..2 {
+            put(&*store, &PutOptions::default()).await.unwrap();
+        }
+    });
+}
+
 /// In the user metadata of the object, told by its beginning and not by its parts.
 #[test]
 fn a_fingerprint_goes_with_the_object() {
