@@ -130,15 +130,20 @@ impl Temporary {
         &mut self.file
     }
 
-    /// Makes the file visible as `target`, on disk with all its directories.
-    /// After a failure it can be tried again.
+    /// Has all bytes of the file on disk. A failure is told once: the kernel may
+    /// have dropped what it could not write, and says nothing of it the next time.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    /// Makes the file, which was synced, visible as `target`, with all its directories
+    /// on disk. After a failure it can be tried again.
     pub(super) fn publish(
         &self,
         root: &Path,
         target: &Path,
         mode: &PutMode,
     ) -> io::Result<Metadata> {
-        self.file.sync_all()?;
         let done = match mode {
             PutMode::Overwrite => std::fs::rename(&self.path, target),
             PutMode::CreateOnly => std::fs::hard_link(&self.path, target),

@@ -251,6 +251,8 @@ impl ObjectStore for LocalStore {
                 io::Write::write_all(temporary.file_mut(), &piece)?;
                 traffic::sent(piece.len());
             }
+            // Tried again, it is another file.
+            temporary.sync()?;
             let meta = temporary.publish(root, &path, &mode)?;
             Ok(PutReceipt {
                 version: Some(version(&meta)),

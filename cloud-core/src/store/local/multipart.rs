@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::file::Temporary;
-use super::{LocalStore, version};
+use super::{LocalStore, kind_of, version};
 use crate::key::Key;
 use crate::store::{
     MultipartUpload, PartNumber, PartReceipt, PutMode, PutOptions, PutReceipt, Result,
@@ -245,6 +245,20 @@ fn copy(source: &Temporary, from: u64, target: &Temporary, to: u64, size: u64) -
     Ok(())
 }
 
+/// Ends the upload if its bytes could not be synced. They may be lost, and another
+/// sync would not tell: whatever the failure was, it is final.
+fn settle(state: &Mutex<State>, synced: io::Result<()>) -> io::Result<()> {
+    synced.map_err(|error| {
+        lock(state).end();
+        if kind_of(&error).is_transient() {
+            let why = format!("what was written may not be on disk ({error}): begin anew");
+            io::Error::other(why)
+        } else {
+            error
+        }
+    })
+}
+
 #[async_trait]
 impl MultipartUpload for LocalUpload {
     async fn put_part(&self, number: PartNumber, body: Bytes) -> Result<PartReceipt> {
@@ -300,6 +314,7 @@ impl MultipartUpload for LocalUpload {
             .blocking(op, key, move |root| {
                 let published = assemble(&grown, &wanted).and_then(|whole| {
                     whole.note(fingerprint.as_deref());
+                    settle(&state, whole.sync())?;
                     whole.publish(root, &target, &mode)
                 });
                 let mut state = lock(&state);
@@ -316,5 +331,36 @@ impl MultipartUpload for LocalUpload {
     async fn abort(&self) -> Result<()> {
         lock(&self.state).end();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_failed_ends_the_upload_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        for (kind, expected) in [
+            (io::ErrorKind::TimedOut, StoreErrorKind::Other),
+            (io::ErrorKind::StaleNetworkFileHandle, StoreErrorKind::Other),
+            (io::ErrorKind::StorageFull, StoreErrorKind::Full),
+        ] {
+            let file = Temporary::beside(folder.path(), &folder.path().join("k")).unwrap();
+            let state = Mutex::new(State {
+                file: Some(Arc::new(file)),
+                parts: BTreeMap::new(),
+                sent: 0,
+                moved: false,
+                closing: true,
+            });
+            settle(&state, Ok(())).unwrap();
+            assert!(lock(&state).file.is_some());
+            let error = settle(&state, Err(kind.into())).unwrap_err();
+            assert_eq!(kind_of(&error), expected, "{error}");
+            assert!(!kind_of(&error).is_transient());
+            assert!(lock(&state).file.is_none(), "it is over");
+            assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        }
     }
 }
