@@ -133,7 +133,7 @@ pub async fn read_records<T>(
         let wanted = &wanted;
         let read = stream::iter(records)
             .map(|(id, _)| async move {
-                let info = load_one(store, layout, &id).await.transpose()?;
+                let info = load_listed(store, layout, &id).await.transpose()?;
                 Some((id, info.map(wanted)))
             })
             .buffer_unordered(concurrency)
@@ -201,8 +201,7 @@ pub async fn find_keeps(
     let looks = layout.keep(id).into_iter().map(|key| async move {
         // Not every store can be asked for every one of these names, but all
         // can look for it in a listing.
-        let page = store::list_all(store, &Prefix::text(key.as_str()), Depth::One).await?;
-        let found = page.objects.iter().any(|object| object.key == key);
+        let found = is_listed(store, &key).await?;
         Ok::<_, StoreError>(found.then_some(key))
     });
     let keeps = try_join_all(looks).await?;
@@ -216,7 +215,12 @@ pub async fn read_keep(store: &dyn ObjectStore, keeps: &[Key]) -> Result<Option<
     for key in keeps {
         let keep = match store::get_all(store, key, MAX_KEEP).await {
             Ok((_, content)) => Keep::read(&content),
-            Err(error) if error.kind == StoreErrorKind::NotFound => continue,
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                if is_listed(store, key).await? {
+                    return Err(store::withheld(store, key));
+                }
+                continue;
+            }
             // Whatever somebody put there keeps the backup.
             Err(error) if error.kind == StoreErrorKind::Invalid => Keep::new(KeepTarget::Full),
             Err(error) => return Err(error),
@@ -239,6 +243,28 @@ pub async fn read_keeps<'k>(
         .buffered(CONCURRENCY)
         .try_collect()
         .await
+}
+
+async fn is_listed(store: &dyn ObjectStore, key: &Key) -> Result<bool, StoreError> {
+    let page = store::list_all(store, &Prefix::text(key.as_str()), Depth::One).await?;
+    Ok(page.objects.iter().any(|object| object.key == *key))
+}
+
+/// Reads the record of a backup that a listing named; `None` if no listing does by
+/// now.
+async fn load_listed(
+    store: &dyn ObjectStore,
+    layout: &Layout,
+    id: &BackupId,
+) -> Result<Option<BackupInfo>, LoadError> {
+    if let Some(info) = load_one(store, layout, id).await? {
+        return Ok(Some(info));
+    }
+    let key = layout.backup_info(id);
+    if is_listed(store, &key).await? {
+        return Err(store::withheld(store, &key).into());
+    }
+    Ok(None)
 }
 
 /// Reads one record; `None` if there is none.
@@ -392,7 +418,9 @@ pub fn wal_of_key<'a>(base_name: &str, suffixes: &[&'a str]) -> Option<(WalName,
 mod tests {
     use super::*;
     use crate::catalogue::info::Status;
-    use crate::store::MemoryStore;
+    use std::sync::Arc;
+
+    use crate::store::{Fault, FaultyStore, MemoryStore, StoreOp};
 
     fn layout() -> Layout {
         Layout::new("p", "main").unwrap()
@@ -437,6 +465,31 @@ mod tests {
             entries.iter().map(|e| e.info.is_ok()).collect::<Vec<_>>(),
             [true, false]
         );
+    }
+
+    /// Or a deletion would not know of it.
+    #[tokio::test]
+    async fn what_is_listed_and_said_not_to_be_there_is_not_left_out() {
+        let memory = MemoryStore::new();
+        memory.insert("p/main/base/A/backup.info", record(Status::Done));
+        memory.insert("p/main/base/A/annotations/keep", "full");
+        let faulty = FaultyStore::new(Arc::new(memory.clone()));
+        let absent = Fault::Before(StoreErrorKind::NotFound);
+        faulty.fail(StoreOp::Get, absent, u32::MAX);
+        let entries = load(&faulty, &layout()).await.unwrap();
+        assert_eq!(entries.len(), 1);
+        assert!(entries[0].info.is_err());
+        let error = read_keep(&faulty, &entries[0].keeps).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Corrupt);
+        // What another process deleted meanwhile is gone.
+        let listed = survey(&memory, &layout()).await.unwrap();
+        let sizes: Vec<_> = listed.into_keys().map(|id| (id, 1)).collect();
+        let keys = [Key::new("p/main/base/A/backup.info").unwrap()];
+        memory.delete_batch(&keys).await.unwrap();
+        let read = read_records(&memory, &layout(), sizes, drop).await;
+        assert!(read.is_empty(), "{read:?}");
+        let gone = [Key::new("p/main/base/B/annotations/keep").unwrap()];
+        assert_eq!(read_keep(&memory, &gone).await.unwrap(), None);
     }
 
     #[tokio::test]

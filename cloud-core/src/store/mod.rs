@@ -83,7 +83,9 @@ pub(crate) use s3::fuzzing::answers as s3_answers;
 pub use sse_c::CustomerKey;
 pub use traffic::{Traffic, count_retry};
 pub use url::{InvalidUrl, Provider, StoreUrl, printable};
-pub use util::{DeleteAllReport, delete_all, endless, exists, get_all, list_all, list_all_uploads};
+pub use util::{
+    DeleteAllReport, delete_all, endless, exists, get_all, list_all, list_all_uploads, withheld,
+};
 #[cfg(feature = "remote")]
 pub(crate) use wire::url_encoded;
 #[cfg(feature = "aws")]

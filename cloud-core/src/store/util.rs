@@ -83,6 +83,14 @@ pub fn endless(store: &dyn ObjectStore, prefix: &Prefix, most: usize) -> StoreEr
     store.info().error(StoreOp::List, prefix, kind, why)
 }
 
+/// The error for an object that the store lists and says it does not have. To believe
+/// the latter would leave it out of the truth by which others are deleted.
+pub fn withheld(store: &dyn ObjectStore, key: &Key) -> StoreError {
+    let why = "the store lists it and answers that it is not there: try again later";
+    let kind = StoreErrorKind::Corrupt;
+    store.info().error(StoreOp::Get, key, kind, why)
+}
+
 /// All unfinished uploads below a prefix, sorted by key and id.
 ///
 /// # Errors
