@@ -59,7 +59,9 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// No request is begun again later than `total` after its first attempt.
+    /// No request is begun again later than `total` after it first failed. How long
+    /// the attempt took that failed then does not count: a large part may have been on
+    /// its way for longer, with progress all the time.
     pub const fn per_request(total: Duration) -> Self {
         Self {
             total,
@@ -167,7 +169,8 @@ impl Retry {
 struct Patience {
     policy: RetryPolicy,
     contact: Arc<Contact>,
-    began: Instant,
+    /// When it first failed.
+    failed: Option<Instant>,
     /// When the present attempt began.
     attempted: Instant,
     /// Time spent on its own attempts that failed, and on pauses.
@@ -183,7 +186,7 @@ impl Patience {
         Self {
             policy,
             contact,
-            began: now,
+            failed: None,
             attempted: now,
             lost: Duration::ZERO,
             attempts: 0,
@@ -214,7 +217,7 @@ impl Patience {
             // A long attempt may have been counted in part, for shorter ones beside it.
             lost.max(self.lost)
         } else {
-            self.began.elapsed()
+            self.failed.get_or_insert_with(Instant::now).elapsed()
         };
         let late = elapsed + pause > total;
         if !error.kind.is_transient() || late {

@@ -64,6 +64,28 @@ async fn a_lasting_failure_ends_in_time_and_the_first_one_is_reported() {
     assert!(error.attempts > 5 && began.elapsed() <= POLICY.total);
 }
 
+/// As a large part that was sent slowly, and whose answer was lost.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_took_longer_than_the_patience_has_a_second_one() {
+    for (failures, attempts) in [(1, 2), (9, 2)] {
+        let (memory, _, retry) = faulty();
+        let mut count = 0;
+        let done = retry.run(|| {
+            count += 1;
+            let failed = (count <= failures).then(|| {
+                let kind = StoreErrorKind::Connect;
+                memory.info().error(StoreOp::PutPart, "k", kind, "cut")
+            });
+            async {
+                tokio::time::sleep(POLICY.total * 20).await;
+                failed.map_or(Ok(()), Err)
+            }
+        });
+        assert_eq!(done.await.is_ok(), failures == 1);
+        assert_eq!(count, attempts);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_final() {
     let (_, faulty, retry) = faulty();
