@@ -7,8 +7,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -47,6 +47,8 @@ struct Stored {
     sums: Sums,
     /// Whether it was read and turned out to be something else.
     changed: AtomicBool,
+    /// Why it could not be read, if it could not.
+    unread: OnceLock<Errno>,
 }
 
 impl From<Bytes> for Payload {
@@ -76,6 +78,7 @@ impl Payload {
             size,
             sums,
             changed: AtomicBool::new(false),
+            unread: OnceLock::new(),
         })))
     }
 
@@ -117,6 +120,15 @@ impl Payload {
         match &self.0 {
             Source::Memory(_) => false,
             Source::File(stored) => stored.changed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Why this is a file that could not be read while it was sent. That is no trouble
+    /// of the store's, whatever the request failed of.
+    pub fn unread(&self) -> Option<io::Error> {
+        match &self.0 {
+            Source::Memory(_) => None,
+            Source::File(stored) => stored.unread.get().map(|errno| (*errno).into()),
         }
     }
 
@@ -219,7 +231,10 @@ impl Stored {
             match pread(&self.file, spare_capacity(&mut piece), at) {
                 Ok(0) => return Err(self.changed()),
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    let _ = self.unread.set(error);
+                    return Err(error.into());
+                }
             }
         }
         // The allocator may have given more room than was asked for.
@@ -326,6 +341,22 @@ mod tests {
             assert!(payload.has_changed(), "{what}");
             assert!(payload.bytes().is_err(), "{what}");
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let unreadable = File::create(folder.path().join("f")).expect("a file");
+        let sums = Sums {
+            crc32c: 0,
+            sha256: None,
+        };
+        let payload = Payload::of_file(unreadable, 9, sums);
+        assert!(payload.unread().is_none());
+        assert!(payload.bytes().is_err());
+        let error = payload.unread().expect("it was noted");
+        assert_eq!(error.raw_os_error(), Some(Errno::BADF.raw_os_error()));
+        assert!(!payload.has_changed());
     }
 
     /// As a process that archives sees a segment to which more is written.

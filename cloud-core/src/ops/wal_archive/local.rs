@@ -205,7 +205,8 @@ impl LocalFile {
         }
     }
 
-    fn failed(&self, source: io::Error) -> LocalError {
+    /// The error that says why the file could not be read.
+    pub(super) fn failed(&self, source: io::Error) -> LocalError {
         LocalError::Read {
             path: self.path.clone(),
             source,

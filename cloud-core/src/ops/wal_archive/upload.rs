@@ -138,7 +138,10 @@ impl Upload<'_> {
             Err(Failure::Store(_)) if payload.has_changed() => {
                 Err(UploadError::Local(self.local.changed()))
             }
-            Err(Failure::Store(error)) => Err(UploadError::Store(error)),
+            Err(Failure::Store(error)) => Err(match payload.unread() {
+                Some(error) => UploadError::Local(self.local.failed(error)),
+                None => UploadError::Store(error),
+            }),
             Err(Failure::Interrupted | Failure::NoEnd) => Err(UploadError::Interrupted),
         }
     }

@@ -68,6 +68,10 @@ impl Inner {
                     return Err(self.refuse(StoreOp::Put, key, kind, failure.text));
                 }
                 Err(failure) => {
+                    if let Some(error) = body.unread() {
+                        let why = format!("the file cannot be read: {error}");
+                        return Err(self.refuse(StoreOp::Put, key, StoreErrorKind::Other, why));
+                    }
                     let failure = judged(failure, &options.mode);
                     self.looked.put_off(key, looked, &failure);
                     let again = adapting.refused(failure);

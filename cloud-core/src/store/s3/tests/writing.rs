@@ -524,6 +524,30 @@ fn tags_are_sent_even_if_there_are_none() {
     });
 }
 
+/// Trying again, and telling of the store, would be of no use.
+#[test]
+fn a_file_that_cannot_be_read_is_no_trouble_of_the_stores() {
+    alone(|| async {
+        let server = Server::start(|_| written());
+        let folder = tempfile::tempdir().unwrap();
+        let unreadable = std::fs::File::create(folder.path().join("f")).unwrap();
+        let sums = Sums {
+            crc32c: 0,
+            sha256: Some([0; 32]),
+        };
+        let payload = Payload::of_file(unreadable, 9, sums);
+        let store = store(&server);
+        let put = store.put(&key(), payload, &PutOptions::default()).await;
+        let error = put.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Other, "{error}");
+        let text = error.source.to_string();
+        assert!(
+            text.starts_with("the file cannot be read: Bad file"),
+            "{text}"
+        );
+    });
+}
+
 /// WAL would be gone otherwise by the word of a gateway's page.
 #[test]
 fn a_yes_that_tells_nothing_of_the_object_is_none() {
