@@ -18,6 +18,9 @@ use tokio::time::{Instant, Sleep};
 use super::error::ConnectError;
 use crate::store::StoreErrorKind;
 
+/// In place of a time too long to be counted.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365 * 30);
+
 /// `inner`, with a limit on the time without progress. For use by one task, which
 /// is the one that is woken when the time is over.
 #[derive(Debug)]
@@ -43,7 +46,9 @@ impl<T> Idle<T> {
         cx: &mut Context<'_>,
         result: Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
-        let end = Instant::now() + self.limit;
+        let now = Instant::now();
+        // `--read-timeout` may be longer than any clock can count.
+        let end = now.checked_add(self.limit).unwrap_or(now + FOR_EVER);
         if result.is_ready() {
             // The other direction may be waiting still, and is not asked again
             // before something happens: its clock starts anew and goes on.
@@ -162,6 +167,14 @@ mod tests {
             ours.read_u8().await.unwrap_err().kind(),
             io::ErrorKind::TimedOut
         );
+    }
+
+    #[tokio::test]
+    async fn a_limit_beyond_all_clocks_is_none() {
+        let (ours, mut theirs) = duplex(8);
+        let mut ours = TokioIo::new(Idle::new(TokioIo::new(ours), Duration::MAX));
+        theirs.write_u8(7).await.unwrap();
+        assert_eq!(ours.read_u8().await.unwrap(), 7);
     }
 
     #[tokio::test(start_paused = true)]
