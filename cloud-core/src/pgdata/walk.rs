@@ -26,6 +26,7 @@ use rustix::io::Errno;
 use super::display::display_name;
 use super::exclude::{Rules, Verdict};
 use super::names::Names;
+use super::restore::is_wal_directory;
 
 /// Opens a directory without following a link at its last component.
 pub(super) const OPEN_DIRECTORY: OFlags = OFlags::RDONLY
@@ -363,6 +364,12 @@ impl Walk {
             .ok()
             .filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
         let Some(directory) = directory else {
+            // A restore refuses it, and no server has use for it.
+            if matches!(self.rules, Rules::Pgdata { .. }) && is_wal_directory(&name) {
+                let expected = false;
+                let reason = LeftOutReason::LinkedDirectory { target, expected };
+                return Ok(Some(left_out(name, reason)));
+            }
             return Ok(Some(self.found(
                 name,
                 EntryKind::Symlink { target },

@@ -161,7 +161,7 @@ pub(super) fn examine(
         Existing::Refused => Ok(vec![(Contents::Nothing, None); plan.sources.len()]),
         Existing::Delta => {
             delta::check(plan, request)?;
-            Ok(vec![(Contents::Kept, None); plan.sources.len()])
+            Ok(vec![(Contents::Over, None); plan.sources.len()])
         }
         Existing::Resumed => {
             let first = plan.sources.first();
@@ -169,7 +169,7 @@ pub(super) fn examine(
             let one = |source: &Source| {
                 let found = journal::look(plan, source);
                 match found.filter(|found| found.is_of(first.as_ref())) {
-                    Some(found) => Ok((Contents::Kept, Some(found))),
+                    Some(found) => Ok((Contents::Resumed, Some(found))),
                     None => resumable(&source.target).map(|()| (Contents::Nothing, None)),
                 }
             };

@@ -87,10 +87,12 @@ fn begin(plan: &Plan, request: &RestoreRequest) -> Result<Option<Begun>, OpError
     for (source, (path, contents)) in plan.sources.iter().zip(&paths) {
         let header = match contents {
             Contents::Nothing => None,
-            Contents::Kept => Some(journal::look(plan, source).ok_or_else(|| {
-                let text = format!("{} was changed by somebody else", path.display());
-                OpError::new(OpErrorKind::Failed, text)
-            })?),
+            Contents::Resumed | Contents::Over => {
+                Some(journal::look(plan, source).ok_or_else(|| {
+                    let text = format!("{} was changed by somebody else", path.display());
+                    OpError::new(OpErrorKind::Failed, text)
+                })?)
+            }
         };
         headers.push(header);
     }

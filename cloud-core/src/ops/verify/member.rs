@@ -12,7 +12,7 @@ use crate::catalogue::layout::ArchiveBase;
 use crate::manifest::{self, Algorithm, Checksum, Keeping, Kept, Summing};
 use crate::pgdata::{
     BadPages, JOURNAL_NAME, MANIFEST_NAME, Names, PageChecker, PageRules, RelationFile,
-    display_name, fork_of, plain_name,
+    display_name, fork_of, plain_name, refused_at_top,
 };
 use crate::tar::{Member, MemberKind};
 use crate::wal::blocks::{Block, Fork};
@@ -188,6 +188,9 @@ impl Members {
         if name.is_empty() {
             let problem = "it would replace the target directory".to_owned();
             return Ok((!directory).then_some(problem));
+        }
+        if let Some(problem) = refused_at_top(name, &member.kind) {
+            return Ok(Some(problem.to_owned()));
         }
         let path = manifest::path(self.base.tablespace(), name);
         if let Some(problem) = self.in_the_way(name, &path, directory) {

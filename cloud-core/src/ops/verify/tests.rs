@@ -423,6 +423,13 @@ async fn members_that_a_restore_refuses_are_named() {
         ("other", link("no/such/file"), "other"),
         ("PG_VERSION/x", MemberKind::Directory, "PG_VERSION/x"),
         ("base/5", MemberKind::Fifo, "base/5"),
+        (
+            "pg_wal",
+            MemberKind::Symlink {
+                target: "/root".into(),
+            },
+            "pg_wal",
+        ),
         ("PG_VERSION", MemberKind::Directory, "PG_VERSION"),
         ("pg_tblspc/16387", MemberKind::Fifo, "pg_tblspc/16387"),
     ] {

@@ -34,7 +34,8 @@ pub use name::{is_held_back, plain_name};
 pub use names::{Known, Names};
 pub use record::{held_of_words, held_to_words, of_hex, to_hex};
 pub use sync::{Durability, sync_all};
-pub use target::{Contents, Target, check_destination, open_targets};
+pub(in crate::pgdata) use target::is_wal_directory;
+pub use target::{Contents, Target, check_destination, open_targets, refused_at_top};
 pub use unpack::Unpacker;
 
 /// What a restore calls the file in each of its targets that says how far it is. Neither

@@ -126,6 +126,13 @@ impl Names {
         u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
     }
 
+    /// Whether two names have one lock.
+    #[cfg(test)]
+    pub(super) fn share_a_lock(&self, one: &[u8], other: &[u8]) -> bool {
+        let shard = |name| self.which(name) % SHARDS as u64;
+        shard(one) == shard(other)
+    }
+
     fn shard(&self, which: u64) -> MutexGuard<'_, Shard> {
         let shard = usize::try_from(which % SHARDS as u64).unwrap_or(0);
         lock(&self.shards[shard])

@@ -38,16 +38,16 @@ pub(super) const PRIVATE: Mode = Mode::RWXU;
 ///
 /// Nothing in it that this value did not make is ever changed or followed, but for the
 /// attributes of the directory itself, and in a target that is opened with
-/// [`Contents::Kept`]: there files are written in place, and what is in the way is
-/// removed. The WAL directory may be a link there.
+/// [`Contents::Resumed`] or [`Contents::Over`]: there files are written in place, and what is
+/// in the way is removed. The WAL directory may be a link in the last alone.
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
     root: Arc<OwnedFd>,
     /// Whether files can be given away.
     pub(super) gives_away: bool,
-    /// Whether something was here before.
-    keeps: bool,
+    /// What was here before.
+    contents: Contents,
     names: Names,
     written: AtomicU64,
     state: Mutex<State>,
@@ -128,8 +128,11 @@ pub fn check_destination(path: &Path) -> Result<(), RestoreError> {
 pub enum Contents {
     /// Nothing, but for the way to another target.
     Nothing,
-    /// Anything: it is restored over.
-    Kept,
+    /// What an interrupted restore left, which may have been of a hostile archive: no link in it
+    /// is followed.
+    Resumed,
+    /// A data directory: it is restored over. The link of its WAL directory is its owner's.
+    Over,
 }
 
 /// Opens all targets of a restore, with what may be in each.
@@ -140,8 +143,8 @@ pub enum Contents {
 /// backups must never meet in one directory.
 pub fn open_targets(paths: &[(PathBuf, Contents)]) -> Result<Vec<Target>, RestoreError> {
     let open = |(path, contents): &(PathBuf, Contents)| {
-        let keeps = *contents == Contents::Kept;
-        Target::open(path).map(|target| Target { keeps, ..target })
+        let contents = *contents;
+        Target::open(path).map(|target| Target { contents, ..target })
     };
     let targets = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let real = |target: &Target| {
@@ -152,7 +155,7 @@ pub fn open_targets(paths: &[(PathBuf, Contents)]) -> Result<Vec<Target>, Restor
     for (target, place) in targets
         .iter()
         .zip(&places)
-        .filter(|(target, _)| !target.keeps)
+        .filter(|(target, _)| !target.keeps())
     {
         let not_listed = |source| target.error("list", b".", source);
         for entry in fs::read_dir(place).map_err(not_listed)? {
@@ -213,7 +216,7 @@ impl Target {
             path: absolute,
             root: Arc::new(root),
             gives_away: rustix::process::geteuid().is_root(),
-            keeps: false,
+            contents: Contents::Nothing,
             names: Names::new(),
             written: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -230,13 +233,25 @@ impl Target {
 
     /// Whether something was here before.
     pub(super) fn keeps(&self) -> bool {
-        self.keeps
+        self.contents != Contents::Nothing
+    }
+
+    /// Why a member that is no directory must not have this name, if it must not.
+    ///
+    /// The link of a WAL directory is followed when a backup is restored over it, so an archive
+    /// must not be able to make one; and what is in that directory must not make room for a file.
+    /// A server has a directory there, or a link to one, and neither is stored as a link.
+    pub(super) fn reserved(&self, name: &[u8], kind: &MemberKind) -> Option<&'static str> {
+        if self.contents == Contents::Over && is_wal_directory(name) {
+            return Some("it would replace the WAL directory");
+        }
+        refused_at_top(name, kind)
     }
 
     /// Whether a directory that has the name of this member was here before, and no archive has
     /// it.
     pub(super) fn may_replace(&self, member: &[u8]) -> bool {
-        self.keeps && plain_name(member).is_ok_and(|name| !self.has_directory(&name))
+        self.keeps() && plain_name(member).is_ok_and(|name| !self.has_directory(&name))
     }
 
     /// Whether an archive has this directory, or something in it.
@@ -288,7 +303,7 @@ impl Target {
         let parent = self.directory(&[b"pg_tblspc"], &name)?;
         match rustix::fs::symlinkat(&location, &*parent, oid.to_string()) {
             Ok(()) => {}
-            Err(Errno::EXIST) if self.keeps => {
+            Err(Errno::EXIST) if self.keeps() => {
                 let there = rustix::fs::readlinkat(&*parent, oid.to_string(), Vec::new());
                 let same =
                     there.is_ok_and(|there| there.as_bytes() == location.as_os_str().as_bytes());
@@ -450,11 +465,11 @@ impl Target {
     ) -> rustix::io::Result<()> {
         // The owner first, since giving a file away may drop bits of its mode.
         if let Some(ids) = attributes.owner.or(cluster).filter(|_| self.gives_away)
-            && !(self.keeps && owned_by(&file, ids)?)
+            && !(self.keeps() && owned_by(&file, ids)?)
         {
             chown(&file, ids)?;
         }
-        if self.keeps && has_already(&file, attributes)? {
+        if self.keeps() && has_already(&file, attributes)? {
             return Ok(());
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode))?;
@@ -471,12 +486,12 @@ impl Target {
         for depth in 0..parts.len() {
             let base = parts[depth];
             let name = parts[..=depth].join(&b'/');
-            if self.keeps {
+            if self.keeps() {
                 self.state().directories.entry(name.clone()).or_insert(None);
             }
             let opened = match self.open_component(&directory, base, &name) {
                 // What is no directory, of the one that was here before.
-                Err(Errno::NOTDIR | Errno::LOOP) if self.keeps && !self.names.has(&name) => {
+                Err(Errno::NOTDIR | Errno::LOOP) if self.keeps() && !self.names.has(&name) => {
                     let replaced = unlink(&directory, base)
                         .and_then(|()| rustix::fs::mkdirat(&*directory, base, PRIVATE));
                     match replaced {
@@ -522,8 +537,10 @@ impl Target {
         Ok(directory)
     }
 
-    /// Opens a directory in another one; never through a link, but for that of a WAL directory
-    /// that was here before.
+    /// Opens a directory in another one; never through a link, but for that of the WAL directory
+    /// where a backup is restored over it, and which no archive has made ([`reserved`](Self::reserved)).
+    ///
+    /// Asks for no name: it may be called under the lock of one.
     fn open_component(
         &self,
         parent: &OwnedFd,
@@ -532,7 +549,7 @@ impl Target {
     ) -> rustix::io::Result<OwnedFd> {
         match rustix::fs::openat(parent, base, OPEN_DIRECTORY, Mode::empty()) {
             Err(Errno::NOTDIR | Errno::LOOP)
-                if self.keeps && is_wal_directory(name) && !self.names.has(name) =>
+                if self.contents == Contents::Over && is_wal_directory(name) =>
             {
                 let flags = OPEN_DIRECTORY.difference(OFlags::NOFOLLOW);
                 rustix::fs::openat(parent, base, flags, Mode::empty())
@@ -596,8 +613,15 @@ pub(super) fn name_parts(name: &[u8]) -> Vec<&[u8]> {
 }
 
 /// Whether this is the name of the WAL directory, before PostgreSQL 10 and since.
-pub(super) fn is_wal_directory(name: &[u8]) -> bool {
+pub(in crate::pgdata) fn is_wal_directory(name: &[u8]) -> bool {
     name == b"pg_wal" || name == b"pg_xlog"
+}
+
+/// Why a restore refuses a member of this name, wherever it goes, if it does: see
+/// [`Target::reserved`].
+pub fn refused_at_top(name: &[u8], kind: &MemberKind) -> Option<&'static str> {
+    (is_wal_directory(name) && matches!(kind, MemberKind::Symlink { .. }))
+        .then_some("it would be a link in place of the WAL directory")
 }
 
 /// Whether mode and date are these. So a million files that are as they should be are not

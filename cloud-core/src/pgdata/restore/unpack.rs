@@ -98,6 +98,9 @@ impl<'t> Unpacker<'t> {
             self.target.note_directory(name, self.archive, attributes);
             return Ok(());
         }
+        if let Some(problem) = self.target.reserved(&name, &member.kind) {
+            return Err(refused(member, problem));
+        }
         let parent = self.parent(above, member)?;
         let names = self.target.names();
         if let MemberKind::File { size } = member.kind {

@@ -354,6 +354,8 @@ fn links_to_directories_are_told_and_never_followed() {
         symlink(elsewhere.path().join(target), root.path().join(name)).expect("a link");
     };
     link("wal", "pg_wal");
+    // To nothing, and of another version of the server.
+    link("gone", "pg_xlog");
     link("5", "base/5");
     link("5", "pg_tblspc/16384");
     link("5", "pg_tblspc/16385");
@@ -370,6 +372,7 @@ fn links_to_directories_are_told_and_never_followed() {
         .collect();
     let expected = [
         ("pg_wal", true),
+        ("pg_xlog", false),
         ("base/5", false),
         ("pg_tblspc/16385", false),
     ];

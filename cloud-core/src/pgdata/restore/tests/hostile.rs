@@ -52,6 +52,7 @@ fn a_hostile_member_is_refused_and_nothing_outside_changes() {
         ("device", vec![member(b"d", MemberKind::Device)]),
         ("file instead of the target", vec![file(".", b"evil")]),
         ("link instead of the target", vec![link("./", "..")]),
+        ("link instead of the WAL", vec![link("./pg_wal", "..")]),
         ("NUL in a name", vec![file("a\0b", b"evil")]),
         ("NUL in a link", vec![link("l", "a\0b")]),
         ("label out of turn", vec![file("./backup_label", b"evil")]),

@@ -4,7 +4,11 @@ use super::*;
 
 /// A target over a directory as it is.
 fn over(path: &Path) -> Target {
-    let targets = open_targets(&[(path.to_owned(), Contents::Kept)]);
+    opened(path, Contents::Over)
+}
+
+fn opened(path: &Path, contents: Contents) -> Target {
+    let targets = open_targets(&[(path.to_owned(), contents)]);
     targets.expect("a target").remove(0)
 }
 
@@ -89,16 +93,76 @@ fn a_link_is_followed_for_the_wal_alone_and_only_if_it_was_there() {
     assert!(!main.join("base").is_symlink() && main.join("base/1").is_file());
     assert!(!place.path().join("elsewhere/1").exists());
     target.finish().expect("finished");
-    drop(target);
+}
 
-    let target = over(&main);
-    unpack(&target, &link("pg_wal", "../elsewhere"), b"").expect("unpacked");
-    let refused = unpack(&target, &file("pg_wal/1", b"x"), b"x");
-    assert!(
-        matches!(refused, Err(RestoreError::InTheWay { .. })),
-        "{refused:?}"
-    );
+/// Of two runs the first could leave a link for the second.
+#[test]
+fn no_archive_makes_a_link_that_a_later_run_follows() {
+    for contents in [Contents::Nothing, Contents::Resumed, Contents::Over] {
+        for name in ["pg_wal", "./pg_xlog/"] {
+            let (place, main) = kept_place();
+            fs::create_dir(place.path().join("elsewhere")).expect("a directory");
+            let target = opened(&main, contents);
+            let refused = unpack(&target, &link(name, "../elsewhere"), b"");
+            assert!(
+                matches!(refused, Err(RestoreError::Refused { .. })),
+                "{contents:?} {name}: {refused:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_restore_that_goes_on_follows_no_link() {
+    let (place, main) = kept_place();
+    fs::create_dir(place.path().join("elsewhere")).expect("a directory");
+    symlink("../elsewhere", main.join("pg_wal")).expect("a link");
+    let target = opened(&main, Contents::Resumed);
+    unpack(&target, &file("pg_wal/1", b"x"), b"x").expect("unpacked");
+    assert!(!main.join("pg_wal").is_symlink() && main.join("pg_wal/1").is_file());
     assert!(!place.path().join("elsewhere/1").exists());
+}
+
+#[test]
+fn nothing_takes_the_place_of_the_wal_that_is_there() {
+    let (_place, main) = kept_place();
+    fs::create_dir(main.join("pg_wal")).expect("a directory");
+    fs::write(main.join("pg_wal/00000001000000000000000A"), "x").expect("a file");
+    let target = over(&main);
+    unpack(&target, &file("f", b"x"), b"x").expect("unpacked");
+    let members = [
+        file("pg_wal", b"x"),
+        hard_link("pg_wal", "f"),
+        member(b"pg_wal", MemberKind::Fifo),
+    ];
+    for member in members {
+        let refused = unpack(&target, &member, b"x");
+        assert!(
+            matches!(refused, Err(RestoreError::Refused { .. })),
+            "{refused:?}"
+        );
+    }
+    assert!(main.join("pg_wal/00000001000000000000000A").is_file());
+}
+
+#[test]
+fn a_hard_link_waits_for_no_lock_that_it_has_itself() {
+    let (place, main) = kept_place();
+    fs::create_dir(place.path().join("wal")).expect("a directory");
+    symlink("../wal", main.join("pg_wal")).expect("a link");
+    let target = over(&main);
+    let mut names = (0..).map(|number| format!("h{number}"));
+    let name = names
+        .find(|name| target.names().share_a_lock(b"pg_wal", name.as_bytes()))
+        .expect("one in 4096");
+    let (done, waits) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        unpack(&target, &file("pg_wal/f", b"x"), b"x").expect("unpacked");
+        unpack(&target, &hard_link(&name, "pg_wal/f"), b"").expect("unpacked");
+        let _ = done.send(());
+    });
+    let waited = waits.recv_timeout(std::time::Duration::from_secs(20));
+    assert!(waited.is_ok(), "{waited:?}");
 }
 
 #[test]
@@ -195,7 +259,9 @@ fn of_a_tablespace_only_the_directories_that_the_backup_has_are_cleaned() {
     }
     let target = over(&main);
     unpack(&target, &file("PG_15_1/5/1", b"x"), b"x").expect("unpacked");
-    target.remove_extra(Extent::Tablespace).expect("removed");
+    target
+        .remove_extra(Extent::Tablespace)
+        .expect("removed");
     assert!(!main.join("PG_15_1/5/x").exists() && main.join("PG_15_1/5/1").exists());
     assert!(main.join("PG_9.6_1/5/x").exists() && main.join("lost+found/x").exists());
 }
@@ -253,7 +319,7 @@ fn what_is_known_of_an_archive_is_recalled() {
     let path = target.path().to_owned();
     drop(target);
 
-    let again = over(&path);
+    let again = opened(&path, Contents::Resumed);
     assert_eq!(again.recall(1, "x"), None);
     for line in text.lines().filter(|line| !line.starts_with('f')) {
         assert_eq!(again.recall(1, line), Some(()), "{line}");
