@@ -127,9 +127,18 @@ fn open(path: &Path) -> io::Result<File> {
 /// The journal of a restore under way.
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: Mutex<File>,
+    kept: Mutex<Kept>,
     targets: Vec<Arc<Target>>,
     durability: Durability,
+}
+
+/// The file, to which one archive is added at a time.
+#[derive(Debug)]
+struct Kept {
+    file: File,
+    /// The kernel tells once that the disk refused something, to whoever syncs first, and what it
+    /// refused may be of any archive: from then on none is known to be on disk.
+    sync_failed: bool,
 }
 
 /// What an earlier run had brought to its end: archives, by their number, and what is left of each.
@@ -179,7 +188,10 @@ impl Journal {
         }
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         let journal = Self {
-            file: Mutex::new(file),
+            kept: Mutex::new(Kept {
+                file,
+                sync_failed: false,
+            }),
             targets: targets.to_vec(),
             durability,
         };
@@ -199,15 +211,33 @@ impl Journal {
         if self.durability == Durability::Unsynced {
             return Ok(());
         }
-        sync_all(&[target]).map_err(|error| general(&error))?;
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = write_record(&mut file, &title(plan, archive), number, target, unpacked);
-        written.map_err(|error| cannot(&place(self.targets[0].path()), &error))
+        let sync = || sync_all(&[target]).map_err(|error| general(&error));
+        self.when_synced(sync, |file| {
+            let written = write_record(file, &title(plan, archive), number, target, unpacked);
+            written.map_err(|error| cannot(&place(self.targets[0].path()), &error))
+        })
+    }
+
+    /// Syncs, then writes, with nobody in between; writes nothing after any failure. Who met that
+    /// one tells it.
+    fn when_synced(
+        &self,
+        sync: impl FnOnce() -> Result<(), OpError>,
+        write: impl FnOnce(&mut File) -> Result<(), OpError>,
+    ) -> Result<(), OpError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.sync_failed {
+            return Ok(());
+        }
+        let done = sync().and_then(|()| write(&mut kept.file));
+        kept.sync_failed = done.is_err();
+        done
     }
 
     /// Forgets all archives: what was restored is not what it should be, and is to be read again.
     pub(super) fn forget(&self, plan: &Plan) {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = &kept.file;
         if let Some(header) = plan.sources.first().and_then(|source| look(plan, source)) {
             // Whoever goes on without it gets the same answer once more.
             let _ = file.set_len(header.length).and_then(|()| file.sync_all());
@@ -398,4 +428,32 @@ pub(super) fn recall(
         }
     }
     Ok(unpacked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two archives end together, and the kernel tells of the failure once.
+    #[test]
+    fn nothing_is_written_down_once_a_sync_has_failed() {
+        let journal = Journal {
+            kept: Mutex::new(Kept {
+                file: tempfile::tempfile().unwrap(),
+                sync_failed: false,
+            }),
+            targets: Vec::new(),
+            durability: Durability::Synced,
+        };
+        let write = |file: &mut File| {
+            file.write_all(b"archive\n").unwrap();
+            Ok(())
+        };
+        journal.when_synced(|| Ok(()), write).unwrap();
+        let refused = || Err(OpError::new(OpErrorKind::General, "the disk refused"));
+        journal.when_synced(refused, write).unwrap_err();
+        journal.when_synced(|| Ok(()), write).unwrap();
+        let length = journal.kept.lock().unwrap().file.metadata().unwrap().len();
+        assert_eq!(length, 8, "one record");
+    }
 }
