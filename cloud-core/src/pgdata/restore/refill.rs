@@ -2,13 +2,18 @@
 //!
 //! A file with further names is not written in place, since what has the other names may be
 //! another cluster (`pg_upgrade --link`); nor is one that somebody in this run is writing.
+//!
+//! What is compared is what the disk has. After a write to the disk failed, the kernel keeps the
+//! pages and calls them clean: a comparison with those would find nothing to write, and the file
+//! would stay as it was before on the disk. So they are dropped first. That is advice: pages that
+//! somebody else has mapped stay, but no server is at work here.
 
 use std::fs::File;
 use std::io::{self, BufRead};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::walk::OPEN_DIRECTORY;
@@ -23,7 +28,12 @@ pub(super) fn reuse(parent: &OwnedFd, base: &[u8]) -> Option<File> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(parent, base, flags, Mode::empty()).ok()?);
     let metadata = file.metadata().ok()?;
-    (metadata.is_file() && metadata.nlink() == 1).then_some(file)
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return None;
+    }
+    // Pages that still wait for the disk stay in memory, and whoever syncs them hears of failures.
+    let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+    Some(file)
 }
 
 /// Makes the content of `file` that of `content`, and gives its CRC-32C.
@@ -104,4 +114,37 @@ pub(super) fn entries(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, F
         found.push((name.to_vec(), kind));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSliceMut;
+
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    use super::*;
+
+    #[test]
+    fn what_is_compared_is_not_what_memory_has() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("file");
+        std::fs::write(&path, vec![7; 4 << 20]).expect("a file");
+        let file = File::open(&path).expect("there");
+        file.sync_all().expect("synced");
+        let in_memory = || {
+            let mut byte = [0; 1];
+            let mut piece = [IoSliceMut::new(&mut byte)];
+            preadv2(&file, &mut piece, 3 << 20, ReadWriteFlags::NOWAIT) == Ok(1)
+        };
+        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).expect("advice is taken");
+        if in_memory() {
+            eprintln!("not tested: this file system has its files in memory");
+            return;
+        }
+        std::fs::read(&path).expect("readable");
+        assert!(in_memory(), "it has just been read");
+        let parent = OwnedFd::from(File::open(place.path()).expect("there"));
+        assert!(reuse(&parent, b"file").is_some());
+        assert!(!in_memory());
+    }
 }
