@@ -28,7 +28,7 @@ pub use pages::{BadPage, BadPages, Findings, Judgement, PageChecker, PageRules};
 pub use relation::{RelationFile, fork_of};
 pub use restore::{
     ASIDE_NAME, Contents, Durability, Extent, JOURNAL_NAME, Known, Names, Removed, RestoreError,
-    Target, Unpacker, check_destination, held_of_words, held_to_words, is_held_back,
+    Spared, Target, Unpacker, check_destination, held_of_words, held_to_words, is_held_back,
     of_hex, open_targets, plain_name, refused_at_top, sync_all, to_hex,
 };
 pub use source::{

@@ -14,7 +14,7 @@ use super::{RestoreRequest, journal};
 use crate::catalogue::info::Status;
 use crate::catalogue::layout::ArchiveBase;
 use crate::ops::{OpError, OpErrorKind};
-use crate::pgdata::{ASIDE_NAME, ControlFile, Extent, Target, display_name};
+use crate::pgdata::{ASIDE_NAME, ControlFile, Extent, Spared, Target, display_name};
 
 /// Checks that the backup may be restored over what is there. Changes nothing.
 pub(super) fn check(plan: &Plan, request: &RestoreRequest) -> Result<(), OpError> {
@@ -150,6 +150,7 @@ pub(super) fn clean(plan: &Plan, targets: &[Arc<Target>]) -> Result<(), OpError>
             stays.push(format!("pg_tblspc/{oid}").into_bytes());
         }
     }
+    let spared = Spared::all(targets.iter().map(Arc::as_ref)).map_err(|error| general(&error))?;
     let mut names = 0;
     for (source, target) in plan.sources.iter().zip(targets) {
         let extent = match source.base {
@@ -157,7 +158,7 @@ pub(super) fn clean(plan: &Plan, targets: &[Arc<Target>]) -> Result<(), OpError>
             ArchiveBase::Tablespace(_) => Extent::Tablespace,
         };
         let removed = target
-            .remove_extra(extent)
+            .remove_extra(extent, &spared)
             .map_err(|error| general(&error))?;
         names += removed.names;
         if removed.kept_wal > 0 {

@@ -4,7 +4,7 @@
 //! Nothing is removed through a link, but for what is in the WAL directory, which may lie
 //! elsewhere. WAL that was never archived is moved, not removed. Below a tablespace's
 //! directory are those of several versions of the server, each another cluster's: only those
-//! that the backup has are looked into.
+//! that the backup has are looked into. Another target may lie within one, and is spared.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
-use super::RestoreError;
 use super::refill::{entries, remove_tree, unlink};
 use super::target::{Target, is_wal_directory};
+use super::{RestoreError, Spared};
 
 /// `pg_control` of a cluster that is being restored over.
 pub const ASIDE_NAME: &[u8] = b"global/pg_control.barman-cloud-aside";
@@ -47,9 +47,14 @@ pub enum Extent<'a> {
 
 impl Target {
     /// Removes what no archive has. Called when all are unpacked and all links made.
-    pub fn remove_extra(&self, extent: Extent<'_>) -> Result<Removed, RestoreError> {
+    /// `spared`: the other targets.
+    pub fn remove_extra(
+        &self,
+        extent: Extent<'_>,
+        spared: &Spared,
+    ) -> Result<Removed, RestoreError> {
         let mut removed = Removed::default();
-        self.clean(self.root(), b"", extent, &mut removed)?;
+        self.clean(self.root(), b"", (extent, spared), &mut removed)?;
         Ok(removed)
     }
 
@@ -57,7 +62,7 @@ impl Target {
         &self,
         directory: &OwnedFd,
         name: &[u8],
-        extent: Extent<'_>,
+        (extent, spared): (Extent<'_>, &Spared),
         removed: &mut Removed,
     ) -> Result<(), RestoreError> {
         let listed = entries(directory);
@@ -75,17 +80,18 @@ impl Target {
                 }
                 Extent::Tablespace => name.is_empty() && !belongs,
             };
-            if stays {
+            let is_directory = kind == FileType::Directory;
+            if stays || is_directory && spared.is_target(directory, &base).map_err(failed)? {
                 continue;
             }
             if belongs && is_wal_directory(&full) && extent != Extent::Tablespace {
-                self.clean_wal(&full, removed)?;
+                self.clean_wal(&full, spared, removed)?;
                 continue;
             }
-            if kind == FileType::Directory {
-                if belongs {
+            if is_directory {
+                if belongs || spared.leads_to_one(directory, &base).map_err(failed)? {
                     let below = self.open_directory(&super::target::name_parts(&full), &full)?;
-                    self.clean(&below, &full, extent, removed)?;
+                    self.clean(&below, &full, (extent, spared), removed)?;
                     continue;
                 }
                 remove_tree(directory, &base).map_err(failed)?;
@@ -100,17 +106,26 @@ impl Target {
     }
 
     /// The WAL directory, which may be behind a link.
-    fn clean_wal(&self, name: &[u8], removed: &mut Removed) -> Result<(), RestoreError> {
+    fn clean_wal(
+        &self,
+        name: &[u8],
+        spared: &Spared,
+        removed: &mut Removed,
+    ) -> Result<(), RestoreError> {
         let directory = self.open_directory(&[name], name)?;
         let failed = |errno| self.error("clear", name, errno);
         let status = self.open_directory(&[name, b"archive_status"], name).ok();
         for (base, kind) in entries(&directory).map_err(failed)? {
             let full = [name, b"/", &base[..]].concat();
-            if base == KEPT_WAL || base == b"archive_status" || self.names().has(&full) {
+            // The last is a file system's of its own, and root's.
+            let stays = [KEPT_WAL, b"archive_status", b"lost+found"].contains(&&base[..]);
+            if stays || self.names().has(&full) {
                 continue;
             }
             if kind == FileType::Directory {
-                if !self.has_directory(&full) {
+                let of_another = spared.is_target(&directory, &base).map_err(failed)?
+                    || spared.leads_to_one(&directory, &base).map_err(failed)?;
+                if !of_another && !self.has_directory(&full) {
                     remove_tree(&directory, &base).map_err(failed)?;
                     removed.names += 1;
                 }

@@ -20,6 +20,7 @@ mod names;
 mod owner;
 mod record;
 mod refill;
+mod spared;
 mod sync;
 mod target;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use extra::{ASIDE_NAME, Extent, Removed};
 pub use name::{is_held_back, plain_name};
 pub use names::{Known, Names};
 pub use record::{held_of_words, held_to_words, of_hex, to_hex};
+pub use spared::Spared;
 pub use sync::{Durability, sync_all};
 pub(in crate::pgdata) use target::is_wal_directory;
 pub use target::{Contents, Target, check_destination, open_targets, refused_at_top};

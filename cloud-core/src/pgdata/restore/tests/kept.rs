@@ -166,6 +166,28 @@ fn a_hard_link_waits_for_no_lock_that_it_has_itself() {
 }
 
 #[test]
+fn a_target_that_lies_in_another_one_is_not_cleaned_away() {
+    let (_place, main) = kept_place();
+    for name in ["space/PG_15_1", "new/space/PG_15_1", "old", "pg_wal/space"] {
+        fs::create_dir_all(main.join(name)).expect("directories");
+        fs::write(main.join(name).join("x"), "x").expect("a file");
+    }
+    fs::write(main.join("new/y"), "y").expect("a file");
+    let target = over(&main);
+    target.ensure_directory("pg_wal").expect("there");
+    let others = ["space", "new/space", "pg_wal/space"].map(|name| over(&main.join(name)));
+    let all = std::iter::once(&target).chain(&others);
+    let spared = Spared::all(all).expect("they are there");
+    let removed = target.remove_extra(Extent::Pgdata(&[]), &spared);
+    // `old` and `new/y`.
+    assert_eq!(removed.expect("removed").names, 2);
+    for name in ["space/PG_15_1/x", "new/space/PG_15_1/x", "pg_wal/space/x"] {
+        assert!(main.join(name).is_file(), "{name}");
+    }
+    assert!(!main.join("old").exists() && !main.join("new/y").exists());
+}
+
+#[test]
 fn what_no_archive_has_is_removed_but_for_what_is_anothers() {
     let (place, main) = kept_place();
     for name in [
@@ -174,6 +196,7 @@ fn what_no_archive_has_is_removed_but_for_what_is_anothers() {
         "lost+found",
         "wal/archive_status",
         "wal/summaries",
+        "wal/lost+found",
     ] {
         fs::create_dir_all(main.join(name)).expect("directories");
     }
@@ -206,7 +229,8 @@ fn what_no_archive_has_is_removed_but_for_what_is_anothers() {
     unpack(&target, &directory("base"), b"").expect("unpacked");
     unpack(&target, &file("global/1", b"x"), b"x").expect("unpacked");
     target.ensure_directory("pg_wal").expect("there");
-    let removed = target.remove_extra(Extent::Pgdata(&[b"stays".to_vec()]));
+    let nothing = Spared::default();
+    let removed = target.remove_extra(Extent::Pgdata(&[b"stays".to_vec()]), &nothing);
     let removed = removed.expect("removed");
     // base/1, base/link, global/2, up; and of the WAL: A, xlogtemp, summaries, two marks.
     assert_eq!((removed.names, removed.kept_wal), (9, 2));
@@ -236,6 +260,7 @@ fn what_no_archive_has_is_removed_but_for_what_is_anothers() {
         kept.into(),
         format!("{kept}/00000001000000000000000B"),
         format!("{kept}/00000002.history"),
+        "lost+found".into(),
     ];
     assert_eq!(left, expected);
     assert!(place.path().join("outside").exists());
@@ -243,7 +268,7 @@ fn what_no_archive_has_is_removed_but_for_what_is_anothers() {
     // Another one of that name does not replace it.
     fs::write(wal("00000002.history"), "another").expect("a file");
     target
-        .remove_extra(Extent::Pgdata(&[b"stays".to_vec()]))
+        .remove_extra(Extent::Pgdata(&[b"stays".to_vec()]), &nothing)
         .expect("removed");
     let both = ["00000002.history", "00000002.history.1"]
         .map(|name| fs::read_to_string(wal(kept).join(name)).expect("readable"));
@@ -260,7 +285,7 @@ fn of_a_tablespace_only_the_directories_that_the_backup_has_are_cleaned() {
     let target = over(&main);
     unpack(&target, &file("PG_15_1/5/1", b"x"), b"x").expect("unpacked");
     target
-        .remove_extra(Extent::Tablespace)
+        .remove_extra(Extent::Tablespace, &Spared::default())
         .expect("removed");
     assert!(!main.join("PG_15_1/5/x").exists() && main.join("PG_15_1/5/1").exists());
     assert!(main.join("PG_9.6_1/5/x").exists() && main.join("lost+found/x").exists());
