@@ -196,8 +196,10 @@ impl<'a> Archives<'a> {
         }
         let parts = BTreeMap::from([(number, part)]);
         if Some(number) == self.last_of_pgdata() {
-            let known = self.right(&parts);
-            *self.right.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+            // When it is read again, all archives have said what is right, and this one may know
+            // less: the manifest may be in another.
+            let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
+            right.get_or_insert_with(|| self.right(&parts));
         }
         self.ctx.reporter.archive_done(one.archive.key.base_name());
         Ok(parts)

@@ -614,3 +614,16 @@ async fn of_a_snapshot_backup_the_label_and_the_wal_are_looked_at() {
     let report = scene.report(false).await;
     assert_eq!(report["findings"][0]["kind"], "label", "{report}");
 }
+
+/// What the last archive alone says is not what is right.
+#[tokio::test]
+async fn the_manifest_may_be_in_another_archive_than_the_label() {
+    let mut scene = Scene::new();
+    scene.algorithm = Algorithm::Sha256;
+    scene.label_apart = true;
+    scene.jobs = 1;
+    scene.seal();
+    scene.store_archives();
+    let report = scene.report(false).await;
+    assert_eq!(report["status"], "good", "{report}");
+}

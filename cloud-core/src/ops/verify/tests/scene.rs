@@ -43,6 +43,9 @@ pub(super) struct Scene {
     /// A member of the first archive that is no file, behind the others.
     pub(super) odd: Option<(String, MemberKind)>,
     pub(super) manifest_lists_odd: bool,
+    /// The label has an archive to itself.
+    pub(super) label_apart: bool,
+    pub(super) jobs: u32,
 }
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -111,6 +114,8 @@ impl Scene {
             manifest: Vec::new(),
             odd: None,
             manifest_lists_odd: false,
+            label_apart: false,
+            jobs: 2,
         };
         scene.seal();
         scene.store_archives();
@@ -240,7 +245,15 @@ impl Scene {
                 "backup_manifest" => manifest.as_ref(),
                 name => self.files.get(name),
             };
-            last.extend(content.map(|content| (name, &content[..])));
+            let content = content.map(|content| (name, &content[..]));
+            match (name, content) {
+                ("backup_label", Some(label)) if self.label_apart => {
+                    let bytes = archive(&[label], None);
+                    let key = format!("{DIR}/data_0002.tar.gz");
+                    self.memory.insert(&key, gzip(&bytes));
+                }
+                (_, content) => last.extend(content),
+            }
         }
         let odd = self.odd.as_ref();
         let data = gzip(&archive(&data, odd));
@@ -257,7 +270,7 @@ impl Scene {
             server: "main".to_owned(),
             backup: self.backup.clone(),
             format,
-            jobs: NonZeroU32::new(2).unwrap(),
+            jobs: NonZeroU32::new(self.jobs).unwrap(),
             to_newest,
         };
         run(&context().0, Arc::new(self.store.clone()), request).await
@@ -288,7 +301,10 @@ fn archive(files: &[(&str, &[u8])], odd: Option<&(String, MemberKind)>) -> Vec<u
         let mut content = content;
         writer.append(&member, &mut content, &mut buffer).unwrap();
     };
-    add(".", MemberKind::Directory, b"");
+    // The archive of a label alone begins with it.
+    if files.len() != 1 {
+        add(".", MemberKind::Directory, b"");
+    }
     for (name, content) in files {
         if let Some((directory, _)) = name.rsplit_once('/') {
             add(directory, MemberKind::Directory, b"");
