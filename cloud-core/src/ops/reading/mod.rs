@@ -11,5 +11,5 @@ mod stored;
 
 pub(super) use identity::{is_manifest_of, label_flaw};
 pub(super) use lanes::{Lanes, blocking, side_by_side};
-pub(super) use pipeline::{Before, Passage, Trouble, Unpacked, held_back};
+pub(super) use pipeline::{Before, Passage, Trouble, Unpacked, held_back, not_begun};
 pub(super) use stored::Stored;

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::layout::ArchiveBase;
 use crate::codec;
+use crate::key::Key;
+use crate::ops::{OpError, OpErrorKind};
 use crate::pgdata::{LABEL_NAME, MANIFEST_NAME, display_name, is_held_back, plain_name};
 use crate::report::Reporter;
 use crate::store::StoreError;
@@ -102,6 +104,8 @@ pub(in crate::ops) enum Trouble<E> {
     Store(StoreError),
     /// What came is no whole archive.
     Archive(TarError),
+    /// This machine has no thread or memory left to read it with, which says nothing of the archive.
+    Local(io::Error),
     /// Who takes the members failed.
     Taker(E),
 }
@@ -109,8 +113,28 @@ pub(in crate::ops) enum Trouble<E> {
 /// Why there are no more members.
 enum End {
     Archive(TarError),
+    Local(io::Error),
     /// The thread that takes them has ended early and knows why.
     NobodyTakes,
+}
+
+impl End {
+    /// Why a decoder could not be made. What is wrong with the bytes is no error of the system.
+    fn of_decoder(error: io::Error) -> Self {
+        let of_system = error.raw_os_error().is_some();
+        if of_system || error.kind() == io::ErrorKind::OutOfMemory {
+            Self::Local(error)
+        } else {
+            Self::Archive(error.into())
+        }
+    }
+}
+
+/// The error for [`Trouble::Local`].
+pub(in crate::ops) fn not_begun(key: &Key, error: &io::Error) -> OpError {
+    let text = format!("could not start to read archive `{key}` on this machine: {error}");
+    OpError::new(OpErrorKind::General, text)
+        .with_hint("raise the limit of processes or of memory, or give a lower --jobs")
 }
 
 /// What goes from one thread to the other. The content of a file follows its member.
@@ -135,7 +159,7 @@ impl Passage {
                 .spawn_scoped(scope, move || take_all(&received, &give_back, take));
             let taker = match taker {
                 Ok(taker) => taker,
-                Err(error) => return (Err(End::Archive(error.into())), Ok(())),
+                Err(error) => return (Err(End::Local(error)), Ok(())),
             };
             let read = self.read(&items, &spare);
             // There are no more members.
@@ -149,6 +173,7 @@ impl Passage {
             (Ok(unpacked), Ok(())) => return Ok(unpacked),
             (Ok(_) | Err(End::NobodyTakes), Err(error)) => Trouble::Taker(error),
             (Err(End::Archive(error)), _) => Trouble::Archive(error),
+            (Err(End::Local(error)), _) => Trouble::Local(error),
             (Err(End::NobodyTakes), Ok(())) => {
                 Trouble::Archive(io::Error::other("it was not taken to its end").into())
             }
@@ -164,7 +189,7 @@ impl Passage {
         let codec = codec::by_suffix(&self.suffix).unwrap_or(&codec::None);
         let plain = codec
             .parallel_decoder(Box::new(self.reader), self.decoders)
-            .map_err(|error| End::Archive(error.into()))?;
+            .map_err(End::of_decoder)?;
         let counted = Counted {
             inner: plain,
             cancel: &self.cancel,
@@ -326,6 +351,16 @@ pub(in crate::ops) fn held_back(unpacked: Vec<Unpacked>) -> (Held, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_says_nothing_of_the_archive() {
+        let local = |error| matches!(End::of_decoder(error), End::Local(_));
+        // As a thread that cannot be started.
+        assert!(local(rustix::io::Errno::AGAIN.into()));
+        assert!(local(io::ErrorKind::OutOfMemory.into()));
+        assert!(!local(io::ErrorKind::UnexpectedEof.into()));
+        assert!(!local(io::Error::other("this is no gzip data")));
+    }
 
     #[test]
     fn the_own_manifest_is_the_one_just_before_the_label() {

@@ -12,7 +12,7 @@ use crate::catalogue::info::Status;
 use crate::catalogue::layout::{Archive, ArchiveBase};
 use crate::key::Key;
 use crate::ops::reading::{
-    Lanes, Passage, Trouble, Unpacked, blocking, held_back, label_flaw, side_by_side,
+    Lanes, Passage, Trouble, Unpacked, blocking, held_back, label_flaw, not_begun, side_by_side,
 };
 use crate::ops::{Ctx, OpError, OpErrorKind, chain, hints};
 use crate::pgdata::{
@@ -214,6 +214,7 @@ fn explain(key: &Key, trouble: Trouble<RestoreError>) -> OpError {
         Trouble::Stopped => return interrupted(),
         Trouble::Store(error) => return OpError::of_store(&error),
         Trouble::Archive(error) => format!("archive `{key}` cannot be read: {error}"),
+        Trouble::Local(error) => return not_begun(key, &error),
         Trouble::Taker(error) => {
             let text = format!("archive `{key}` cannot be restored: {}", chain(&error));
             let hint = hints::of_disk(&error);

@@ -18,9 +18,9 @@ use super::interrupted;
 use super::member::{Counted, Members, Method, Suspect, Tree};
 use crate::catalogue::info::BackupInfo;
 use crate::catalogue::layout::{Archive, ArchiveBase, ArchiveSet};
-use crate::key::Prefix;
+use crate::key::{Key, Prefix};
 use crate::manifest::{self, Algorithm, Checksum, Kept};
-use crate::ops::reading::{Lanes, Passage, Trouble, Unpacked, side_by_side};
+use crate::ops::reading::{Lanes, Passage, Trouble, Unpacked, not_begun, side_by_side};
 use crate::ops::{Ctx, OpError, OpErrorKind};
 use crate::pgdata::{
     CONTROL_NAME, ControlFile, ControlSizes, Known, Names, PageRules, display_name, plain_name,
@@ -191,7 +191,7 @@ impl<'a> Archives<'a> {
             }
         };
         if let Some((trouble, last)) = trouble {
-            let (kind, detail) = explain(trouble, last.as_deref())?;
+            let (kind, detail) = explain(&one.archive.key, trouble, last.as_deref())?;
             part.findings.note(kind, key, detail);
         }
         let parts = BTreeMap::from([(number, part)]);
@@ -266,7 +266,7 @@ impl<'a> Archives<'a> {
             };
             let found = self.lanes.read(base, &one.archive, work).await;
             found.or_else(|trouble| {
-                let (kind, detail) = explain(trouble, None)?;
+                let (kind, detail) = explain(&one.archive.key, trouble, None)?;
                 let mut findings = Findings::default();
                 findings.note(kind, one.archive.key.to_string(), detail);
                 Ok(findings)
@@ -311,7 +311,11 @@ fn is_left(names: &Names, path: &[u8], number: u32) -> bool {
 
 /// What an archive that was not read to its end says of the backup; an error if it says
 /// nothing.
-fn explain(trouble: Trouble<io::Error>, last: Option<&str>) -> Result<(Kind, String), OpError> {
+fn explain(
+    key: &Key,
+    trouble: Trouble<io::Error>,
+    last: Option<&str>,
+) -> Result<(Kind, String), OpError> {
     let after = last.map_or(String::new(), |name| format!(", in or behind `{name}`"));
     match trouble {
         Trouble::Stopped => Err(interrupted()),
@@ -322,6 +326,7 @@ fn explain(trouble: Trouble<io::Error>, last: Option<&str>) -> Result<(Kind, Str
         Trouble::Archive(error) => {
             Ok((Kind::Archive, format!("it cannot be read: {error}{after}")))
         }
+        Trouble::Local(error) => Err(not_begun(key, &error)),
         Trouble::Store(error) if error.kind == StoreErrorKind::NotFound => {
             Ok((Kind::Part, "it was deleted after it was listed".to_owned()))
         }
