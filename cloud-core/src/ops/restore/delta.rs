@@ -103,10 +103,9 @@ fn refuse_live(pgdata: &Path) -> Result<(), OpError> {
             return Err(OpError::new(OpErrorKind::General, text));
         }
     };
-    let pid = text
-        .lines()
-        .next()
-        .and_then(|line| line.trim().parse().ok());
+    // A server that is alone with its user (`postgres --single`) writes it as a negative number.
+    let pid = text.lines().next();
+    let pid = pid.and_then(|line| line.trim().parse::<i32>().ok()?.checked_abs());
     let pid = pid.and_then(rustix::process::Pid::from_raw);
     let why = match pid {
         // Only that there is no such process says that the server is gone.
@@ -178,5 +177,31 @@ pub(super) fn end(targets: &[Arc<Target>]) -> Result<(), OpError> {
     match targets.first() {
         Some(pgdata) => pgdata.drop_control_aside().map_err(|error| general(&error)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_alone_with_its_user_is_a_server() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("postmaster.pid");
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        for sign in ["", "-"] {
+            fs::write(&path, format!("{sign}{}\n/data\n", child.id())).unwrap();
+            let refused = refuse_live(place.path());
+            let said = format!("says that process {} is a server's", child.id());
+            let told = refused.is_err_and(|error| error.message.contains(&said));
+            assert!(told, "`{sign}`");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(refuse_live(place.path()).is_ok(), "it is gone");
+        fs::write(&path, format!("{}\n", i32::MIN)).unwrap();
+        assert!(refuse_live(place.path()).is_err());
     }
 }
