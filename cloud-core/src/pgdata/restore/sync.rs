@@ -22,27 +22,26 @@ pub enum Durability {
 
 /// Syncs everything that was restored to `targets`. Called after [`Target::finish`] of each.
 ///
-/// Everything in a target is taken to be on the target's own file system, which it
-/// is if the target was empty.
+/// What is in a target that was empty is on the target's own file system; of any other the file
+/// systems are known that were written to.
 pub fn sync_all(targets: &[&Target]) -> Result<(), RestoreError> {
     let mut synced = Vec::new();
     let reports_errors = syncfs_reports_errors();
     for target in targets {
-        let device = rustix::fs::fstat(target.root())
-            .map_err(|errno| target.error("look at", b".", errno))?
-            .st_dev;
-        let whole = if synced.contains(&device) {
-            reports_errors
-        } else {
-            match rustix::fs::syncfs(target.root()) {
-                Ok(()) => {
-                    synced.push(device);
-                    reports_errors
-                }
-                Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => false,
+        let mut whole = reports_errors;
+        for directory in target.on_each_device() {
+            let device = rustix::fs::fstat(&*directory)
+                .map_err(|errno| target.error("look at", b".", errno))?
+                .st_dev;
+            if synced.contains(&device) {
+                continue;
+            }
+            match rustix::fs::syncfs(&*directory) {
+                Ok(()) => synced.push(device),
+                Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => whole = false,
                 Err(errno) => return Err(target.error("sync the file system of", b".", errno)),
             }
-        };
+        }
         if !whole {
             sync_tree(target)?;
         }

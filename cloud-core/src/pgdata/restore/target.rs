@@ -66,6 +66,9 @@ pub(super) struct State {
     pub(super) ownerless: Vec<Vec<u8>>,
     /// The target and directories above it, if they had to be made.
     made: Vec<PathBuf>,
+    /// A directory on each other file system that was written to: what is mounted below the
+    /// target, or behind the link of the WAL directory.
+    pub(super) elsewhere: BTreeMap<u64, Arc<OwnedFd>>,
 }
 
 /// What a member's header says about a file beside its content.
@@ -295,6 +298,15 @@ impl Target {
         &self.root
     }
 
+    /// The target, and a directory on each other file system that was written to.
+    pub(super) fn on_each_device(&self) -> Vec<Arc<OwnedFd>> {
+        let state = self.state();
+        let elsewhere = state.elsewhere.values().map(Arc::clone);
+        std::iter::once(Arc::clone(&self.root))
+            .chain(elsewhere)
+            .collect()
+    }
+
     /// Makes the link `pg_tblspc/<oid>` to the directory of a tablespace.
     pub fn link_tablespace(&self, oid: u32, location: &Path) -> Result<(), RestoreError> {
         let name = format!("pg_tblspc/{oid}").into_bytes();
@@ -518,8 +530,23 @@ impl Target {
                 opened => opened,
             };
             directory = Arc::new(self.opened(opened, &directory, &parts[..=depth], member)?);
+            if self.keeps() {
+                self.note_device(&directory)
+                    .map_err(|errno| self.error("look at the directory of", member, errno))?;
+            }
         }
         Ok(directory)
+    }
+
+    /// Remembers a directory of each file system that is not the target's own.
+    fn note_device(&self, directory: &Arc<OwnedFd>) -> rustix::io::Result<()> {
+        let device = rustix::fs::fstat(&**directory)?.st_dev;
+        if device != rustix::fs::fstat(&*self.root)?.st_dev {
+            let mut state = self.state();
+            let known = state.elsewhere.entry(device);
+            known.or_insert_with(|| Arc::clone(directory));
+        }
+        Ok(())
     }
 
     /// The directory of these components, which exists; never through a link.

@@ -165,6 +165,19 @@ fn a_hard_link_waits_for_no_lock_that_it_has_itself() {
     assert!(waited.is_ok(), "{waited:?}");
 }
 
+/// `/proc` is a file system of its own everywhere, and nothing is written there.
+#[test]
+fn every_file_system_that_was_written_to_is_synced() {
+    let (_place, main) = kept_place();
+    symlink("/proc", main.join("pg_wal")).expect("a link");
+    let target = over(&main);
+    target.ensure_directory("base").expect("made");
+    assert_eq!(target.on_each_device().len(), 1);
+    target.ensure_directory("pg_wal").expect("there");
+    assert_eq!(target.on_each_device().len(), 2);
+    sync_all(&[&target]).expect("synced");
+}
+
 #[test]
 fn a_target_that_lies_in_another_one_is_not_cleaned_away() {
     let (_place, main) = kept_place();
