@@ -24,7 +24,7 @@ use super::names::Names;
 use super::owner::{Ids, Owners};
 use super::refill::unlink;
 use super::sync::Durability;
-use super::unpack::create_file;
+use super::unpack::{close, create_file};
 use crate::tar::{Member, MemberKind, Mtime};
 
 /// What the name of a held-back file ends with until it is whole. PostgreSQL takes
@@ -418,6 +418,7 @@ impl Target {
         if durability == Durability::Synced {
             file.sync_all().map_err(failed)?;
         }
+        close(file).map_err(failed)?;
         rustix::fs::renameat(&*parent, &unfinished[..], &*parent, *base)
             .map_err(|errno| failed(errno.into()))?;
         keep_date(&parent, &before).map_err(|errno| failed(errno.into()))?;

@@ -41,6 +41,8 @@ pub struct Unpacker<'t> {
     target: &'t Target,
     /// Bytes that are restored until large files are written to the disk as they come.
     left_alone: u64,
+    /// Whether a file is synced later, which tells of all that did not reach the disk.
+    is_synced: bool,
     /// Number of the archive: of two that have one name, the greater number has the file that
     /// stays.
     archive: u32,
@@ -58,6 +60,7 @@ impl<'t> Unpacker<'t> {
         Self {
             target,
             left_alone: left_alone(durability, syncfs_reports_errors()),
+            is_synced: durability == Durability::Synced,
             archive,
             last: None,
         }
@@ -119,8 +122,9 @@ impl<'t> Unpacker<'t> {
                 Some((file, true)) => refill(self.target, member, content, file)?,
                 Some((file, false)) => self.copy(member, content, file, size)?,
             };
-            if let Some((file, _)) = &file {
-                self.set(file, attributes, &name, member)?;
+            if let Some((file, _)) = file {
+                self.set(&file, attributes, &name, member)?;
+                self.close(file, member)?;
             }
             names.fill(&name, self.archive, size, crc);
             return Ok(());
@@ -219,6 +223,15 @@ impl<'t> Unpacker<'t> {
             }
         }
         Ok(crc)
+    }
+
+    /// Closes a file. Where nothing is synced, some file systems (over a network, or with a quota)
+    /// tell only now that not all of it could be written.
+    fn close(&self, file: File, member: &Member) -> Result<(), RestoreError> {
+        if self.is_synced {
+            return Ok(());
+        }
+        close(file).map_err(|source| self.target.error("write", &member.name, source))
     }
 
     /// Makes another name of a file that was unpacked earlier.
@@ -345,6 +358,11 @@ pub(super) fn next_piece<'c>(
     }
     let most = usize::try_from(left).unwrap_or(usize::MAX);
     Ok(&piece[..piece.len().min(most)])
+}
+
+/// Closes a file and tells what the system says of it.
+pub(super) fn close(file: File) -> io::Result<()> {
+    nix::unistd::close(OwnedFd::from(file)).map_err(io::Error::from)
 }
 
 /// Creates an empty file that nobody else can open yet, in place of what is there.
