@@ -276,13 +276,17 @@ fn said(words: &str, known: &[(&[&str], &'static str)]) -> Option<&'static str> 
 }
 
 /// What to do about files that could not be written, for want of room or permission.
-pub(super) fn of_disk(error: &(dyn Error + 'static)) -> Option<&'static str> {
+pub(super) fn of_disk(error: &(dyn Error + 'static), resumes: bool) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         match kind {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                return Some("make room there, then run the same command again with --resume");
+                return Some(if resumes {
+                    "make room there, then run the same command again with --resume"
+                } else {
+                    "make room there, then run the same command again"
+                });
             }
             Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                 return Some("the user that runs this tool must be allowed to write there");
@@ -342,8 +346,10 @@ mod tests {
         #[error("could not write")]
         struct Wrapped(#[source] io::Error);
         let full = Wrapped(io::ErrorKind::StorageFull.into());
-        assert!(of_disk(&full).unwrap().contains("--resume"));
+        assert!(of_disk(&full, true).unwrap().contains("--resume"));
+        let again = of_disk(&full, false).unwrap();
+        assert!(again.ends_with("the same command again"), "{again}");
         let odd = Wrapped(io::ErrorKind::BrokenPipe.into());
-        assert_eq!(of_disk(&odd), None);
+        assert_eq!(of_disk(&odd, true), None);
     }
 }

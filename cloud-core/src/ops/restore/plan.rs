@@ -182,7 +182,7 @@ pub(super) fn examine(
 fn resumable(path: &Path) -> Result<(), OpError> {
     check_destination(path).map_err(|error| {
         let not_empty = matches!(error, RestoreError::NotEmpty { .. });
-        let error = not_usable(error);
+        let error = not_usable(error, Existing::Resumed);
         if not_empty {
             return error.with_hint(
                 "only what an interrupted restore of the same backup from the same store left \
@@ -262,7 +262,7 @@ pub(super) fn resolved(path: &Path) -> Result<PathBuf, OpError> {
 fn check(path: &Path) -> Result<(), OpError> {
     check_destination(path).map_err(|error| {
         let interrupted = matches!(error, RestoreError::NotEmpty { .. }) && journal::is_there(path);
-        let error = not_usable(error);
+        let error = not_usable(error, Existing::Refused);
         if interrupted {
             return error.with_hint("a restore into it was interrupted: --resume goes on with it");
         }
@@ -275,7 +275,7 @@ pub(super) fn general(error: &RestoreError) -> OpError {
 }
 
 /// A target that nothing can be restored to.
-pub(super) fn not_usable(error: RestoreError) -> OpError {
+pub(super) fn not_usable(error: RestoreError, existing: Existing) -> OpError {
     match error {
         RestoreError::NotEmpty { path } => OpError::new(
             OpErrorKind::Failed,
@@ -291,7 +291,7 @@ pub(super) fn not_usable(error: RestoreError) -> OpError {
         busy @ RestoreError::Busy { .. } => OpError::new(OpErrorKind::Failed, chain(&busy))
             .with_hint("wait for its end, or give this one a directory of its own"),
         other => {
-            let hint = hints::of_disk(&other);
+            let hint = hints::of_disk(&other, existing != Existing::Delta);
             OpError::new(OpErrorKind::General, chain(&other)).with_hint_if(hint)
         }
     }

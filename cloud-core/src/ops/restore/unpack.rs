@@ -71,7 +71,7 @@ fn begin(plan: &Plan, request: &RestoreRequest) -> Result<Option<Begun>, OpError
     let paths: Vec<_> = paths
         .map(|(source, (contents, _))| (source.target.clone(), contents))
         .collect();
-    let targets = open_targets(&paths).map_err(not_usable)?;
+    let targets = open_targets(&paths).map_err(|error| not_usable(error, request.existing))?;
     let targets: Vec<Arc<Target>> = targets.into_iter().map(Arc::new).collect();
     if request.existing == Existing::Delta {
         delta::check(plan, request)?;
@@ -147,6 +147,7 @@ async fn archives(
         begun,
         left: AtomicUsize::new(all.len()),
         durability: request.durability,
+        existing: request.existing,
     };
     let works = all.into_iter().map(|((source, archive, target), number)| {
         unpacking.one(source.base, archive, target, number)
@@ -165,6 +166,7 @@ struct Unpacking<'a> {
     plan: &'a Arc<Plan>,
     begun: &'a Arc<Begun>,
     durability: Durability,
+    existing: Existing,
     /// Archives that are not unpacked.
     left: AtomicUsize,
 }
@@ -187,7 +189,7 @@ impl Unpacking<'_> {
             }
         };
         let unpacked = self.lanes.read(base, archive, work).await;
-        let unpacked = unpacked.map_err(|trouble| explain(&archive.key, trouble))?;
+        let unpacked = unpacked.map_err(|trouble| explain(&archive.key, trouble, self.existing))?;
         // Everything is synced behind the last one.
         let is_last = self.left.fetch_sub(1, Ordering::Relaxed) == 1;
         let unpacked = if is_last || self.begun.journal.is_none() {
@@ -209,7 +211,7 @@ impl Unpacking<'_> {
 }
 
 /// Why an archive was not unpacked.
-fn explain(key: &Key, trouble: Trouble<RestoreError>) -> OpError {
+fn explain(key: &Key, trouble: Trouble<RestoreError>, existing: Existing) -> OpError {
     let text = match trouble {
         Trouble::Stopped => return interrupted(),
         Trouble::Store(error) => return OpError::of_store(&error),
@@ -217,7 +219,7 @@ fn explain(key: &Key, trouble: Trouble<RestoreError>) -> OpError {
         Trouble::Local(error) => return not_begun(key, &error),
         Trouble::Taker(error) => {
             let text = format!("archive `{key}` cannot be restored: {}", chain(&error));
-            let hint = hints::of_disk(&error);
+            let hint = hints::of_disk(&error, existing != Existing::Delta);
             return OpError::new(OpErrorKind::General, text).with_hint_if(hint);
         }
     };
