@@ -102,6 +102,11 @@ impl Lanes {
     }
 }
 
+/// Most works side by side, however many jobs there are. Each has a thread of the runtime that
+/// waits for bytes, and the reads of a directory store need some of the same: the runtime has
+/// 512, and with all of them waiting nobody would read.
+const MOST_WORKS: usize = 256;
+
 /// Does all of `works`, `jobs` of them side by side, and gives what came of them, in any order.
 /// The first that fails stops the others, all of which have ended when this returns.
 pub(in crate::ops) async fn side_by_side<T, W: Future<Output = Result<T, OpError>>>(
@@ -109,7 +114,7 @@ pub(in crate::ops) async fn side_by_side<T, W: Future<Output = Result<T, OpError
     stop: &CancellationToken,
     works: impl IntoIterator<Item = W>,
 ) -> Result<Vec<T>, OpError> {
-    let jobs = usize::try_from(jobs.get()).unwrap_or(usize::MAX);
+    let jobs = usize::try_from(jobs.get()).map_or(MOST_WORKS, |jobs| jobs.min(MOST_WORKS));
     let mut running = stream::iter(works).buffer_unordered(jobs);
     let (mut done, mut failure) = (Vec::new(), None);
     // To the end: no thread may still be at work when this returns.
@@ -131,4 +136,38 @@ pub(in crate::ops) async fn blocking<T: Send + 'static>(
 ) -> Result<T, OpError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| OpError::new(OpErrorKind::General, "the unpacking thread ended early"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::{Builder, Handle};
+
+    use super::*;
+
+    /// Each work has a thread, and waits there for another one.
+    #[test]
+    fn no_number_of_jobs_leaves_nobody_to_read() {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let all = async {
+            let works = (0..600).map(|_| {
+                let here = Handle::current();
+                blocking(move || {
+                    std::thread::sleep(Duration::from_millis(50));
+                    here.block_on(blocking(|| Ok(())))
+                })
+            });
+            let jobs = NonZeroU32::new(600).unwrap();
+            side_by_side(jobs, &CancellationToken::new(), works).await
+        };
+        let done =
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), all).await });
+        runtime.shutdown_background();
+        assert_eq!(done.expect("nobody waits for ever").unwrap().len(), 600);
+    }
 }
