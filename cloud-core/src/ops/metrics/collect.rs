@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 
 use super::reach::{Archive, Candidate, Reach};
 use super::snapshot::{Backup, Backups, Snapshot, Unreadable, Wal};
@@ -284,23 +286,37 @@ impl Collector {
                 *backups.by_codec.entry(backup.codec).or_default() += 1;
                 later(&mut backups.last_good, &backup, Backup::time);
             } else if info.status == Status::Failed {
-                later(&mut backups.last_failed, &backup, |backup| backup.began);
+                later(&mut backups.last_failed, &backup, order);
             }
-            later(&mut backups.newest, &backup, |backup| backup.began);
+            later(&mut backups.newest, &backup, order);
         }
         backups
     }
 }
 
 /// Puts `backup` in place unless what is there is later.
-fn later(place: &mut Option<Backup>, backup: &Backup, by: fn(&Backup) -> Option<Timestamp>) {
+fn later<T: PartialOrd>(place: &mut Option<Backup>, backup: &Backup, by: fn(&Backup) -> T) {
     if place.as_ref().is_none_or(|there| by(there) <= by(backup)) {
         *place = Some(backup.clone());
     }
 }
 
+/// Where a backup stands in the order in which they began: that of ids, which are local times. A
+/// backup whose start failed has no other time in its record. Of an id in another form the
+/// record's time stands in, if there is one.
+fn order(backup: &Backup) -> Option<DateTime> {
+    let of_id = || DateTime::strptime("%Y%m%dT%H%M%S", &backup.id).ok();
+    let of_record = || Some(TimeZone::UTC.to_datetime(backup.began?));
+    let is_canonical = BackupId::is_canonical(&backup.id);
+    is_canonical.then(of_id).flatten().or_else(of_record)
+}
+
 /// What is told of a backup.
 fn told(id: &BackupId, known: &Known, info: &BackupInfo) -> Backup {
+    let ended = info.end_time.map(|time| time.instant());
+    // If the very start failed, the record was written at that moment, and tells no time itself.
+    let written = known.record.modified.filter(|_| ended.is_none());
+    let written = written.and_then(|at| Timestamp::try_from(at).ok());
     Backup {
         id: id.to_string(),
         name: info.backup_name.clone(),
@@ -314,8 +330,8 @@ fn told(id: &BackupId, known: &Known, info: &BackupInfo) -> Backup {
             Status::Other(_) => "other",
         },
         codec: codec_of(&known.listed, info),
-        began: info.begin_time.map(|time| time.instant()),
-        ended: info.end_time.map(|time| time.instant()),
+        began: info.begin_time.map(|time| time.instant()).or(written),
+        ended,
         stored_bytes: known.listed.stored_bytes,
         original_bytes: info.cluster_size.or(info.size),
         version: info.version,

@@ -170,6 +170,37 @@ async fn what_is_there_is_told() {
     );
 }
 
+/// Its record has no time at all, as ours and Barman's are then.
+#[tokio::test]
+async fn a_backup_that_failed_at_its_start_is_the_last_one() {
+    let scene = Scene::new();
+    scene.wal(1, 2..=7);
+    let good = scene.done(1, (2, 3), 1);
+    let failed = BackupInfo {
+        status: Status::Failed,
+        error: Some("no slot".into()),
+        ..BackupInfo::default()
+    };
+    let key = "p/main/base/20261121T020000/backup.info";
+    scene.0.insert(key, failed.to_text());
+    assert_eq!(
+        scene.problems().await,
+        ["the last backup, 20261121T020000, failed: no slot"]
+    );
+    let seen = scene.seen().await;
+    let last = seen.backups.last_failed.as_ref().unwrap();
+    assert_eq!(last.id, "20261121T020000");
+    // When the record was written: the series, and those of other exporters, want a time.
+    assert!(last.time().is_some_and(|time| time > hour(0)), "{last:?}");
+    assert_eq!(seen.backups.last_good.as_ref().unwrap().id, good);
+    // The next one puts it right.
+    scene.done(1, (4, 5), 3);
+    assert!(scene.problems().await.is_empty());
+    let seen = scene.seen().await;
+    let last = seen.backups.last_failed.as_ref().unwrap();
+    assert_eq!(last.id, "20261121T020000");
+}
+
 /// From the second look on only what changed is read.
 #[tokio::test]
 async fn what_did_not_change_is_not_read_again() {
