@@ -212,6 +212,15 @@ const SYNONYMS: [(&str, &str); 3] = [
     ("gcp-zone", "snapshot-zone"),
 ];
 
+/// Options that are of no use, and refused, without another one, where a tool has both.
+const NEEDS: [(&str, &str); 5] = [
+    ("bearer-token-file", "listen"),
+    ("format", "status"),
+    ("interval", "listen"),
+    ("tls-cert", "listen"),
+    ("tls-key", "listen"),
+];
+
 /// Options that choose an algorithm, to each of which `compression-level` means something else.
 const ALGORITHMS: &[&str] = &["bzip2", "gzip", "lz4", "snappy", "xz", "zstd"];
 
@@ -243,6 +252,12 @@ pub fn is_typed_only(option: &str) -> bool {
 /// Whether the two are names of one thing.
 pub(super) fn are_synonyms(one: &str, other: &str) -> bool {
     SYNONYMS.contains(&(one, other)) || SYNONYMS.contains(&(other, one))
+}
+
+/// The option that this one must not be without, in a tool that has both.
+pub(super) fn needed_by(option: &str) -> Option<&'static str> {
+    let found = NEEDS.iter().find(|(name, _)| *name == option);
+    found.map(|(_, needed)| *needed)
 }
 
 /// The options without which this one means nothing, or something else.

@@ -111,11 +111,21 @@ pub(super) fn complete(
     let tool = tool.strip_prefix("barman-cloud-").unwrap_or(tool);
     let profile = place.as_ref().and_then(|place| place.profile);
     let of_file = file.iter().flat_map(|file| file.levels(tool, profile));
-    let (words, origins) = lend(command, typed, [&of_environment].into_iter().chain(of_file))?;
-    typed.options.splice(0..0, words);
+    // Of a place that variables name, the environment's own options are no rivals: what excludes
+    // each other in one level is an error.
+    let is_named = place.is_none() || typed.place_of("--server").is_some();
+    let typed_alone = typed.positionals.len();
     if let Some(place) = place {
-        typed.positionals.splice(0..0, [place.url, place.server]);
+        let keeps_server = is_named || !excludes_server(command, typed);
+        let server = keeps_server.then_some(place.server);
+        let words = std::iter::once(place.url).chain(server);
+        typed.positionals.splice(0..0, words);
     }
+    let all = typed.positionals.len();
+    let of_environment = (&of_environment, if is_named { all } else { typed_alone });
+    let levels = std::iter::once(of_environment).chain(of_file.map(|level| (level, all)));
+    let (words, origins) = lend(command, typed, levels)?;
+    typed.options.splice(0..0, words);
     Ok(origins)
 }
 
@@ -237,11 +247,24 @@ fn of_environment(command: &Command, typed: &Canonical, env: &Env) -> Result<Lev
     Ok(level)
 }
 
-/// The words that the levels add to what was typed.
+/// Whether a typed option cannot stand beside the name of a server.
+fn excludes_server(command: &Command, typed: &Canonical) -> bool {
+    let server = command.get_positionals().nth(1);
+    server.is_some_and(|server| {
+        let mut typed = options(command).filter(|(name, _)| {
+            let word = format!("--{name}");
+            typed.place_of(&word).is_some()
+        });
+        typed.any(|(name, _)| are_rivals(command, name, server.get_id().as_str()))
+    })
+}
+
+/// The words that the levels add to what was typed. Beside each level stands how many
+/// positionals are there that it gives way to.
 fn lend<'l>(
     command: &Command,
     typed: &Canonical,
-    levels: impl Iterator<Item = &'l Level>,
+    levels: impl Iterator<Item = (&'l Level, usize)>,
 ) -> Result<(Vec<OsString>, Origins), String> {
     let is_typed = |name: &str| typed.place_of(&format!("--{name}")).is_some();
     // Options that are there, and those that were decided about, be it to `false`.
@@ -250,10 +273,11 @@ fn lend<'l>(
         .filter(|name| is_typed(name))
         .collect();
     let mut decided = given.clone();
-    let mut words = Vec::new();
-    let mut origins = Origins::default();
-    for level in levels {
-        let (above, decided_above) = (given.clone(), decided.clone());
+    let mut lent = Vec::new();
+    for (level, positionals) in levels {
+        let (mut above, decided_above) = (given.clone(), decided.clone());
+        let positionals = command.get_positionals().take(positionals);
+        above.extend(positionals.map(|arg| arg.get_id().as_str()));
         let gives_way = |name: &str| above.iter().any(|other| are_rivals(command, name, other));
         // What this level says of an option that gives way is left behind with it.
         let is_left_behind = |name: &str| {
@@ -273,22 +297,40 @@ fn lend<'l>(
             {
                 continue;
             }
-            let lent = words_of(name, arg, &found.value)
+            let words = words_of(name, arg, &found.value)
                 .map_err(|should| format!("{} {should}", found.origin))?;
             decided.insert(name);
-            if !lent.is_empty() {
+            if !words.is_empty() {
                 given.insert(name);
-                words.extend(lent);
-                origins.0.push((format!("--{name}"), found.origin.clone()));
+                lent.push((name, words, &found.origin));
             }
         }
     }
-    Ok((words, origins))
+    let has = |name: &str| options(command).any(|(option, _)| option == name);
+    // Only now is it known what there is.
+    lent.retain(|(name, ..)| {
+        known::needed_by(name).is_none_or(|needed| !has(needed) || given.contains(needed))
+    });
+    let mut all = Vec::new();
+    let mut origins = Origins::default();
+    for (name, words, origin) in lent {
+        all.extend(words);
+        origins.0.push((format!("--{name}"), origin.clone()));
+    }
+    Ok((all, origins))
 }
 
-/// Whether two options cannot stand side by side, or only one would count.
+/// Whether two options cannot stand side by side, or only one would count. The `other` may also
+/// be the id of a positional.
 fn are_rivals(command: &Command, one: &str, other: &str) -> bool {
-    let arg = |name: &str| options(command).find(|(found, _)| *found == name);
+    let positionals = command.get_positionals();
+    let positionals: Vec<_> = positionals
+        .map(|arg| (arg.get_id().as_str(), arg))
+        .collect();
+    let arg = |name: &str| {
+        let mut all = options(command).chain(positionals.iter().copied());
+        all.find(|(found, _)| *found == name)
+    };
     let (Some((_, arg)), Some((_, other_arg))) = (arg(one), arg(other)) else {
         return false;
     };

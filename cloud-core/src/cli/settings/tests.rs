@@ -521,3 +521,109 @@ fn a_connection_string_gives_way_to_a_part_that_is_nearer() {
     ));
     assert!(!connects_elsewhere("user", &words("a=b"), &above));
 }
+
+/// Options that need another one, and one that excludes a positional: as `metrics` has them.
+#[derive(Debug, Parser)]
+#[command(name = "barman-cloud-metrics", version)]
+struct Watching {
+    source_url: String,
+    #[arg(conflicts_with = "all_servers")]
+    server_names: Vec<String>,
+    #[arg(long)]
+    all_servers: bool,
+    #[arg(long, group = "output")]
+    textfile: Option<String>,
+    #[arg(long, group = "output")]
+    listen: Option<String>,
+    #[arg(long, group = "output")]
+    status: bool,
+    #[arg(long, requires = "status")]
+    format: Option<String>,
+    #[arg(long, requires = "listen")]
+    interval: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// What is taken with these words, as one text.
+fn watching(file: &str, variables: &[(&str, &str)], words: &str) -> Result<String, String> {
+    let mut config = tempfile::NamedTempFile::new().unwrap();
+    config.write_all(file.as_bytes()).unwrap();
+    let path = config.path().to_str().unwrap();
+    let variables = variables.iter().copied().chain([("CONFIG", path)]);
+    let env: Env = variables
+        .map(|(name, value)| (format!("{PREFIX}{name}"), value))
+        .collect();
+    let words: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+    match parse::<Watching>(&words, &env) {
+        Ok(it) => Ok(format!(
+            "{} {:?} all={} {:?} {:?} {} {:?} {:?}",
+            it.source_url,
+            it.server_names,
+            it.all_servers,
+            it.textfile,
+            it.listen,
+            it.status,
+            it.format,
+            it.interval
+        )),
+        Err(Refusal::Wrong(text) | Refusal::Show(text)) => Err(text),
+    }
+}
+
+#[test]
+fn what_needs_an_option_that_is_not_there_stays_away() {
+    let file = "[defaults]\nformat = 'json'\n[defaults.metrics]\nlisten = '1'\ninterval = '3s'\n";
+    for (words, taken) in [
+        (
+            "u main",
+            r#"u ["main"] all=false None Some("1") false None Some("3s")"#,
+        ),
+        (
+            "--listen 9 u main",
+            r#"u ["main"] all=false None Some("9") false None Some("3s")"#,
+        ),
+        (
+            "--status u main",
+            r#"u ["main"] all=false None None true Some("json") None"#,
+        ),
+        (
+            "--textfile f u main",
+            r#"u ["main"] all=false Some("f") None false None None"#,
+        ),
+    ] {
+        assert_eq!(watching(file, &[], words).as_deref(), Ok(taken), "{words}");
+    }
+    let variables = [("FORMAT", "json"), ("INTERVAL", "3s")];
+    let taken = watching("", &variables, "u main");
+    let plain = r#"u ["main"] all=false None None false None None"#;
+    assert_eq!(taken.as_deref(), Ok(plain));
+    // What was typed is refused as ever.
+    assert!(watching("", &[], "--format json u main").is_err());
+}
+
+#[test]
+fn a_typed_server_keeps_away_what_excludes_it_and_the_other_way_round() {
+    let file = "[defaults.metrics]\nall-servers = true\n[servers.main]\nurl = 'u'\n";
+    let named = r#"u ["main"] all=false None None false None None"#;
+    let all = r"u [] all=true None None false None None";
+    let place = [("URL", "u"), ("SERVER_NAME", "main")];
+    let none: &[_] = &[];
+    for (file, variables, words, taken) in [
+        (file, none, "u main", named),
+        (file, none, "--server main", named),
+        (file, none, "u", all),
+        (file, &place, "", named),
+        ("", &place, "--all-servers", all),
+        (file, &[("SERVER", "main")], "--all-servers", all),
+    ] {
+        let line = watching(file, variables, words);
+        assert_eq!(line.as_deref(), Ok(taken), "{variables:?} {words}");
+    }
+    let both = [("URL", "u"), ("SERVER_NAME", "main"), ("ALL_SERVERS", "1")];
+    assert!(
+        watching("", &both, "").is_err(),
+        "one level contradicts itself"
+    );
+    assert!(watching(file, none, "--server main --all-servers").is_err());
+}
