@@ -93,7 +93,7 @@ pub struct WalRestoreRequest {
 /// # Errors
 ///
 /// `Usage` if the name is none of a WAL file. `Failed` if, and only if, the
-/// store answered in this call that it has no such file; marked as expected for
+/// store answered in this call that it has no such file, or the name is a path; marked as expected for
 /// a history file, since recovery asks for timelines that do not exist yet.
 /// `Unreachable` if the store could not be asked within `retry_timeout`.
 /// `General` for everything else. `store` need not repeat requests by itself.
@@ -104,10 +104,14 @@ pub async fn run(
     mut request: WalRestoreRequest,
 ) -> Result<(), OpError> {
     let usage = |text: String| OpError::new(OpErrorKind::Usage, text);
-    let name: WalName = request
-        .wal_name
-        .parse()
-        .map_err(|error: crate::wal::InvalidWalName| usage(error.to_string()))?;
+    let name = request.wal_name.parse::<WalName>().map_err(|error| {
+        let (asked, server) = (&request.wal_name, &request.server);
+        match asked.rsplit_once('/') {
+            // Of a path the contract judges the last part alone, and no such file is archived.
+            Some((_, base)) if base.parse::<WalName>().is_ok() => absent(asked, server),
+            _ => usage(error.to_string()),
+        }
+    })?;
     let layout = Layout::new(path, &request.server).map_err(|error| usage(error.to_string()))?;
     request.destination = replaceable(&request.destination).map_err(|error| {
         let (key, path) = (layout.wal(&name, ""), request.destination.display());
@@ -220,6 +224,12 @@ impl Found {
             let _ = sender.send(wanted);
         }
     }
+}
+
+/// In the words of the contract: it is not in the archive.
+fn absent(name: &str, server: &str) -> OpError {
+    let message = format!("WAL file {name} for server {server} does not exist");
+    OpError::new(OpErrorKind::Failed, message)
 }
 
 impl Restoring<'_> {
@@ -511,9 +521,7 @@ impl Restoring<'_> {
     }
 
     fn absent(&self) -> OpError {
-        let (name, server) = (&self.name, &self.request.server);
-        let message = format!("WAL file {name} for server {server} does not exist");
-        let error = OpError::new(OpErrorKind::Failed, message);
+        let error = absent(self.name.as_str(), &self.request.server);
         match self.name.kind() {
             WalKind::History => error.expected(),
             WalKind::Segment | WalKind::Partial | WalKind::Backup => error,

@@ -631,11 +631,7 @@ async fn an_interrupted_download_leaves_neither_file_nor_litter() {
 #[tokio::test]
 async fn what_is_no_wal_file_never_reaches_the_store() {
     let bench = Bench::new();
-    for name in [
-        "junk",
-        "dir/000000010000000000000006",
-        "000000010000000000000006.gz",
-    ] {
+    for name in ["junk", "dir/junk", "000000010000000000000006.gz"] {
         let error = fails(
             bench.restore(&bench.request(name)).await,
             OpErrorKind::Usage,
@@ -645,6 +641,16 @@ async fn what_is_no_wal_file_never_reaches_the_store() {
             format!("{name} is an invalid name for a WAL file")
         );
     }
+    // The last part alone is judged; nothing is archived under a name with a directory.
+    let name = format!("pg_wal/{SEGMENT}");
+    let error = fails(
+        bench.restore(&bench.request(&name)).await,
+        OpErrorKind::Failed,
+    );
+    assert_eq!(
+        error.message,
+        format!("WAL file {name} for server main does not exist")
+    );
     let mut request = bench.request(SEGMENT);
     request.server = "../other".into();
     fails(bench.restore(&request).await, OpErrorKind::Usage);
