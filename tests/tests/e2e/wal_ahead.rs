@@ -202,6 +202,14 @@ fn a_call_that_is_killed_is_in_nobodys_way() {
             .proxy
             .wait_for_held(0, || (!running.is_running()).then_some(()));
         assert_eq!(ended, None, "{}", running.stderr_so_far());
+        if held != 1 {
+            // It may still be on its way while later ones are.
+            wait_until("the requested file to be archived", || {
+                let noted = spooled(&workspace).into_iter();
+                let mut noted = noted.filter(|path| path.extension() == Some("note".as_ref()));
+                noted.find(|path| path.file_stem() == Some(name(1).as_ref()))
+            });
+        }
         running.signal(signal);
         let run = running.wait();
         // The requested file is in the archive whatever becomes of the others.
