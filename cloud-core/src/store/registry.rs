@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::url::{InvalidUrl, StoreUrl};
-use super::{LocalStore, ObjectStore, StoreConfig, sse_c};
+use super::{LocalStore, ObjectStore, Provider, StoreConfig, sse_c};
 
 /// A store, and the path in it that the URL names.
 #[derive(Debug, Clone)]
@@ -39,7 +39,11 @@ pub fn open(config: &StoreConfig) -> Result<Opened, OpenError> {
     )]
     let key = sse_c::key(config).map_err(OpenError::Options)?;
     let url = StoreUrl::parse(config.provider, &config.url)?;
-    if config.sse_kms_key_id.is_some() && config.encryption.as_deref() != Some("aws:kms") {
+    // Elsewhere both options mean nothing: a settings file may have them for all its servers.
+    if config.provider == Provider::AwsS3
+        && config.sse_kms_key_id.is_some()
+        && config.encryption.as_deref() != Some("aws:kms")
+    {
         let why = "Encryption type must be \"aws:kms\" if SSE KMS Key ID is specified";
         return Err(OpenError::Options(why.into()));
     }
@@ -99,7 +103,6 @@ mod tests {
 
     #[cfg(feature = "aws")]
     #[test]
-    #[cfg(feature = "aws")]
     fn options_that_contradict_each_other_are_refused() {
         let kms = StoreConfig {
             sse_kms_key_id: Some("k".into()),
@@ -112,6 +115,21 @@ mod tests {
             ..kms
         };
         assert_eq!(open(&right).unwrap().store.info().location, "s3://b");
+    }
+
+    #[test]
+    fn a_key_of_s3_means_nothing_elsewhere() {
+        let kms = StoreConfig {
+            sse_kms_key_id: Some("k".into()),
+            provider: Provider::GoogleCloudStorage,
+            ..config("file:///d")
+        };
+        assert!(open(&kms).is_ok());
+        let of_s3 = StoreConfig {
+            provider: Provider::AwsS3,
+            ..kms
+        };
+        assert!(open(&of_s3).is_err());
     }
 
     #[test]
