@@ -201,7 +201,7 @@ fn mistakes_end_with_3_and_touch_nothing() {
         ),
         (
             good,
-            "--server main",
+            "--gzip --server main",
             &[("BARMAN_CLOUD_COMPRESSION_LEVEL", "max")],
             "(from the variable BARMAN_CLOUD_COMPRESSION_LEVEL)",
         ),

@@ -212,17 +212,21 @@ const SYNONYMS: [(&str, &str); 3] = [
     ("gcp-zone", "snapshot-zone"),
 ];
 
-/// Options that are of no use, and refused, without another one, where a tool has both.
-const NEEDS: [(&str, &str); 5] = [
-    ("bearer-token-file", "listen"),
-    ("format", "status"),
-    ("interval", "listen"),
-    ("tls-cert", "listen"),
-    ("tls-key", "listen"),
+/// Options that are of no use, and refused, without one of others, where a tool has these.
+const NEEDS: [(&str, &[&str]); 6] = [
+    ("bearer-token-file", &["listen"]),
+    ("compression-level", ALGORITHMS),
+    ("format", &["status"]),
+    ("interval", &["listen"]),
+    ("tls-cert", &["listen"]),
+    ("tls-key", &["listen"]),
 ];
 
 /// Options that choose an algorithm, to each of which `compression-level` means something else.
 const ALGORITHMS: &[&str] = &["bzip2", "gzip", "lz4", "snappy", "xz", "zstd"];
+
+/// Options of a backup by snapshots, which has no archives.
+const SNAPSHOTS: &[&str] = &["snapshot-disk", "snapshot-instance"];
 
 /// Whether there is such a tool, named without `barman-cloud-`.
 pub(super) fn is_tool(name: &str) -> bool {
@@ -254,8 +258,16 @@ pub(super) fn are_synonyms(one: &str, other: &str) -> bool {
     SYNONYMS.contains(&(one, other)) || SYNONYMS.contains(&(other, one))
 }
 
-/// The option that this one must not be without, in a tool that has both.
-pub(super) fn needed_by(option: &str) -> Option<&'static str> {
+/// Whether the tool refuses the two beside each other, though clap does not: a backup by
+/// snapshots has nothing to compress, nor several archives at a time.
+pub(super) fn are_refused_together(one: &str, other: &str) -> bool {
+    let of_archives = |name| ALGORITHMS.contains(&name) || name == "parallel-archives";
+    (SNAPSHOTS.contains(&one) && of_archives(other))
+        || (SNAPSHOTS.contains(&other) && of_archives(one))
+}
+
+/// The options of which this one must not be without all, as far as a tool has them.
+pub(super) fn needed_by(option: &str) -> Option<&'static [&'static str]> {
     let found = NEEDS.iter().find(|(name, _)| *name == option);
     found.map(|(_, needed)| *needed)
 }

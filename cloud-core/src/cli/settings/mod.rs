@@ -309,7 +309,10 @@ fn lend<'l>(
     let has = |name: &str| options(command).any(|(option, _)| option == name);
     // Only now is it known what there is.
     lent.retain(|(name, ..)| {
-        known::needed_by(name).is_none_or(|needed| !has(needed) || given.contains(needed))
+        known::needed_by(name).is_none_or(|needed| {
+            let mut there = needed.iter().filter(|needed| has(needed)).peekable();
+            there.peek().is_none() || there.any(|needed| given.contains(needed))
+        })
     });
     let mut all = Vec::new();
     let mut origins = Origins::default();
@@ -346,7 +349,8 @@ fn are_rivals(command: &Command, one: &str, other: &str) -> bool {
         && (share_a_group
             || conflicts(arg, other_arg)
             || conflicts(other_arg, arg)
-            || known::are_synonyms(one, other))
+            || known::are_synonyms(one, other)
+            || known::are_refused_together(one, other))
 }
 
 /// Whether this is a whole connection string, which is used alone, where something above

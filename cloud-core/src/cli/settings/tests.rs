@@ -202,6 +202,70 @@ fn a_level_goes_with_its_algorithm() {
         ..by_file(alone)
     };
     assert_eq!(line.sample().compression_level, Some(Level::Number(3)));
+    // Without any it would be refused.
+    assert_eq!(by_file(alone).sample().compression_level, None);
+}
+
+/// A tool that takes snapshots, which it compresses not.
+#[derive(Debug, Parser)]
+#[command(name = "barman-cloud-backup", version)]
+struct Snapshots {
+    #[command(flatten)]
+    destination: DestinationArgs,
+    #[arg(long)]
+    snapshot_instance: Option<String>,
+    #[arg(long)]
+    snapshot_disk: Vec<String>,
+    #[arg(long)]
+    lz4: bool,
+    #[arg(long)]
+    compression_level: Option<String>,
+    #[arg(long)]
+    parallel_archives: Option<u32>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[test]
+fn settings_of_archives_stay_away_from_snapshots() {
+    let archives = "[servers.main]\nurl = 'u'\nlz4 = true\ncompression-level = 3\n\
+                    parallel-archives = 2\n";
+    let snapshots = "[servers.main]\nurl = 'u'\nsnapshot-disk = ['d']\n";
+    for (text, words, taken) in [
+        (archives, "", (None, 0, true, Some("3"), Some(2))),
+        (
+            archives,
+            "--snapshot-instance i",
+            (Some("i"), 0, false, None, None),
+        ),
+        (archives, "--snapshot-disk d", (None, 1, false, None, None)),
+        (snapshots, "", (None, 1, false, None, None)),
+        (snapshots, "--lz4", (None, 0, true, None, None)),
+        (
+            snapshots,
+            "--parallel-archives 2",
+            (None, 0, false, None, Some(2)),
+        ),
+    ] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let env: Env = [(format!("{PREFIX}CONFIG"), file.path().to_str().unwrap())]
+            .into_iter()
+            .collect();
+        let words = format!("{words} --server main");
+        let typed: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+        let it = parse::<Snapshots>(&typed, &env).unwrap();
+        let disks = it.snapshot_disk.len();
+        let level = it.compression_level.as_deref();
+        let seen = (
+            it.snapshot_instance.as_deref(),
+            disks,
+            it.lz4,
+            level,
+            it.parallel_archives,
+        );
+        assert_eq!(seen, taken, "{text} {words}");
+    }
 }
 
 #[test]
