@@ -100,7 +100,7 @@ fn a_listing_whose_xml_is_cut_is_an_error_and_not_a_short_one() {
             let error = error.expect_err(&text[..end]);
             assert_eq!(error.kind, StoreErrorKind::Connect, "{}", &text[..end]);
         }
-        let broken = text.replace("</Size>", "</Sise>");
+        let broken = text.replace("</Size>", "</Length>");
         let server = Server::playing([answer(&broken)]);
         let error = names(&*store(&server), Depth::All).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Connect);
