@@ -75,6 +75,20 @@ const FILES: [&[u8]; 12] = [
     super::restore::JOURNAL_NAME,
 ];
 
+/// Directories of PGDATA that have what the server cannot do without.
+const NEEDED: [&[u8]; 10] = [
+    b"base",
+    b"global",
+    b"pg_clog",
+    b"pg_commit_ts",
+    b"pg_multixact",
+    b"pg_multixact/members",
+    b"pg_multixact/offsets",
+    b"pg_tblspc",
+    b"pg_twophase",
+    b"pg_xact",
+];
+
 impl Rules {
     /// Judges the entry called `name`, relative to the source and without `./`.
     pub(super) fn judge(&self, name: &[u8], is_directory: bool) -> Verdict {
@@ -104,6 +118,23 @@ impl Rules {
             }
             Self::Tablespace { .. } if !is_top || self.is_version_directory(name) => Verdict::Store,
             Self::Tablespace { .. } => Verdict::Skip,
+        }
+    }
+
+    /// Whether `name` is a directory without which no server starts, or that has its data: a
+    /// backup without what is in it is none.
+    pub(super) fn is_needed_directory(&self, name: &[u8]) -> bool {
+        let of_databases = |parent: &[u8]| {
+            let rest = name.strip_prefix(parent);
+            let rest = rest.and_then(|rest| rest.strip_prefix(b"/"));
+            rest.is_some_and(|oid| !oid.is_empty() && oid.iter().all(u8::is_ascii_digit))
+        };
+        match self {
+            Self::Pgdata { .. } => NEEDED.contains(&name) || of_databases(b"base"),
+            Self::Tablespace { .. } => {
+                let top = name.split(|&byte| byte == b'/').next().unwrap_or(name);
+                self.is_version_directory(top) && (top == name || of_databases(top))
+            }
         }
     }
 

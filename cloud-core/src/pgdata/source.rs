@@ -226,25 +226,61 @@ impl OwnerNames {
     }
 }
 
-/// Remembers where files with several names were stored, so that a second name can become a
-/// hard link to the first.
-///
-/// A link never points into another archive, since each must be whole by itself; so the archive's
-/// number is part of the answer.
-#[derive(Debug, Default)]
-pub struct HardLinks(HashMap<FileId, (u32, Vec<u8>)>);
+/// How many files with several names are remembered of an archive: after `pg_upgrade --link` all
+/// files have two, and the memory for a file is that of its name and some 100 bytes.
+const MOST_LINKED: usize = 16_384;
 
-impl HardLinks {
-    /// The archive that has the file's content, and the member's name there.
-    pub fn stored_as(&self, meta: &Meta) -> Option<(u32, &[u8])> {
-        let (archive, name) = self.0.get(&meta.id)?;
-        Some((*archive, name))
+/// Remembers which files with several names an archive has, so that a second name can become a
+/// hard link to the first; of each with what the caller says of it.
+///
+/// A link never points into another archive, since each must be whole by itself: with the next
+/// archive all is forgotten. A file that is not remembered is stored once more, which is right as
+/// well.
+#[derive(Debug)]
+pub struct HardLinks<T> {
+    archive: u32,
+    stored: HashMap<FileId, Stored<T>>,
+}
+
+#[derive(Debug)]
+struct Stored<T> {
+    meta: Meta,
+    name: Vec<u8>,
+    what: T,
+}
+
+impl<T> Default for HardLinks<T> {
+    fn default() -> Self {
+        Self {
+            archive: 0,
+            stored: HashMap::new(),
+        }
+    }
+}
+
+impl<T> HardLinks<T> {
+    /// The name of the member of archive number `archive` with the file's content, and what was
+    /// said of it.
+    ///
+    /// A file that is of another size or time is another one: the first was removed, perhaps, and
+    /// this one has its inode. (Or it was written to, and then it is as well that it is read again.)
+    pub fn stored_as(&self, archive: u32, meta: &Meta) -> Option<(&[u8], &T)> {
+        let found = self.stored.get(&meta.id)?;
+        let written = |meta: &Meta| (meta.size, meta.mtime_seconds, meta.mtime_nanos);
+        let is_same =
+            archive == self.archive && meta.links > 1 && written(meta) == written(&found.meta);
+        is_same.then_some((found.name.as_slice(), &found.what))
     }
 
     /// Notes that archive number `archive` has the file with its content, as `name`.
-    pub fn note(&mut self, archive: u32, meta: &Meta, name: &[u8]) {
-        if meta.links > 1 {
-            self.0.insert(meta.id, (archive, name.to_vec()));
+    pub fn note(&mut self, archive: u32, meta: &Meta, name: &[u8], what: T) {
+        if archive != self.archive {
+            self.archive = archive;
+            self.stored.clear();
+        }
+        if meta.links > 1 && self.stored.len() < MOST_LINKED {
+            let (meta, name) = (*meta, name.to_vec());
+            self.stored.insert(meta.id, Stored { meta, name, what });
         }
     }
 }

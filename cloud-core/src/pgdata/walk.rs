@@ -13,11 +13,13 @@
 //! do not matter.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
@@ -26,6 +28,7 @@ use rustix::io::Errno;
 use super::display::display_name;
 use super::exclude::{Rules, Verdict};
 use super::names::Names;
+use super::relation::RelationFile;
 use super::restore::is_wal_directory;
 
 /// Opens a directory without following a link at its last component.
@@ -91,6 +94,24 @@ impl Meta {
             mtime_nanos: u32::try_from(unsigned(stat.st_mtime_nsec)).unwrap_or(0),
         }
     }
+}
+
+/// Whether the link `name` below `root` leads out of it, as far as its text tells.
+fn leads_away(root: &Path, name: &[u8], target: &[u8]) -> bool {
+    let target = Path::new(OsStr::from_bytes(target));
+    if target.is_absolute() {
+        return !target.starts_with(root);
+    }
+    let mut depth = name.split(|&byte| byte == b'/').count() - 1;
+    for component in target.components() {
+        match component {
+            Component::ParentDir if depth == 0 => return true,
+            Component::ParentDir => depth -= 1,
+            Component::Normal(_) => depth += 1,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// The fields of `stat` have other types on other processors.
@@ -181,6 +202,11 @@ pub enum LeftOutReason {
         /// (`pg_wal`), and an empty directory is stored in the link's place.
         expected: bool,
     },
+    /// It is a link to a file outside of the source. The link is stored, the file is not.
+    LinkedFile {
+        /// What the link says.
+        target: Vec<u8>,
+    },
     /// It is a device file.
     Device,
 }
@@ -206,6 +232,20 @@ pub enum SourceError {
     NotAFile {
         /// Its name, fit for printing.
         name: String,
+        /// The source.
+        root: PathBuf,
+    },
+    /// A directory of databases, of the state of transactions or of a tablespace, or a file of a
+    /// relation, was moved away and a link left behind. Without it the backup would be none.
+    #[error(
+        "`{name}` in `{}` is a link to `{target}`, which would not be part of the backup: move it \
+         back, or mount it there", root.display()
+    )]
+    Linked {
+        /// Its name, fit for printing.
+        name: String,
+        /// What the link says, fit for printing.
+        target: String,
         /// The source.
         root: PathBuf,
     },
@@ -282,12 +322,51 @@ impl Walk {
             let top = walk.found(b".".to_vec(), EntryKind::Directory, meta, place);
             walk.pending.push_back(top);
         }
+        walk.refuse_linked()?;
         walk.stack.push(Level {
             directory,
             prefix: Vec::new(),
             names,
         });
         Ok(walk)
+    }
+
+    /// Finds links in the place of needed directories before anything is read: the walk would come to
+    /// the last of them after hours.
+    fn refuse_linked(&self) -> Result<(), SourceError> {
+        let entries = |path: &Path| {
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_file()))
+        };
+        for top in entries(&self.root) {
+            let top_name = top.file_name().into_vec();
+            self.refuse_if_linked(&top.path(), &top_name)?;
+            if top_name == b"base" || self.rules.is_version_directory(&top_name) {
+                for database in entries(&top.path()) {
+                    let base = database.file_name().into_vec();
+                    let name = [top_name.as_slice(), b"/", &base].concat();
+                    self.refuse_if_linked(&database.path(), &name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_if_linked(&self, path: &Path, name: &[u8]) -> Result<(), SourceError> {
+        match path.read_link() {
+            Ok(target) if self.rules.is_needed_directory(name) && path.is_dir() => {
+                Err(self.linked(name, target.as_os_str().as_bytes()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn linked(&self, name: &[u8], target: &[u8]) -> SourceError {
+        SourceError::Linked {
+            name: display_name(name),
+            target: display_name(target),
+            root: self.root.to_path_buf(),
+        }
     }
 
     /// How many entries were gone when their turn came.
@@ -359,16 +438,24 @@ impl Walk {
             Err(Errno::NOENT) => return Ok(self.gone()),
             Err(errno) => return Err(self.error("read link", &name, errno)),
         };
-        let directory = place
-            .stat(AtFlags::empty())
-            .ok()
-            .filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
-        let Some(directory) = directory else {
+        let behind = place.stat(AtFlags::empty()).ok();
+        let is = |kind| move |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == kind;
+        let Some(directory) = behind.filter(is(FileType::Directory)) else {
             // A restore refuses it, and no server has use for it.
             if matches!(self.rules, Rules::Pgdata { .. }) && is_wal_directory(&name) {
                 let expected = false;
                 let reason = LeftOutReason::LinkedDirectory { target, expected };
                 return Ok(Some(left_out(name, reason)));
+            }
+            if behind.is_some_and(|stat| is(FileType::RegularFile)(&stat)) {
+                if RelationFile::of(&name).is_some() {
+                    return Err(self.linked(&name, &target));
+                }
+                if leads_away(&self.root, &name, &target) {
+                    let target = target.clone();
+                    let told = left_out(name.clone(), LeftOutReason::LinkedFile { target });
+                    self.pending.push_back(told);
+                }
             }
             return Ok(Some(self.found(
                 name,
@@ -379,6 +466,9 @@ impl Walk {
         };
         let expected = match self.rules.judge(&name, true) {
             Verdict::Skip => return Ok(None),
+            Verdict::Store if self.rules.is_needed_directory(&name) => {
+                return Err(self.linked(&name, &target));
+            }
             Verdict::Store => false,
             Verdict::Hollow => {
                 let meta = Meta::of(&directory);

@@ -5,7 +5,7 @@
 //! that. The manifest goes into the last archive of PGDATA, just before the label
 //! (docs/decisions.md 24).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::catalogue::layout::ArchiveBase;
@@ -20,8 +20,6 @@ pub(in crate::ops) struct Listing {
     /// Files at the top of PGDATA: a configuration file that lies elsewhere may
     /// take the name of one, and a path must not be listed twice.
     top: BTreeMap<Vec<u8>, Entry>,
-    /// Files that have several names, by the first of them.
-    linked: HashMap<Vec<u8>, (u64, Checksum)>,
 }
 
 impl Listing {
@@ -34,7 +32,6 @@ impl Listing {
             algorithm,
             builder: Builder::new(version, identifier)?,
             top: BTreeMap::new(),
-            linked: HashMap::new(),
         })
     }
 
@@ -62,17 +59,6 @@ impl Listing {
         }
         self.top.insert(entry.path.clone(), entry);
         Ok(())
-    }
-
-    /// Notes that a file has other names too, which may be stored as links to
-    /// `name`.
-    pub(in crate::ops) fn note(&mut self, name: &[u8], size: u64, checksum: Checksum) {
-        self.linked.insert(name.to_vec(), (size, checksum));
-    }
-
-    /// Size and checksum of a file that was noted.
-    pub(in crate::ops) fn noted(&self, name: &[u8]) -> Option<(u64, Checksum)> {
-        self.linked.get(name).copied()
     }
 
     /// The manifest of all files.

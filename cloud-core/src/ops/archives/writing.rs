@@ -128,6 +128,10 @@ pub(in crate::ops) fn warn_of(left: &pgdata::LeftOut, root: &Path) {
             "`{name}` in {root} is a link to the directory `{}`, which is not part of the backup",
             display_name(target)
         ),
+        LeftOutReason::LinkedFile { target } => tracing::warn!(
+            "`{name}` in {root} is a link to the file `{}`, which is not part of the backup",
+            display_name(target)
+        ),
         LeftOutReason::Device => {
             tracing::warn!("`{name}` in {root} is a device, which is not part of the backup");
         }

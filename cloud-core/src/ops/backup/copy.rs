@@ -186,7 +186,12 @@ impl<'a, 'l> Work<'a, '_, 'l> {
             if keep && source.base == ArchiveBase::Data {
                 return Ok((copy, Some(out)));
             }
-            out.close().map_err(|error| copy.writing.error(&error))?;
+            let ended = if source.take_bare() {
+                out.finish()
+            } else {
+                out.close()
+            };
+            ended.map_err(|error| copy.writing.error(&error))?;
         }
         Ok((copy, None))
     }
@@ -244,7 +249,7 @@ impl Copy<'_, '_> {
         &mut self,
         base: ArchiveBase,
         entry: &Entry,
-        links: &mut HardLinks,
+        links: &mut HardLinks<(u64, Checksum)>,
         out: &mut Out,
     ) -> Result<(), TransferError> {
         let open = entry.open(&mut self.owners);
@@ -252,33 +257,22 @@ impl Copy<'_, '_> {
             self.writing.report.vanished += 1;
             return Ok(());
         };
-        let linked = links.stored_as(&open.meta);
-        let linked = linked.map(|(archive, name)| (archive, name.to_vec()));
-        let part = out.make_room(open.member.size());
-        let part = part.map_err(|error| self.writing.error(&error))?;
-        match linked {
-            Some((archive, target)) if archive == part => {
-                let first = self.listing().noted(&target);
-                let kind = MemberKind::HardLink { target };
-                let member = Member {
-                    kind,
-                    ..open.member
-                };
-                self.writing.add(&member, &mut io::empty(), out)?;
-                if let Some((size, sum)) = first {
-                    let listed = self.listing().add(base, &member, size, sum);
-                    listed.map_err(|error| manifest_failed(&error))?;
-                }
-            }
-            _ => {
-                links.note(part, &open.meta, &entry.name);
-                let sum = self.found(base, &entry.name, &open, out)?;
-                if links.stored_as(&open.meta).is_some() {
-                    let size = open.member.size();
-                    self.listing().note(&entry.name, size, sum);
-                }
-            }
+        let archive = out.make_room(open.member.size());
+        let archive = archive.map_err(|error| self.writing.error(&error))?;
+        if let Some((target, &(size, sum))) = links.stored_as(archive, &open.meta) {
+            let kind = MemberKind::HardLink {
+                target: target.to_vec(),
+            };
+            let member = Member {
+                kind,
+                ..open.member
+            };
+            self.writing.add(&member, &mut io::empty(), out)?;
+            let listed = self.listing().add(base, &member, size, sum);
+            return listed.map_err(|error| manifest_failed(&error));
         }
+        let sum = self.found(base, &entry.name, &open, out)?;
+        links.note(archive, &open.meta, &entry.name, (open.member.size(), sum));
         Ok(())
     }
 

@@ -7,8 +7,10 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
 use crate::ops::archives::{Entries, Sources};
@@ -24,16 +26,20 @@ pub(super) struct Source<'a> {
     walk: Mutex<State<'a>>,
     /// Archives that were begun: the number of the next one.
     pub(super) begun: AtomicU32,
+    /// Whether there was nothing in it, and nobody has made an archive of that yet.
+    bare: AtomicBool,
 }
 
 enum State<'a> {
     /// Nobody has asked for an entry.
     Closed,
-    Open(Box<Entries<'a>>),
-    /// There are no more entries; so many were gone when their turn came.
-    Empty {
-        vanished: u64,
+    Open {
+        entries: Box<Entries<'a>>,
+        /// Whether there were any.
+        any: bool,
     },
+    /// There are no more entries; so many were gone when their turn came.
+    Empty { vanished: u64 },
 }
 
 impl<'a> Source<'a> {
@@ -44,6 +50,7 @@ impl<'a> Source<'a> {
             sources,
             walk: Mutex::new(State::Closed),
             begun: AtomicU32::new(0),
+            bare: AtomicBool::new(false),
         }
     }
 
@@ -51,17 +58,57 @@ impl<'a> Source<'a> {
     pub(super) fn next(&self) -> Result<Option<Found>, SourceError> {
         let mut state = lock(&self.walk);
         if matches!(*state, State::Closed) {
-            *state = State::Open(Box::new(self.sources.entries(self.base)?));
+            *state = match self.sources.entries(self.base) {
+                Ok(entries) => State::Open {
+                    entries: Box::new(entries),
+                    any: false,
+                },
+                Err(error) if !self.is_dropped() => return Err(error),
+                Err(_) => {
+                    let root = self.root.display();
+                    tracing::info!("the tablespace in {root} was dropped during the backup");
+                    self.bare.store(true, Ordering::Relaxed);
+                    State::Empty { vanished: 1 }
+                }
+            };
         }
-        let State::Open(entries) = &mut *state else {
+        let State::Open { entries, any } = &mut *state else {
             return Ok(None);
         };
         let next = entries.next().transpose()?;
-        if next.is_none() {
+        if next.is_some() {
+            *any = true;
+        } else {
+            self.bare.store(!*any, Ordering::Relaxed);
             let vanished = entries.vanished();
             *state = State::Empty { vanished };
         }
         Ok(next)
+    }
+
+    /// Whether the source has nothing: who learns it makes an archive of nothing, which a
+    /// restore looks for.
+    pub(super) fn take_bare(&self) -> bool {
+        self.bare.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether this is a tablespace that the server has dropped: then the link to it is gone, or
+    /// will be in a moment. (Replay of the WAL drops it again.)
+    fn is_dropped(&self) -> bool {
+        let ArchiveBase::Tablespace(oid) = self.base else {
+            return false;
+        };
+        let link = self.sources.pgdata.join(format!("pg_tblspc/{oid}"));
+        let is_gone = || {
+            let looked = link.symlink_metadata();
+            looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        (0..10).any(|_| {
+            is_gone() || {
+                thread::sleep(Duration::from_millis(100));
+                false
+            }
+        })
     }
 
     fn is_empty(&self) -> bool {
@@ -113,7 +160,7 @@ impl<'a> Stock<'a> {
     pub(super) fn vanished(&self) -> u64 {
         let vanished = |source: &Source| match *lock(&source.walk) {
             State::Empty { vanished } => vanished,
-            State::Closed | State::Open(_) => 0,
+            State::Closed | State::Open { .. } => 0,
         };
         self.sources.iter().map(vanished).sum()
     }

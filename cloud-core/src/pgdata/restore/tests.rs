@@ -109,7 +109,7 @@ fn copy(source: &Path, target: &Target) {
         }
         let opened = entry.open(&mut owners).expect("the file can be opened");
         let mut opened = opened.expect("the file is there");
-        if let Some((_, first)) = links.stored_as(&opened.meta) {
+        if let Some((first, ())) = links.stored_as(0, &opened.meta) {
             let target = first.to_vec();
             member.kind = MemberKind::HardLink { target };
             unpacker
@@ -119,7 +119,7 @@ fn copy(source: &Path, target: &Target) {
             unpacker
                 .unpack(&opened.member, &mut io::BufReader::new(&mut opened.file))
                 .expect("unpacked");
-            links.note(0, &opened.meta, &opened.member.name);
+            links.note(0, &opened.meta, &opened.member.name, ());
         }
     }
     target.finish().expect("finished");

@@ -223,7 +223,7 @@ fn a_directory_comes_before_its_files_and_they_before_its_subdirectories() {
 fn names_may_be_anything_and_pgdata_may_be_a_link() {
     let long = "n".repeat(255);
     let root = tree(&["base/two\nlines", &format!("base/{long}")]);
-    let foreign = std::ffi::OsStr::from_bytes(b"latin\xe9");
+    let foreign = OsStr::from_bytes(b"latin\xe9");
     fs::write(root.path().join(foreign), b"x").expect("a file");
     let elsewhere = tempfile::tempdir().expect("a temporary directory");
     let link = elsewhere.path().join("main");
@@ -356,7 +356,7 @@ fn links_to_directories_are_told_and_never_followed() {
     link("wal", "pg_wal");
     // To nothing, and of another version of the server.
     link("gone", "pg_xlog");
-    link("5", "base/5");
+    link("5", "mine");
     link("5", "pg_tblspc/16384");
     link("5", "pg_tblspc/16385");
     let open = || Walk::open(root.path(), pgdata(&[16384]), &[]).expect("the root can be opened");
@@ -367,13 +367,13 @@ fn links_to_directories_are_told_and_never_followed() {
                 assert!(target.starts_with(elsewhere.path().as_os_str().as_bytes()));
                 (display_name(&left_out.name), *expected)
             }
-            LeftOutReason::Device => panic!("there is no device"),
+            other => panic!("{other:?}"),
         })
         .collect();
     let expected = [
+        ("mine", false),
         ("pg_wal", true),
         ("pg_xlog", false),
-        ("base/5", false),
         ("pg_tblspc/16385", false),
     ];
     assert_eq!(
@@ -382,6 +382,89 @@ fn links_to_directories_are_told_and_never_followed() {
     );
     let names: Vec<String> = entries(open()).iter().map(shown).collect();
     assert_eq!(names, [".", "pg_wal", "base", "pg_tblspc"]);
+}
+
+/// A backup without it would be none, and nobody would know.
+#[test]
+fn a_link_in_the_place_of_data_is_refused() {
+    let elsewhere = tree(&["5/1259", "file"]);
+    let target = elsewhere.path().join("5");
+    for name in [
+        "global",
+        "base",
+        "base/5",
+        "pg_xact",
+        "pg_multixact/members",
+        "pg_tblspc",
+    ] {
+        let root = tree(&["PG_VERSION"]);
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+        symlink(&target, &path).expect("a link");
+        let error = Walk::open(root.path(), pgdata(&[]), &[])
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .expect_err(name);
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("`{name}` in `")), "{text}");
+        assert!(
+            text.contains(&format!("is a link to `{}`", target.display())),
+            "{text}"
+        );
+    }
+    // The directory of a database in a tablespace, before anything is read.
+    let root = tree(&["PG_15_1/"]);
+    symlink(&target, root.path().join("PG_15_1/5")).expect("a link");
+    let rules = Rules::Tablespace { major: "15".into() };
+    assert!(Walk::open(root.path(), rules, &[]).is_err());
+    // A file of a relation.
+    let root = tree(&["base/5/"]);
+    symlink(
+        elsewhere.path().join("file"),
+        root.path().join("base/5/1259"),
+    )
+    .expect("a link");
+    let walk = Walk::open(root.path(), pgdata(&[]), &[]).expect("the root can be opened");
+    let error = walk
+        .collect::<Result<Vec<_>, _>>()
+        .expect_err("it is refused");
+    assert!(
+        error.to_string().starts_with("`base/5/1259` in `"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_link_to_a_file_elsewhere_is_told() {
+    let elsewhere = tree(&["file"]);
+    let root = tree(&["file", "mine/"]);
+    let link = |target: &Path, name: &str| {
+        symlink(target, root.path().join(name)).expect("a link");
+    };
+    let away = elsewhere.path().join("file");
+    link(&away, "postgresql.conf");
+    let up = Path::new("../..").join(away.strip_prefix("/tmp").unwrap_or(&away));
+    let told_too = root.path().starts_with("/tmp") && root.path().join("mine").join(&up).exists();
+    link(&up, "mine/up");
+    link(Path::new("file"), "near");
+    link(Path::new("../file"), "mine/near");
+    link(&root.path().join("file"), "absolute");
+    link(Path::new("/nowhere"), "broken");
+    let open = || Walk::open(root.path(), pgdata(&[]), &[]).expect("the root can be opened");
+    let told: Vec<String> = left_out(open())
+        .iter()
+        .map(|it| display_name(&it.name))
+        .collect();
+    let mut expected = vec!["postgresql.conf"];
+    expected.extend(told_too.then_some("mine/up"));
+    assert_eq!(told, expected);
+    // The links themselves are stored.
+    assert_eq!(
+        entries(open())
+            .iter()
+            .filter(|it| matches!(it.kind, EntryKind::Symlink { .. }))
+            .count(),
+        6
+    );
 }
 
 #[test]
@@ -502,11 +585,27 @@ fn a_file_with_several_names_is_known_by_the_archive_it_is_in() {
     };
     assert_eq!(a.meta.id, b.meta.id);
     let mut links = HardLinks::default();
-    assert_eq!(links.stored_as(&a.meta), None);
-    links.note(3, &a.meta, &a.name);
-    links.note(3, &c.meta, &c.name);
-    assert_eq!(links.stored_as(&b.meta), Some((3, b"./a".as_slice())));
-    assert_eq!(links.stored_as(&c.meta), None, "it has one name");
-    links.note(4, &b.meta, &b.name);
-    assert_eq!(links.stored_as(&a.meta), Some((4, b"./b".as_slice())));
+    assert_eq!(links.stored_as(0, &a.meta), None);
+    links.note(3, &a.meta, &a.name, 'a');
+    links.note(3, &c.meta, &c.name, 'c');
+    assert_eq!(links.stored_as(3, &b.meta), Some((b"./a".as_slice(), &'a')));
+    assert_eq!(links.stored_as(3, &c.meta), None, "it has one name");
+    assert_eq!(
+        links.stored_as(4, &b.meta),
+        None,
+        "it is in another archive"
+    );
+    // Another file with the inode of one that was removed.
+    let alone = Meta { links: 1, ..b.meta };
+    let longer = Meta { size: 9, ..b.meta };
+    let later = Meta {
+        mtime_nanos: b.meta.mtime_nanos ^ 1,
+        ..b.meta
+    };
+    for other in [alone, longer, later] {
+        assert_eq!(links.stored_as(3, &other), None, "{other:?}");
+    }
+    links.note(4, &b.meta, &b.name, 'b');
+    assert_eq!(links.stored_as(4, &a.meta), Some((b"./b".as_slice(), &'b')));
+    assert_eq!(links.stored_as(3, &a.meta), None);
 }

@@ -168,11 +168,21 @@ impl<'w> Scene<'w> {
 
     /// Stops the primary, and asserts that the latest backup and the archive lead to
     /// the rows it had, on pages that are whole.
-    pub(crate) fn assert_comes_back(mut self) {
+    pub(crate) fn assert_comes_back(self) {
+        self.assert_comes_back_with(&[]);
+    }
+
+    /// The same with options for the restore.
+    pub(crate) fn assert_comes_back_with(mut self, options: &[String]) {
         let digest = self.cluster.session().digest();
         self.cluster.archive_everything();
         self.cluster.stop(ShutDown::Immediate);
-        let mut restored = self.place.restored(self.bin, "back", &Recovery::Latest);
+        let restore = self.place.tool("barman-cloud-restore").args(options);
+        restore
+            .args([self.place.url(), "main", "latest"])
+            .arg(self.workspace.path("back"))
+            .succeed();
+        let mut restored = self.place.recovering(self.bin, "back", &Recovery::Latest);
         restored.start_and_recover();
         let session = restored.session();
         assert_eq!(session.digest(), digest);
