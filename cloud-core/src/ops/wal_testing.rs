@@ -79,11 +79,16 @@ pub(super) fn write_control(data_directory: &std::path::Path, system_identifier:
 
 /// A `pg_control` of PostgreSQL 15, on timeline 1, with or without checksums of pages.
 pub(super) fn control(system_identifier: u64, checksums: bool) -> Vec<u8> {
+    control_in(system_identifier, checksums, 6)
+}
+
+/// The same in any `DBState`; 6 is that of a running primary.
+pub(super) fn control_in(system_identifier: u64, checksums: bool, state: u32) -> Vec<u8> {
     let mut bytes = vec![0; 8192];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(0, &system_identifier.to_le_bytes());
     put(8, &1300_u32.to_le_bytes());
-    put(16, &6_u32.to_le_bytes());
+    put(16, &state.to_le_bytes());
     put(32, &0x60_0060_u64.to_le_bytes());
     put(40, &0x60_0028_u64.to_le_bytes());
     put(48, &1_u32.to_le_bytes());

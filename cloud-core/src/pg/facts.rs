@@ -133,7 +133,12 @@ impl Session {
             .collect())
     }
 
-    async fn tablespaces(&self) -> Result<Vec<PgTablespace>, PgError> {
+    /// The tablespaces that have a location, as the server tells it.
+    ///
+    /// # Errors
+    ///
+    /// The query failed, or its answer is none.
+    pub async fn tablespaces(&self) -> Result<Vec<PgTablespace>, PgError> {
         let query = "SELECT spcname, oid, pg_tablespace_location(oid) FROM pg_tablespace \
                      WHERE pg_tablespace_location(oid) != ''";
         let tablespace = |row: Row| match <[Option<String>; 3]>::try_from(row) {

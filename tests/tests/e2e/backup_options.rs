@@ -1,5 +1,7 @@
 //! Options of a base backup that are seen from the server's side alone.
 
+use std::fs;
+
 use e2e::{Cluster, PgBin, Workspace, wait_until};
 
 /// A server that logs every statement and every checkpoint.
@@ -88,4 +90,9 @@ fn the_session_is_kept_alive_as_often_as_asked_and_not_with_0() {
         slow.signal(rustix::process::Signal::INT);
         slow.wait();
     });
+    // It need not wait behind the parts that were given up.
+    let backups = fs::read_dir(workspace.path("bucket/main/base")).unwrap();
+    let last = backups.map(|backup| backup.unwrap().path()).max().unwrap();
+    let record = fs::read_to_string(last.join("backup.info")).unwrap();
+    assert!(record.contains("status=FAILED"), "{record}");
 }

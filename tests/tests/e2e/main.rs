@@ -4,6 +4,7 @@ mod accounts;
 mod azure;
 mod azure_credentials;
 mod backup_options;
+mod backup_start;
 mod bad_input;
 mod book;
 mod catalogue;

@@ -85,6 +85,9 @@ impl ArchiveOptions {
 pub(in crate::ops) struct Destination {
     /// With the limit of bandwidth.
     pub(in crate::ops) store: Arc<dyn ObjectStore>,
+    /// Without it, for records: a backup that is given up must be able to say so at once,
+    /// and not behind all parts that were waiting for their turn.
+    pub(in crate::ops) records: Arc<dyn ObjectStore>,
     pub(in crate::ops) layout: Layout,
     plan: PartPlan,
 }
@@ -128,12 +131,14 @@ impl Destination {
             return Err(OpError::new(OpErrorKind::General, message)
                 .with_hint("leave --tags and --tag away for this store"));
         }
+        let records = Arc::clone(&store);
         let store = match options.max_bandwidth {
             Some(rate) => Arc::new(Bandwidth::new(store, rate)),
             None => store,
         };
         Ok(Self {
             store,
+            records,
             layout,
             plan,
         })

@@ -31,7 +31,10 @@ use super::archives::{ArchiveOptions, Destination, Sources};
 use super::{Ctx, OpError};
 use crate::catalogue::layout::BackupId;
 use crate::manifest::WalRange;
-use crate::pg::{BackupStart, BackupStop, Options as ConnectionOptions, PgError, Session};
+use crate::pg::{
+    BackupStart, BackupStop, Options as ConnectionOptions, PgError, PgTablespace, ServerFacts,
+    Session,
+};
 use crate::report::{Phase, Work};
 use crate::store::ObjectStore;
 use crate::transfer::{Budget, TransferError};
@@ -66,13 +69,13 @@ pub async fn run(
     if let Some(wanted) = &request.snapshots {
         return snapshots::run(ctx, &to, session, &request, wanted).await;
     }
-    let facts = preflight::facts(ctx, &session).await?;
+    let mut facts = preflight::facts(ctx, &session).await?;
     let sources = preflight::sources(&facts).await?;
     let id = preflight::free_id(ctx, to.store.as_ref(), &to.layout).await?;
     preflight::compare_owner(ctx, to.store.as_ref(), &to.layout, &facts).await?;
     let budget = to.budget(facts.cluster_size);
 
-    let mut record = Record::new(&to.store, &to.layout, &id, &request, &facts);
+    let mut record = Record::new(&to.records, &to.layout, &id, &request, &facts);
     tracing::info!("Starting backup '{id}'");
     ctx.reporter.begin(Work::Backup, facts.cluster_size);
     let taking = Taking {
@@ -83,7 +86,7 @@ pub async fn run(
         budget,
         version: facts.version,
     };
-    let result = taking.run(&session, sources, &mut record).await;
+    let result = taking.run(&session, &mut facts, sources, &mut record).await;
     ctx.reporter.end();
     // Closing the session is what ends backup mode where it was not stopped.
     drop(session);
@@ -108,6 +111,7 @@ impl Taking<'_> {
     async fn run(
         &self,
         session: &Session,
+        facts: &mut ServerFacts,
         sources: Sources,
         record: &mut Record<'_>,
     ) -> Result<(), Failure> {
@@ -115,6 +119,11 @@ impl Taking<'_> {
         let label = format!("Barman backup {} {}", outcome::SERVER_NAME, self.id);
         let fast = self.request.immediate_checkpoint;
         let start = start(self.ctx, session, &label, fast).await?;
+        let tablespaces = tablespaces(self.ctx, session, facts).await?;
+        let sources = preflight::sources_at(facts, tablespaces, start.lsn, sources)
+            .await
+            .map_err(Failure::text)?;
+        record.tablespaces(&facts.tablespaces);
         record.started(&start).await?;
         self.ctx.reporter.phase(Phase::Copying);
 
@@ -236,6 +245,21 @@ async fn start(
     }
 }
 
+/// The tablespaces that there are now.
+async fn tablespaces(
+    ctx: &Ctx,
+    session: &Session,
+    facts: &ServerFacts,
+) -> Result<Vec<PgTablespace>, Failure> {
+    let found = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(Failure::Interrupted),
+        found = session.tablespaces() => found?,
+    };
+    let located = preflight::locate(facts.data_directory.as_deref(), found).await;
+    located.map_err(Failure::text)
+}
+
 /// The end of backup mode, for both kinds of base backups.
 struct Stopping<'a> {
     ctx: &'a Ctx,
@@ -254,7 +278,14 @@ impl Stopping<'_> {
     ) -> Result<BackupStop, Option<Failure>> {
         self.ctx.reporter.phase(Phase::Finishing);
         tracing::info!("Stopping backup '{}'", self.id);
-        let stop = session.stop_backup();
+        let stop = async {
+            let stop = session.stop_backup().await?;
+            let point = format!("barman_{}", self.id);
+            if session.finish_on_primary(&point).await? {
+                tracing::info!("Restore point '{point}' successfully created");
+            }
+            Ok::<_, PgError>(stop)
+        };
         let stop = async {
             match self.request.stop_timeout {
                 None => Ok(stop.await?),
@@ -270,23 +301,12 @@ impl Stopping<'_> {
                     .map_err(Failure::from),
             }
         };
-        let stop = tokio::select! {
+        tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                return Err(self.ctx.cancel.is_cancelled().then_some(Failure::Interrupted));
+                Err(self.ctx.cancel.is_cancelled().then_some(Failure::Interrupted))
             }
-            stop = stop => stop.map_err(Some)?,
-        };
-        let after = session
-            .finish_on_primary(&format!("barman_{}", self.id))
-            .await;
-        match after {
-            Ok(true) => {
-                tracing::info!("Restore point 'barman_{}' successfully created", self.id);
-            }
-            Ok(false) => {}
-            Err(error) => return Err(Some(error.into())),
+            stop = stop => stop.map_err(Some),
         }
-        Ok(stop)
     }
 }

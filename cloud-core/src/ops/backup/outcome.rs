@@ -6,6 +6,7 @@
 //! over a DONE that may have landed (docs/decisions.md 19). A FAILED record carries
 //! no end fields: clients take a backup with both times for a good one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,6 @@ use crate::catalogue::layout::{BackupId, Layout};
 use crate::catalogue::literal::Literal;
 use crate::catalogue::load::MAX_INFO;
 use crate::catalogue::time::Timestamp;
-use crate::key::Prefix;
 use crate::ops::record::{self, NotReplaced, Seen};
 use crate::ops::{OpError, OpErrorKind, chain, hints};
 use crate::pg::{BackupStart, BackupStop, PgError, PgTablespace, ServerFacts, ServerTime};
@@ -35,6 +35,10 @@ pub(super) const SERVER_NAME: &str = "cloud";
 /// How long the last record may take when the backup is given up: with the
 /// abort of uploads before it, within the 10 s of docs/decisions.md 11.
 const FAILED_DEADLINE: Duration = Duration::from_secs(4);
+
+/// How long it may take to find out whether the WAL of a backup is archived, which nothing depends
+/// on.
+const ARCHIVED_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a backup that had begun came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +94,8 @@ pub(super) struct Record<'a> {
     /// Whether STARTED is in the store: only then is there something of ours
     /// to overwrite.
     announced: bool,
+    /// STARTED, if it was tried to write it: the answer may have been lost.
+    begun: Option<Bytes>,
     /// What was written last.
     written: Option<Bytes>,
     /// Whether it was tried to write DONE.
@@ -105,16 +111,6 @@ impl<'a> Record<'a> {
         request: &'a BackupRequest,
         facts: &ServerFacts,
     ) -> Self {
-        // Tablespaces inside the data directory are part of its archives.
-        let outside = facts
-            .tablespaces
-            .iter()
-            .filter(|found| found.location.starts_with('/'));
-        let tablespace = |found: &PgTablespace| Tablespace {
-            name: found.name.clone(),
-            oid: found.oid,
-            location: found.location.clone(),
-        };
         let info = BackupInfo {
             server_name: Some(SERVER_NAME.to_owned()),
             systemid: facts.system_identifier.clone(),
@@ -122,7 +118,7 @@ impl<'a> Record<'a> {
             xlog_segment_size: facts.wal_segment_size,
             data_checksums: facts.data_checksums.clone(),
             summarize_wal: facts.summarize_wal.clone(),
-            tablespaces: outside.map(tablespace).collect(),
+            tablespaces: outside(&facts.tablespaces),
             pgdata: facts.data_directory.clone(),
             config_file: facts.config_file.clone(),
             hba_file: facts.hba_file.clone(),
@@ -140,9 +136,15 @@ impl<'a> Record<'a> {
             info,
             size,
             announced: false,
+            begun: None,
             written: None,
             may_be_done: false,
         }
+    }
+
+    /// The tablespaces of the server when the backup began.
+    pub(super) fn tablespaces(&mut self, all: &[PgTablespace]) {
+        self.info.tablespaces = outside(all);
     }
 
     /// The backup consists of these snapshots, and is called as its server is.
@@ -207,14 +209,41 @@ impl<'a> Record<'a> {
         self.info.status = Status::Started;
         self.info
             .set_begin(start.timeline, start.lsn, self.size, timestamp(start.time));
-        self.put(PutMode::CreateOnly)
-            .await
-            .map_err(|error| match error.kind {
-                StoreErrorKind::AlreadyExists => Failure::Taken(self.id.clone()),
-                _ => Failure::Info(error),
-            })?;
+        self.begun = Some(Bytes::from(self.info.to_text()));
+        match self.put(PutMode::CreateOnly).await {
+            Ok(()) => {}
+            Err(error) if error.kind != StoreErrorKind::AlreadyExists => {
+                return Err(Failure::Info(error));
+            }
+            // The first attempt may have stored it.
+            Err(_) if self.is_begun().await => self.written.clone_from(&self.begun),
+            Err(_) => return Err(Failure::Taken(self.id.clone())),
+        }
         self.announced = true;
         Ok(())
+    }
+
+    /// Whether the record in the store is this backup's STARTED. (It has the time and the
+    /// position at which the server began: nobody else's is the same.)
+    async fn is_begun(&self) -> bool {
+        let key = self.layout.backup_info(self.id);
+        let seen = record::see(self.store.as_ref(), &key).await;
+        let seen = seen.ok().flatten().map(|seen| seen.bytes);
+        seen.is_some() && seen == self.begun
+    }
+
+    /// Writes FAILED: over what is there, or where nothing is but STARTED of this backup.
+    async fn put_failed(&mut self, mode: PutMode) -> Result<(), StoreError> {
+        match self.put(mode).await {
+            Err(error)
+                if error.kind == StoreErrorKind::AlreadyExists
+                    && !self.announced
+                    && self.is_begun().await =>
+            {
+                self.put(PutMode::Overwrite).await
+            }
+            put => put,
+        }
     }
 
     /// Every archive is whole: makes the backup exist.
@@ -308,7 +337,7 @@ impl<'a> Record<'a> {
             } else {
                 PutMode::CreateOnly
             };
-            let recorded = tokio::time::timeout(FAILED_DEADLINE, self.put(mode)).await;
+            let recorded = tokio::time::timeout(FAILED_DEADLINE, self.put_failed(mode)).await;
             match recorded {
                 Ok(Ok(())) => {}
                 // Whoever deletes it has marked it.
@@ -360,22 +389,19 @@ impl<'a> Record<'a> {
         };
         // A position on a boundary needs nothing of the segment it begins.
         let last = WalName::segment_of(timeline, Lsn(end.0.saturating_sub(1)), self.size);
-        let mut name = Some(WalName::segment_of(timeline, begin, self.size));
-        let mut missing = Vec::new();
-        while let Some(segment) = name.filter(|segment| *segment <= last && missing.len() < 10) {
-            let prefix = Prefix::text(self.layout.wal(&segment, "").as_str());
-            match store::list_all(self.store.as_ref(), &prefix, Depth::One).await {
-                Ok(page) if page.objects.is_empty() => missing.push(segment.to_string()),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::info!(
-                        "whether the WAL of the backup is archived is not known: {error}"
-                    );
-                    return;
-                }
+        let first = WalName::segment_of(timeline, begin, self.size);
+        let looked = self.missing(first, last);
+        let missing = match tokio::time::timeout(ARCHIVED_DEADLINE, looked).await {
+            Ok(Ok(missing)) => missing,
+            Ok(Err(error)) => {
+                tracing::info!("whether the WAL of the backup is archived is not known: {error}");
+                return;
             }
-            name = segment.next(self.size);
-        }
+            Err(_) => {
+                tracing::info!("whether the WAL of the backup is archived is not known yet");
+                return;
+            }
+        };
         if missing.is_empty() {
             tracing::info!("All WAL from the beginning to the end of the backup is in the archive");
         } else {
@@ -384,6 +410,39 @@ impl<'a> Record<'a> {
                 missing.join(", ")
             );
         }
+    }
+
+    /// Ten at most of the segments that are not in the archive.
+    pub(super) async fn missing(
+        &self,
+        first: WalName,
+        last: WalName,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut missing = Vec::new();
+        let mut directory = None;
+        let mut there = BTreeSet::new();
+        let mut name = Some(first);
+        while let Some(segment) = name.filter(|segment| *segment <= last && missing.len() < 10) {
+            let own = self.layout.wal_dir(&segment);
+            if directory.as_ref() != Some(&own) {
+                // The few hundred segments of a directory are told in one request.
+                let page = store::list_all(self.store.as_ref(), &own, Depth::One).await?;
+                let names = page.objects.iter().filter_map(|object| {
+                    let name = object.key.as_str().rsplit('/').next()?;
+                    let (segment, suffix) = name.split_at_checked(24)?;
+                    // The end of a timeline, or what is said of a backup, is no segment.
+                    let is_other = suffix.contains("partial") || suffix.contains("backup");
+                    (!is_other).then(|| segment.to_owned())
+                });
+                there = names.collect();
+                directory = Some(own);
+            }
+            if !there.contains(&segment.to_string()) {
+                missing.push(segment.to_string());
+            }
+            name = segment.next(self.size);
+        }
+        Ok(missing)
     }
 
     async fn put(&mut self, mode: PutMode) -> Result<(), StoreError> {
@@ -397,6 +456,18 @@ impl<'a> Record<'a> {
         self.written = Some(text);
         Ok(())
     }
+}
+
+/// Those with archives of their own: tablespaces inside the data directory are part of its.
+fn outside(all: &[PgTablespace]) -> Vec<Tablespace> {
+    all.iter()
+        .filter(|found| found.location.starts_with('/'))
+        .map(|found| Tablespace {
+            name: found.name.clone(),
+            oid: found.oid,
+            location: found.location.clone(),
+        })
+        .collect()
 }
 
 fn timestamp(time: ServerTime) -> Timestamp {

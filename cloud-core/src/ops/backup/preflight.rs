@@ -1,6 +1,8 @@
 //! Everything that can be found wrong before anything is written.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,9 +13,10 @@ use super::ConnectionOptions;
 use crate::catalogue::layout::{ArchiveBase, BackupId, Layout};
 use crate::ops::archives::{ConfigurationFile, Sources, TablespaceSource, major};
 use crate::ops::{Ctx, Env, OpError, OpErrorKind, chain, hints, owners};
-use crate::pg::{ConnInfo, PgError, ServerFacts, Session, Var};
-use crate::pgdata;
+use crate::pg::{ConnInfo, PgError, PgTablespace, ServerFacts, Session, Var};
+use crate::pgdata::{self, ClusterState};
 use crate::store::{Depth, ObjectStore, StoreErrorKind};
+use crate::wal::Lsn;
 
 /// Oldest server whose backup functions do not lock each other out, as
 /// `server_version_num`.
@@ -68,7 +71,7 @@ pub(super) async fn facts(ctx: &Ctx, session: &Session) -> Result<ServerFacts, O
         () = ctx.cancel.cancelled() => return Err(interrupted()),
         facts = asked => facts,
     };
-    facts.map_err(|error| {
+    let mut facts = facts.map_err(|error| {
         let hint = "the role needs pg_monitor, and EXECUTE on pg_backup_start and pg_backup_stop \
                     (pg_start_backup and pg_stop_backup before PostgreSQL 15), pg_switch_wal and \
                     pg_create_restore_point";
@@ -78,7 +81,42 @@ pub(super) async fn facts(ctx: &Ctx, session: &Session) -> Result<ServerFacts, O
         } else {
             op
         }
-    })
+    })?;
+    facts.tablespaces = locate(facts.data_directory.as_deref(), facts.tablespaces)
+        .await
+        .map_err(|why| not_possible(&why))?;
+    Ok(facts)
+}
+
+/// The tablespaces with what the links to them lead to. The server tells what they say, which is
+/// relative to the directory of the links if somebody moved a tablespace so; without a link the
+/// tablespace is a directory of PGDATA.
+pub(super) async fn locate(
+    pgdata: Option<&str>,
+    mut tablespaces: Vec<PgTablespace>,
+) -> Result<Vec<PgTablespace>, String> {
+    let Some(links) = pgdata.map(|path| Path::new(path).join("pg_tblspc")) else {
+        return Ok(tablespaces);
+    };
+    let located = tokio::task::spawn_blocking(move || {
+        for found in &mut tablespaces {
+            let link = links.join(found.oid.to_string());
+            if found.location.starts_with('/') || link.read_link().is_err() {
+                continue;
+            }
+            let real = link.canonicalize().map_err(|error| {
+                let name = &found.name;
+                format!(
+                    "could not find the tablespace {name} at `{}`: {error}",
+                    link.display()
+                )
+            })?;
+            let real = real.into_os_string().into_string();
+            found.location = real.map_err(|path| format!("{} is no text", path.display()))?;
+        }
+        Ok(tablespaces)
+    });
+    located.await.map_err(|_| "the worker ended early")?
 }
 
 fn not_possible(why: &str) -> OpError {
@@ -97,6 +135,22 @@ pub(super) async fn sources(facts: &ServerFacts) -> Result<Sources, OpError> {
         ));
     };
     warn(facts, &pgdata);
+    let sources = sources_of(facts, pgdata);
+    let own = Own::of(facts);
+    let looked = look(sources, move |sources| look_at(sources, &own)).await;
+    looked.map_err(|why| not_possible(&why))
+}
+
+/// Runs `with` where files may be read.
+async fn look(
+    sources: Sources,
+    with: impl FnOnce(&Sources) -> Result<(), String> + Send + 'static,
+) -> Result<Sources, String> {
+    let looked = tokio::task::spawn_blocking(move || with(&sources).map(|()| sources));
+    looked.await.map_err(|_| "the worker ended early")?
+}
+
+fn sources_of(facts: &ServerFacts, pgdata: PathBuf) -> Sources {
     let outside = facts
         .tablespaces
         .iter()
@@ -118,27 +172,61 @@ pub(super) async fn sources(facts: &ServerFacts) -> Result<Sources, OpError> {
         (!path.starts_with(&pgdata)).then_some(ConfigurationFile { path, required })
     })
     .collect();
-    let sources = Sources {
+    Sources {
         pgdata,
         major: major(facts.version),
         tablespaces,
         configuration,
         rounds: NonZeroU32::MIN,
-    };
-    let identifier = facts.system_identifier.clone();
-    let checked = tokio::task::spawn_blocking(move || {
-        look_at(&sources, identifier.as_deref()).map(|()| sources)
-    });
-    let checked = checked
-        .await
-        .map_err(|_| not_possible("the worker ended early"))?;
-    checked.map_err(|why| not_possible(&why))
+    }
+}
+
+/// What is to be copied, now that the server has begun at `start`: it may have waited long for its
+/// checkpoint, and replay, which begins there, does not make again what came into being before.
+///
+/// # Errors
+///
+/// Why the backup would be worth nothing.
+pub(super) async fn sources_at(
+    facts: &mut ServerFacts,
+    tablespaces: Vec<PgTablespace>,
+    start: Lsn,
+    before: Sources,
+) -> Result<Sources, String> {
+    let has_changed = tablespaces != facts.tablespaces;
+    facts.tablespaces = tablespaces;
+    let sources = sources_of(facts, before.pgdata);
+    let own = Own::of(facts);
+    look(sources, move |sources| {
+        check_start(&sources.pgdata, start)?;
+        if has_changed {
+            look_at(sources, &own)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// By what the data directory of a server is known.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    identifier: Option<String>,
+    in_recovery: bool,
+}
+
+impl Own {
+    pub(super) fn of(facts: &ServerFacts) -> Self {
+        Self {
+            identifier: facts.system_identifier.clone(),
+            in_recovery: facts.in_recovery,
+        }
+    }
 }
 
 /// Looks at every source, so that a directory that is missing, not mounted or
 /// not readable is found before the server is told to begin.
-fn look_at(sources: &Sources, identifier: Option<&str>) -> Result<(), String> {
-    check_cluster(&sources.pgdata, identifier)?;
+fn look_at(sources: &Sources, own: &Own) -> Result<(), String> {
+    check_cluster(&sources.pgdata, own)?;
     let bases = sources
         .tablespaces
         .iter()
@@ -146,15 +234,27 @@ fn look_at(sources: &Sources, identifier: Option<&str>) -> Result<(), String> {
     for base in bases.chain([ArchiveBase::Data]) {
         sources.walk(base).map_err(|error| chain(&error))?;
     }
+    for file in &sources.configuration {
+        match File::open(&file.path) {
+            Err(error) if file.required || error.kind() != io::ErrorKind::NotFound => {
+                let path = file.path.display();
+                return Err(format!(
+                    "could not read the configuration file `{path}`: {error}"
+                ));
+            }
+            _ => {}
+        }
+    }
     Ok(())
 }
 
-/// Compares the data directory on this host with the server that was asked.
-pub(super) fn check_cluster(pgdata: &Path, identifier: Option<&str>) -> Result<(), String> {
+/// Compares the data directory on this host with the server that was asked. A standby has the same
+/// system identifier as its primary, so both must be at the same work too.
+pub(super) fn check_cluster(pgdata: &Path, own: &Own) -> Result<(), String> {
     let control = pgdata::read_control(&pgdata.join("global/pg_control"));
     let control = control.map_err(|error| chain(&error))?.control;
-    if let Some(identifier) = identifier
-        && control.system_identifier.to_string() != identifier
+    if let Some(identifier) = &own.identifier
+        && control.system_identifier.to_string() != *identifier
     {
         return Err(format!(
             "{} is the data directory of another server (system identifier {}, the server that \
@@ -163,7 +263,36 @@ pub(super) fn check_cluster(pgdata: &Path, identifier: Option<&str>) -> Result<(
             control.system_identifier
         ));
     }
-    Ok(())
+    let state = control.progress.map(|progress| progress.state);
+    let (here, there) = match (state, own.in_recovery) {
+        (Some(ClusterState::InProduction), true) => ("a primary", "a standby"),
+        (Some(ClusterState::InArchiveRecovery), false) => ("a standby", "a primary"),
+        (Some(ClusterState::ShutDown | ClusterState::ShutDownInRecovery), _) => {
+            ("a server that is shut down", "running")
+        }
+        _ => return Ok(()),
+    };
+    Err(format!(
+        "{} is the data directory of {here}, and the server that was asked is {there}: run this tool \
+         on the host of the server, or connect to the server of this host",
+        pgdata.display()
+    ))
+}
+
+/// Whether the data directory is of the server that began a backup at `start`: that one has
+/// written it into its `pg_control` before it said so.
+pub(super) fn check_start(pgdata: &Path, start: Lsn) -> Result<(), String> {
+    let control = pgdata::read_control(&pgdata.join("global/pg_control"));
+    let control = control.map_err(|error| chain(&error))?.control;
+    match control.progress.map(|progress| Lsn(progress.redo_lsn)) {
+        Some(redo) if redo < start => Err(format!(
+            "{} is not the data directory of the server that was asked: that one began the backup at \
+             {start}, and the last checkpoint here is of {redo}; run this tool on the host of the \
+             server",
+            pgdata.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Warns of what does not stop a backup but makes it hard to use.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::outcome::{Failure, Record};
-use super::{BackupRequest, Destination, Stopping, preflight, start, stats};
+use super::{BackupRequest, Destination, Stopping, preflight, start, stats, tablespaces};
 use crate::mounts::{Mount, Mounts};
 use crate::ops::snapshots::{Missing, failed};
 use crate::ops::{Ctx, OpError, OpErrorKind, chain};
@@ -111,7 +111,7 @@ pub(super) async fn run(
     let id = preflight::free_id(ctx, to.store.as_ref(), &to.layout).await?;
 
     let mut making = Making::new(provider, disks, id.as_str());
-    let mut record = Record::new(&to.store, &to.layout, &id, request, &facts);
+    let mut record = Record::new(&to.records, &to.layout, &id, request, &facts);
     record.snapshots(&request.archives.server, making.record().to_literal());
     tracing::info!("Starting backup '{id}'");
     ctx.reporter.begin(Work::Backup, None);
@@ -120,7 +120,7 @@ pub(super) async fn run(
         request,
         id: &id,
     };
-    let result = take(&stopping, to, &session, &mut making, &mut record).await;
+    let result = take(&stopping, to, &session, &facts, &mut making, &mut record).await;
     ctx.reporter.end();
     drop(session);
     let Err(failure) = result else {
@@ -143,6 +143,7 @@ async fn take(
     stopping: &Stopping<'_>,
     to: &Destination,
     session: &Session,
+    facts: &ServerFacts,
     making: &mut Making,
     record: &mut Record<'_>,
 ) -> Result<(), Failure> {
@@ -150,6 +151,13 @@ async fn take(
     let began = Instant::now();
     let label = format!("Barman backup {} {id}", request.archives.server);
     let started = start(ctx, session, &label, request.immediate_checkpoint).await?;
+    // Replay begins here, and does not make again what came into being before.
+    if tablespaces(ctx, session, facts).await? != facts.tablespaces {
+        return Err(Failure::text(
+            "tablespaces came or went while the server waited for its checkpoint: run the same \
+             command again",
+        ));
+    }
     record.started(&started).await?;
     ctx.reporter.phase(Phase::Copying);
     let copying = async {
@@ -217,7 +225,7 @@ async fn mounted(
         pgdata: path(&facts.data_directory),
         tablespaces: locations.collect(),
         configuration: configuration.into_iter().filter_map(path).collect(),
-        identifier: facts.system_identifier.clone(),
+        own: preflight::Own::of(facts),
     };
     if let Some(pgdata) = &files.pgdata {
         preflight::warn(facts, pgdata);
@@ -235,7 +243,7 @@ struct Files {
     pgdata: Option<PathBuf>,
     tablespaces: Vec<PathBuf>,
     configuration: Vec<PathBuf>,
-    identifier: Option<String>,
+    own: preflight::Own,
 }
 
 fn look(
@@ -299,7 +307,7 @@ impl Files {
         };
         // Who takes snapshots need not be able to read files.
         if File::open(pgdata.join("global/pg_control")).is_ok() {
-            preflight::check_cluster(pgdata, self.identifier.as_deref()).map_err(general)?;
+            preflight::check_cluster(pgdata, &self.own).map_err(general)?;
         }
         let wal = pgdata.join("pg_wal");
         if elsewhere(&wal).is_some() {

@@ -1,10 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::num::NonZeroU32;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use jiff::tz::Offset;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -12,20 +14,24 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::copy::{Closing, Job, Plan};
-use super::outcome::Record;
+use super::outcome::{Failure, Record};
+use super::preflight::{Own, check_cluster, check_start, locate};
 use super::{BackupRequest, ConnectionOptions};
 use crate::catalogue::layout::BackupId;
 use crate::catalogue::literal::Literal;
 use crate::codec;
+use crate::key::Key;
 use crate::manifest::{Algorithm, WalRange};
 use crate::ops::archives::{ArchiveOptions, Destination, Sources, TablespaceSource};
-use crate::ops::wal_testing::write_control;
-use crate::pg::{BackupStart, BackupStop, ServerFacts, ServerTime};
+use crate::ops::wal_testing::{control_in, write_control};
+use crate::pg::{BackupStart, BackupStop, PgTablespace, ServerFacts, ServerTime};
 use crate::report::{Reporter, Silent};
-use crate::store::{Fault, FaultyStore, Limits, MemoryStore, ObjectStore, StoreErrorKind, StoreOp};
+use crate::store::{
+    Fault, FaultyStore, Limits, MemoryStore, ObjectStore, PutOptions, StoreErrorKind, StoreOp,
+};
 use crate::tar::{MemberKind, TarReader};
 use crate::transfer::TransferError;
-use crate::wal::{Lsn, TimelineId};
+use crate::wal::{Lsn, TimelineId, WalName};
 
 const DIR: &str = "main/base/20260101T120000/";
 const OID: u32 = 16_384;
@@ -292,12 +298,8 @@ fn moment() -> ServerTime {
     }
 }
 
-/// A deletion marks the record, takes the archives that are there and then the record;
-/// it may be over, or die, before the backup comes to its end.
-#[tokio::test]
-async fn a_backup_that_is_deleted_while_it_is_taken_does_not_become_done() {
-    let key = format!("{DIR}backup.info");
-    let request = BackupRequest {
+fn request() -> BackupRequest {
+    BackupRequest {
         archives: options(1),
         connection: ConnectionOptions::default(),
         immediate_checkpoint: false,
@@ -305,12 +307,82 @@ async fn a_backup_that_is_deleted_while_it_is_taken_does_not_become_done() {
         keepalive_interval: None,
         stop_timeout: None,
         snapshots: None,
-    };
-    let start = BackupStart {
+    }
+}
+
+fn start() -> BackupStart {
+    BackupStart {
         lsn: Lsn(0x200_0028),
         timeline: TimelineId(1),
         time: moment(),
-    };
+    }
+}
+
+/// An answer is lost and the request was done, or is tried again and finds its own work.
+#[tokio::test]
+async fn a_record_whose_first_answer_was_lost_is_still_this_backups() {
+    let key = format!("{DIR}backup.info");
+    let request = request();
+    for (theirs, is_tried_again) in [(false, false), (false, true), (true, true)] {
+        let store = MemoryStore::new();
+        let faulty = FaultyStore::new(Arc::new(store.clone()));
+        let shared: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+        let to = Destination::new(shared, &request.archives).expect("a destination");
+        let id = BackupId::new("20260101T120000").expect("an id");
+        let mut record = Record::new(&to.records, &to.layout, &id, &request, &facts());
+        faulty.fail(StoreOp::Put, Fault::After(StoreErrorKind::Timeout), 1);
+        let mut failure = record.started(&start()).await.expect_err("it is lost");
+        if theirs {
+            store.insert(&key, "status=STARTED\n");
+        }
+        if is_tried_again {
+            match record.started(&start()).await {
+                Ok(()) => assert!(!theirs),
+                Err(taken) => {
+                    assert!(
+                        theirs && taken.to_string().contains("in the same second"),
+                        "{taken}"
+                    );
+                    failure = taken;
+                }
+            }
+        }
+        let _ = record.failed(failure).await;
+        let text = String::from_utf8(store.contents()[&key].to_vec()).expect("a text");
+        let expected = if theirs { "STARTED" } else { "FAILED" };
+        assert!(text.contains(&format!("status={expected}")), "{text}");
+    }
+}
+
+/// The limit is for what may wait: parts that were given up have their places in its queue.
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_recorded_at_once_whatever_waits_for_its_turn() {
+    let mut request = request();
+    request.archives.max_bandwidth = Some(1);
+    let store = MemoryStore::new();
+    let to = Destination::new(Arc::new(store.clone()), &request.archives).expect("a destination");
+    let id = BackupId::new("20260101T120000").expect("an id");
+    let mut record = Record::new(&to.records, &to.layout, &id, &request, &facts());
+    record.started(&start()).await.expect("it is announced");
+    let key = Key::new("x").expect("a key");
+    let options = PutOptions::default();
+    let part = to
+        .store
+        .put(&key, Bytes::from_static(&[0; 1000]).into(), &options);
+    let given_up = tokio::time::timeout(Duration::from_secs(1), part).await;
+    assert!(given_up.is_err(), "it waits for its turn");
+    record.failed(Failure::Interrupted).await;
+    let text = store.contents()[&format!("{DIR}backup.info")].clone();
+    let text = String::from_utf8(text.to_vec()).expect("a text");
+    assert!(text.contains("status=FAILED"), "{text}");
+}
+
+/// A deletion marks the record, takes the archives that are there and then the record;
+/// it may be over, or die, before the backup comes to its end.
+#[tokio::test]
+async fn a_backup_that_is_deleted_while_it_is_taken_does_not_become_done() {
+    let key = format!("{DIR}backup.info");
+    let (request, start) = (request(), start());
     let stop = BackupStop {
         lsn: Lsn(0x200_0100),
         timeline: TimelineId(1),
@@ -330,7 +402,7 @@ async fn a_backup_that_is_deleted_while_it_is_taken_does_not_become_done() {
         let shared: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
         let to = Destination::new(shared, &request.archives).expect("a destination");
         let id = BackupId::new("20260101T120000").expect("an id");
-        let mut record = Record::new(&to.store, &to.layout, &id, &request, &facts());
+        let mut record = Record::new(&to.records, &to.layout, &id, &request, &facts());
         record.started(&start).await.expect("it is announced");
         record.again().await.expect("it is still ours");
         match mark {
@@ -354,4 +426,170 @@ async fn a_backup_that_is_deleted_while_it_is_taken_does_not_become_done() {
         let theirs = mark.filter(|text| !text.is_empty());
         assert!(theirs.is_none_or(|theirs| text == theirs), "{text}");
     }
+}
+
+/// A standby has its primary's system identifier, and neither the same files nor the same label.
+#[test]
+fn the_data_directory_is_at_the_work_of_the_server_that_was_asked() {
+    let pgdata = tempfile::tempdir().expect("a temporary directory");
+    fs::create_dir(pgdata.path().join("global")).expect("a directory");
+    let check = |state: u32, identifier: u64, in_recovery| {
+        let path = pgdata.path().join("global/pg_control");
+        fs::write(path, control_in(identifier, false, state)).expect("a file");
+        let facts = ServerFacts {
+            system_identifier: Some("7".into()),
+            in_recovery,
+            ..facts()
+        };
+        check_cluster(pgdata.path(), &Own::of(&facts))
+    };
+    // `DBState` in PostgreSQL's `pg_control.h`: shut down 1, and in recovery 2; archive recovery
+    // 5; in production 6.
+    for (state, in_recovery, fits) in [
+        (6, false, true),
+        (6, true, false),
+        (5, true, true),
+        (5, false, false),
+        (1, false, false),
+        (2, true, false),
+        // On their way from one to another.
+        (3, false, true),
+        (4, true, true),
+    ] {
+        let checked = check(state, 7, in_recovery);
+        assert_eq!(checked.is_ok(), fits, "{state}, {in_recovery}: {checked:?}");
+        let why = checked.err().unwrap_or_default();
+        assert!(
+            fits || why.contains("run this tool on the host of the server"),
+            "{why}"
+        );
+    }
+    assert!(check(6, 8, false).is_err_and(|why| why.contains("system identifier 8")));
+}
+
+#[test]
+fn the_start_of_a_backup_is_in_the_control_file_of_its_server() {
+    let pgdata = tempfile::tempdir().expect("a temporary directory");
+    // Its checkpoint begins at 0/600028.
+    write_control(pgdata.path(), 7);
+    for (start, fits) in [(0x60_0028, true), (0x50_0028, true), (0x60_0029, false)] {
+        let checked = check_start(pgdata.path(), Lsn(start));
+        assert_eq!(checked.is_ok(), fits, "{start:X}: {checked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_tablespace_is_where_the_link_to_it_leads() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| root.path().join(name);
+    for name in ["data/pg_tblspc/3", "disk"] {
+        fs::create_dir_all(path(name)).expect("a directory");
+    }
+    for (name, target) in [
+        ("1", "/elsewhere"),
+        ("2", "../../disk"),
+        ("4", "../../gone"),
+    ] {
+        symlink(target, path("data/pg_tblspc").join(name)).expect("a link");
+    }
+    let located = async |oid: u32, location: &str| {
+        let told = PgTablespace {
+            name: "fast".into(),
+            oid,
+            location: location.into(),
+        };
+        let data = path("data");
+        let located = locate(data.to_str(), vec![told]).await;
+        located.map(|all| all[0].location.clone())
+    };
+    let disk = path("disk").canonicalize().expect("it is there");
+    let disk = disk.to_str().expect("a text");
+    assert_eq!(located(1, "/elsewhere").await.as_deref(), Ok("/elsewhere"));
+    assert_eq!(located(2, "../../disk").await.as_deref(), Ok(disk));
+    // A directory of PGDATA, and one that was dropped meanwhile.
+    assert_eq!(
+        located(3, "pg_tblspc/3").await.as_deref(),
+        Ok("pg_tblspc/3")
+    );
+    assert_eq!(
+        located(5, "pg_tblspc/5").await.as_deref(),
+        Ok("pg_tblspc/5")
+    );
+    let gone = located(4, "../../gone").await.expect_err("it is not there");
+    assert!(
+        gone.starts_with("could not find the tablespace fast at `"),
+        "{gone}"
+    );
+}
+
+/// Dropped before its turn came: replay drops it again, and a restore looks for an archive.
+#[tokio::test]
+async fn a_tablespace_that_was_dropped_has_an_archive_of_nothing() {
+    for lanes in [1, 3] {
+        let cluster = Cluster::new();
+        fs::create_dir(cluster.path("data/pg_tblspc")).expect("a directory");
+        let link = cluster.path(&format!("data/pg_tblspc/{OID}"));
+        symlink(cluster.path("space"), &link).expect("a link");
+        fs::remove_dir_all(cluster.path("space/PG_17_202406281")).expect("removed");
+        let store = MemoryStore::new();
+        let error = cluster
+            .copy(Arc::new(store.clone()), &options(lanes))
+            .await
+            .expect_err("it is not mounted");
+        assert!(
+            error
+                .to_string()
+                .contains("contains no directory of this server"),
+            "{error}"
+        );
+        fs::remove_file(&link).expect("removed");
+        let store = MemoryStore::new();
+        cluster
+            .copy(Arc::new(store.clone()), &options(lanes))
+            .await
+            .expect("the rest is copied");
+        let archives = archives(&store);
+        let of_space = |(name, files): (&String, &Vec<String>)| {
+            name.starts_with(&OID.to_string()).then_some(files.len())
+        };
+        assert_eq!(
+            archives.iter().filter_map(of_space).collect::<Vec<_>>(),
+            [0],
+            "{archives:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn wal_that_is_not_archived_yet_is_named() {
+    let request = request();
+    let store = MemoryStore::new();
+    let faulty = FaultyStore::new(Arc::new(store.clone()));
+    let shared: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+    let to = Destination::new(shared, &request.archives).expect("a destination");
+    let id = BackupId::new("20260101T120000").expect("an id");
+    let record = Record::new(&to.records, &to.layout, &id, &request, &facts());
+    let name = |text: &str| text.parse::<WalName>().expect("a name");
+    let put = |name: &str, suffix: &str| {
+        let directory = &name[..16];
+        store.insert(&format!("main/wals/{directory}/{name}{suffix}"), "x");
+    };
+    for number in 0xFD..0x100 {
+        put(&format!("0000000100000002000000{number:02X}"), ".gz");
+    }
+    put("000000010000000300000000", "");
+    put("000000010000000300000001", ".partial");
+    put("000000010000000300000001", ".00000028.backup");
+    let looked = async |first, last| record.missing(name(first), name(last)).await;
+    let (first, last) = ("0000000100000002000000FD", "000000010000000300000000");
+    assert_eq!(looked(first, last).await.expect("a listing"), [""; 0]);
+    assert_eq!(faulty.calls().len(), 2, "one request for each directory");
+    let missing = looked(first, "000000010000000300000001")
+        .await
+        .expect("a listing");
+    assert_eq!(missing, ["000000010000000300000001"]);
+    let missing = looked(first, "000000010000000400000000")
+        .await
+        .expect("a listing");
+    assert_eq!(missing.len(), 10, "no more than these are named");
 }
