@@ -646,7 +646,7 @@ pub(in crate::pgdata) fn is_wal_directory(name: &[u8]) -> bool {
 }
 
 /// Why a restore refuses a member of this name, wherever it goes, if it does: see
-/// [`Target::reserved`].
+/// `Target::reserved`.
 pub fn refused_at_top(name: &[u8], kind: &MemberKind) -> Option<&'static str> {
     (is_wal_directory(name) && matches!(kind, MemberKind::Symlink { .. }))
         .then_some("it would be a link in place of the WAL directory")
