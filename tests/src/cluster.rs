@@ -195,6 +195,12 @@ impl Cluster {
         }
     }
 
+    /// Makes a primary that is stopped a standby of nothing, which archives on once it is
+    /// promoted: a new timeline begins where it stopped. From version 12 on.
+    pub fn stand_by(&self) {
+        self.append("standby.signal", "");
+    }
+
     fn append(&self, file: &str, text: &str) {
         let path = self.pgdata.join(file);
         OpenOptions::new()

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::skip;
+use crate::{Workspace, skip};
 
 /// Where the server's programs of one version lie.
 #[derive(Debug, Clone)]
@@ -91,6 +91,19 @@ impl PgBin {
     /// Path of one program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// Runs one of PostgreSQL's programs, which must find nothing wrong; gives what it
+    /// printed.
+    pub fn judge(&self, workspace: &Workspace, program: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(self.program(program));
+        command.args(arguments).env("LC_ALL", "C");
+        workspace.owner().run_as(&mut command);
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (said, printed) = (text(&output.stderr), text(&output.stdout));
+        assert!(output.status.success(), "{program}: {said}{printed}");
+        printed
     }
 }
 

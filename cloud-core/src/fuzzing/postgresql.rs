@@ -99,17 +99,13 @@ pub(super) fn manifest(data: &[u8]) {
         return;
     };
     assert_eq!(summary.files, files.len() as u64);
-    if let [range] = summary.ranges[..] {
-        let (again, entries) = written(&summary, &files, &range);
+    if !summary.ranges.is_empty() {
+        let (again, entries) = written(&summary, &files);
         assert_eq!((again, entries), (summary, files));
     }
 }
 
-fn written(
-    summary: &Summary,
-    files: &[Entry],
-    range: &manifest::WalRange,
-) -> (Summary, Vec<Entry>) {
+fn written(summary: &Summary, files: &[Entry]) -> (Summary, Vec<Entry>) {
     let version = if summary.system_identifier.is_some() {
         170_000
     } else {
@@ -120,7 +116,7 @@ fn written(
     for file in files {
         builder.add(file).expect("there is room");
     }
-    let manifest = builder.finish(range).expect("there is room");
+    let manifest = builder.finish(&summary.ranges).expect("there is room");
     let mut entries = Vec::new();
     let text = std::io::BufReader::new(manifest);
     let read = manifest::read(text, |entry| entries.push(entry));

@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use crate::wal::{Lsn, TimelineId};
+use crate::wal::{History, Lsn, TimelineId};
 
 pub use kept::{Keeping, Kept};
 pub use read::{ManifestError, Summary, read};
@@ -172,7 +172,7 @@ pub struct Entry {
     pub checksum: Option<Checksum>,
 }
 
-/// WAL that is needed.
+/// WAL of one timeline that is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalRange {
     /// Its timeline.
@@ -181,6 +181,55 @@ pub struct WalRange {
     pub start: Lsn,
     /// To here.
     pub end: Lsn,
+}
+
+impl WalRange {
+    /// What a backup needs that began on `timeline` at `start` and ended at `end` on the
+    /// timeline that `history` is of: a range for each that its server followed, the newest
+    /// first, as the server's own manifests have them. `None` if that history does not lead
+    /// from the one to the other.
+    pub fn along(
+        history: &History,
+        timeline: TimelineId,
+        start: Lsn,
+        mut end: Lsn,
+    ) -> Option<Vec<Self>> {
+        let mut ranges = Vec::new();
+        let mut here = history.timeline();
+        for &(ancestor, fork) in history.ancestors().iter().rev() {
+            if here == timeline {
+                break;
+            }
+            if fork > end {
+                return None;
+            }
+            ranges.push(Self {
+                timeline: here,
+                start: fork,
+                end,
+            });
+            (here, end) = (ancestor, fork);
+        }
+        ranges.push(Self {
+            timeline,
+            start,
+            end,
+        });
+        (here == timeline && start <= end).then_some(ranges)
+    }
+}
+
+/// Whether these ranges are of a backup that began on `timeline` at `start` and ended at
+/// `end`, on whatever timeline.
+pub fn ranges_fit(ranges: &[WalRange], timeline: TimelineId, start: Lsn, end: Lsn) -> bool {
+    let chained = ranges.windows(2).all(|pair| {
+        let [later, earlier] = pair else { return false };
+        later.timeline > earlier.timeline && later.start == earlier.end
+    });
+    let (Some(newest), Some(oldest)) = (ranges.first(), ranges.last()) else {
+        return false;
+    };
+    chained && oldest.timeline == timeline && oldest.start == start && newest.end == end
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -30,7 +30,7 @@ fn manifest(version: u32, entries: &[Entry]) -> String {
     for entry in entries {
         builder.add(entry).unwrap();
     }
-    let mut manifest = builder.finish(&range()).unwrap();
+    let mut manifest = builder.finish(&[range()]).unwrap();
     let size = manifest.size();
     let mut text = String::new();
     manifest.read_to_string(&mut text).unwrap();
@@ -97,6 +97,67 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn there_is_a_range_for_each_timeline_that_a_server_followed() {
+    let range = |timeline, start, end| WalRange {
+        timeline: TimelineId(timeline),
+        start: Lsn(start),
+        end: Lsn(end),
+    };
+    let along = |history: &History, timeline, start, end| {
+        WalRange::along(history, TimelineId(timeline), Lsn(start), Lsn(end))
+    };
+    let text = "1\t0/3000158\tx\n2\t0/5000000\tx\n";
+    let history = History::parse(TimelineId(4), text).unwrap();
+    let all = [
+        range(4, 0x500_0000, 0x600_0000),
+        range(2, 0x300_0158, 0x500_0000),
+        range(1, 0x200_0028, 0x300_0158),
+    ];
+    for (timeline, start, from) in [(1, 0x200_0028, 0), (2, 0x300_0158, 1), (4, 0x500_0000, 2)] {
+        let ranges = along(&history, timeline, start, 0x600_0000).unwrap();
+        assert_eq!(ranges, all[..=2 - from]);
+        let fits =
+            |timeline, start, end| ranges_fit(&ranges, TimelineId(timeline), Lsn(start), Lsn(end));
+        assert!(fits(timeline, start, 0x600_0000));
+        assert!(!fits(timeline, start + 1, 0x600_0000));
+        assert!(!fits(timeline, start, 0x600_0001));
+        assert!(!fits(3, start, 0x600_0000));
+    }
+    let first = History::of_first(TimelineId(1));
+    assert_eq!(along(&first, 1, 8, 9), Some(vec![range(1, 8, 9)]));
+    // Not of this history, an end before the fork, a beginning behind it.
+    assert_eq!(along(&history, 3, 0x200_0028, 0x600_0000), None);
+    assert_eq!(along(&history, 1, 0x200_0028, 0x400_0000), None);
+    assert_eq!(along(&history, 1, 0x400_0000, 0x600_0000), None);
+
+    let fits =
+        |ranges: &[WalRange]| ranges_fit(ranges, TimelineId(1), Lsn(0x200_0028), Lsn(0x600_0000));
+    assert!(fits(&all));
+    let [newest, middle, oldest] = all;
+    assert!(!fits(&[newest, oldest]) && !fits(&[oldest, middle, newest]) && !fits(&[]));
+    let again = WalRange {
+        timeline: TimelineId(4),
+        ..middle
+    };
+    assert!(!fits(&[newest, again, oldest]));
+
+    let mut text = String::new();
+    let builder = Builder::new(150_000, 1).unwrap();
+    let mut manifest = builder.finish(&all).unwrap();
+    manifest.read_to_string(&mut text).unwrap();
+    assert!(text.contains(
+        r#"
+"WAL-Ranges": [
+{ "Timeline": 4, "Start-LSN": "0/5000000", "End-LSN": "0/6000000" },
+{ "Timeline": 2, "Start-LSN": "0/3000158", "End-LSN": "0/5000000" },
+{ "Timeline": 1, "Start-LSN": "0/2000028", "End-LSN": "0/3000158" }
+],
+"#
+    ));
+    assert_eq!(read_all(text.as_bytes()).unwrap().0.ranges, all);
+}
+
+#[test]
 fn a_bit_that_was_flipped_anywhere_is_found() {
     let text = manifest(170_000, &[entry(b"a/b", b"x", Algorithm::Crc32c)]);
     for at in 0..text.len() {
@@ -144,7 +205,7 @@ fn files_wait_in_little_memory() {
             })
             .unwrap();
     }
-    let kept = builder.finish(&range()).unwrap().in_memory();
+    let kept = builder.finish(&[range()]).unwrap().in_memory();
     assert!(kept < 100_000 * 25, "{kept}");
 }
 

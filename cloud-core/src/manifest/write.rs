@@ -92,17 +92,22 @@ impl Builder {
         self.put(&line)
     }
 
-    /// Ends the manifest with the WAL that the backup needs.
-    pub fn finish(mut self, range: &WalRange) -> io::Result<Manifest> {
-        let WalRange {
-            timeline,
-            start,
-            end,
-        } = range;
-        self.put(&format!(
-            "\n],\n\"WAL-Ranges\": [\n{{ \"Timeline\": {timeline}, \"Start-LSN\": \"{start}\", \
-             \"End-LSN\": \"{end}\" }}\n],\n"
-        ))?;
+    /// Ends the manifest with the WAL that the backup needs, newest timeline first.
+    pub fn finish(mut self, wal: &[WalRange]) -> io::Result<Manifest> {
+        self.put("\n],\n\"WAL-Ranges\": [")?;
+        for (index, range) in wal.iter().enumerate() {
+            let WalRange {
+                timeline,
+                start,
+                end,
+            } = range;
+            let comma = if index == 0 { "" } else { "," };
+            self.put(&format!(
+                "{comma}\n{{ \"Timeline\": {timeline}, \"Start-LSN\": \"{start}\", \
+                 \"End-LSN\": \"{end}\" }}"
+            ))?;
+        }
+        self.put("\n],\n")?;
         let sum = hex(&self.sum.finalize_reset());
         self.put(&format!("\"Manifest-Checksum\": \"{sum}\"}}\n"))?;
         let size = self.size;

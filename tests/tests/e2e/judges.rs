@@ -4,22 +4,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use e2e::{Cluster, PgBin, Place, Recovery, ShutDown, Workspace, WriteLoad};
-
-/// Runs one of PostgreSQL's programs, which must find nothing wrong; gives what it
-/// printed.
-fn judge(bin: &PgBin, workspace: &Workspace, program: &str, arguments: &[&str]) -> String {
-    let mut command = Command::new(bin.program(program));
-    command.args(arguments).env("LC_ALL", "C");
-    workspace.owner().run_as(&mut command);
-    let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (said, printed) = (text(&output.stderr), text(&output.stdout));
-    assert!(output.status.success(), "{program}: {said}{printed}");
-    printed
-}
 
 /// Puts the WAL from segment `begin` to segment `end` into `pg_wal`.
 fn fetch_wal(place: &Place<'_>, workspace: &Workspace, [begin, end]: [&str; 2], pg_wal: &Path) {
@@ -85,9 +71,8 @@ fn all_are_content(bin: &PgBin) {
     let [begin, end] = segments.each_ref().map(String::as_str);
     fetch_wal(&place, &workspace, [begin, end], &pg_wal);
     let pgdata = target.display().to_string();
-    judge(bin, &workspace, "pg_verifybackup", &[&pgdata]);
-    let records = judge(
-        bin,
+    bin.judge(&workspace, "pg_verifybackup", &[&pgdata]);
+    let records = bin.judge(
         &workspace,
         "pg_waldump",
         &[
@@ -103,8 +88,7 @@ fn all_are_content(bin: &PgBin) {
     restored.start_and_recover();
     assert_eq!(restored.session().digest(), digest);
     let host = format!("--host={}", restored.socket_dir().display());
-    let looked_at = judge(
-        bin,
+    let looked_at = bin.judge(
         &workspace,
         "pg_amcheck",
         &[

@@ -62,10 +62,10 @@ impl Listing {
     }
 
     /// The manifest of all files.
-    pub(in crate::ops) fn finish(mut self, range: &WalRange) -> io::Result<Manifest> {
+    pub(in crate::ops) fn finish(mut self, wal: &[WalRange]) -> io::Result<Manifest> {
         for entry in self.top.values() {
             self.builder.add(entry)?;
         }
-        self.builder.finish(range)
+        self.builder.finish(wal)
     }
 }

@@ -35,8 +35,10 @@ use crate::wal::Lsn;
 pub(super) struct Closing {
     /// Text of the backup label.
     pub(super) label: String,
-    /// The WAL that the backup needs.
-    pub(super) range: WalRange,
+    /// Where the backup ends.
+    pub(super) end: Lsn,
+    /// The WAL that it needs, newest timeline first.
+    pub(super) wal: Vec<WalRange>,
 }
 
 /// Everything the copying thread needs.
@@ -374,7 +376,7 @@ impl End<'_> {
             pages,
         } = self;
         pages
-            .finish(closing.range.end, fail_on_bad_pages)
+            .finish(closing.end, fail_on_bad_pages)
             .map_err(TransferError::Files)?;
         let mut made = |name: &[u8], size| {
             let member = pgdata::made_member(&sources.pgdata, name, size, &mut owners);
@@ -387,7 +389,7 @@ impl End<'_> {
         let listed = listing.add(ArchiveBase::Data, &label, label.size(), sum.finish());
         listed.map_err(|error| manifest_failed(&error))?;
         let mut manifest = listing
-            .finish(&closing.range)
+            .finish(&closing.wal)
             .map_err(|error| manifest_failed(&error))?;
         let member = made(MANIFEST_NAME, manifest.size())?;
         writing.add(&member, &mut manifest, &mut out)?;

@@ -16,6 +16,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ use crate::pg::{
 use crate::report::{Phase, Work};
 use crate::store::ObjectStore;
 use crate::transfer::{Budget, TransferError};
+use crate::wal::{History, WalName};
 
 /// A base backup to take.
 #[derive(Debug, Clone)]
@@ -127,6 +129,8 @@ impl Taking<'_> {
         record.started(&start).await?;
         self.ctx.reporter.phase(Phase::Copying);
 
+        let pgdata = sources.pgdata.clone();
+
         // A token of its own: a failed upload stops the copy, and is no signal.
         let cancel = self.ctx.cancel.child_token();
         let options = &self.request.archives;
@@ -160,11 +164,8 @@ impl Taking<'_> {
             Ok(stop) => {
                 let closing = Closing {
                     label: stop.label_file.clone(),
-                    range: WalRange {
-                        timeline: start.timeline,
-                        start: start.lsn,
-                        end: stop.lsn,
-                    },
+                    end: stop.lsn,
+                    wal: wal_needed(pgdata, &start, &stop).await,
                 };
                 // The receiver is gone only if the thread failed, which it says below.
                 let _ = closing_tx.send(closing);
@@ -243,6 +244,45 @@ async fn start(
         () = session.closed() => Err(Failure::Postgres(PgError::Lost)),
         start = session.start_backup(label, fast) => Ok(start?),
     }
+}
+
+/// The WAL that the backup needs, newest timeline first. A standby follows its primary to
+/// another timeline, and the history of that is in `pg_wal` then.
+async fn wal_needed(pgdata: PathBuf, start: &BackupStart, stop: &BackupStop) -> Vec<WalRange> {
+    let whole = WalRange {
+        timeline: start.timeline,
+        start: start.lsn,
+        end: stop.lsn,
+    };
+    if start.timeline == stop.timeline {
+        return vec![whole];
+    }
+    let name = WalName::history_of(stop.timeline);
+    let path = pgdata.join("pg_wal").join(name.as_str());
+    let text = tokio::fs::read_to_string(&path).await;
+    let history = text
+        .map_err(|error| error.to_string())
+        .and_then(|text| History::parse(stop.timeline, &text).map_err(|error| error.to_string()));
+    let ranges = history.and_then(|history| {
+        let ranges = WalRange::along(&history, whole.timeline, whole.start, whole.end);
+        ranges.ok_or_else(|| {
+            format!(
+                "it does not lead from timeline {} to {}",
+                start.timeline, stop.lsn
+            )
+        })
+    });
+    ranges.unwrap_or_else(|why| {
+        tracing::warn!(
+            "the server went from timeline {} to {} meanwhile, and its {} tells nothing: {why}. \
+             The backup is complete, but its manifest names the WAL of the first timeline alone: \
+             use pg_verifybackup with --no-parse-wal",
+            start.timeline,
+            stop.timeline,
+            path.display()
+        );
+        vec![whole]
+    })
 }
 
 /// The tablespaces that there are now.

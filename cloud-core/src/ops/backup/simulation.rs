@@ -57,11 +57,12 @@ pub async fn simulate(
     let (closing_tx, closing) = oneshot::channel();
     let _ = closing_tx.send(Closing {
         label: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n".to_owned(),
-        range: WalRange {
+        end: Lsn(0x200_0100),
+        wal: vec![WalRange {
             timeline: TimelineId(1),
             start: Lsn(0x200_0028),
             end: Lsn(0x200_0100),
-        },
+        }],
     });
     let id = BackupId::new("20260101T000000").ok_or_else(|| failed("no id".to_owned()))?;
     let plan = Plan {

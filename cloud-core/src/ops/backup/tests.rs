@@ -126,11 +126,12 @@ impl Cluster {
         let (closing_tx, closing) = oneshot::channel();
         let _ = closing_tx.send(Closing {
             label: "START WAL LOCATION: 0/2000028\n".to_owned(),
-            range: WalRange {
+            end: Lsn(0x200_0100),
+            wal: vec![WalRange {
                 timeline: TimelineId(1),
                 start: Lsn(0x200_0028),
                 end: Lsn(0x200_0100),
-            },
+            }],
         });
         let job = Job {
             plan,

@@ -1,22 +1,20 @@
 //! Whether what was read is of the backup that its record describes.
 
 use crate::catalogue::info::BackupInfo;
-use crate::manifest::{Summary, WalRange};
+use crate::manifest::{self, Summary};
 use crate::wal::{Lsn, TimelineId};
 
 /// Whether this manifest is the backup's own (docs/decisions.md 24).
 pub(in crate::ops) fn is_manifest_of(info: &BackupInfo, summary: &Summary) -> bool {
     let lsn = |text: &Option<String>| text.as_deref()?.parse().ok();
-    let range = || {
-        Some(WalRange {
-            timeline: TimelineId(info.timeline?),
-            start: lsn(&info.begin_xlog)?,
-            end: lsn(&info.end_xlog)?,
-        })
+    let fit = || {
+        let (timeline, ranges) = (TimelineId(info.timeline?), &summary.ranges);
+        let (start, end) = (lsn(&info.begin_xlog)?, lsn(&info.end_xlog)?);
+        Some(manifest::ranges_fit(ranges, timeline, start, end))
     };
     let cluster = summary.system_identifier.map(|number| number.to_string());
     let same_cluster = cluster.is_none() || info.systemid.is_none() || cluster == info.systemid;
-    range().is_some_and(|range| summary.ranges == [range]) && same_cluster
+    fit() == Some(true) && same_cluster
 }
 
 /// Why this label is not the backup's, as the end of a sentence; `None` if it is. The label tells where

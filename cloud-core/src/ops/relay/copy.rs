@@ -285,7 +285,7 @@ impl Tail {
                 None
             }
             Some(range) => {
-                let made = listing.finish(range);
+                let made = listing.finish(&[*range]);
                 let made = made.map_err(|error| manifest_failed(&error))?;
                 let member = pgdata::made_member(pgdata, MANIFEST_NAME, made.size(), &mut owners);
                 Some((member.map_err(|error| files(&error))?, made))

@@ -191,7 +191,7 @@ impl Scene {
             end: Lsn(end),
         };
         self.manifest.clear();
-        let mut manifest = builder.finish(&range(0x80_0100)).unwrap();
+        let mut manifest = builder.finish(&[range(0x80_0100)]).unwrap();
         manifest.read_to_end(&mut self.manifest).unwrap();
     }
 
@@ -216,7 +216,7 @@ impl Scene {
                     end,
                 };
                 let mut bytes = Vec::new();
-                let mut manifest = builder.finish(&range).unwrap();
+                let mut manifest = builder.finish(&[range]).unwrap();
                 manifest.read_to_end(&mut bytes).unwrap();
                 Some(bytes)
             }
