@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use jiff::tz::TimeZone;
 
 use super::{Found, Work, dry_run};
-use crate::catalogue::deletion::Step;
+use crate::catalogue::deletion::{Plan, Step};
 use crate::catalogue::info::{BackupInfo, Status};
 use crate::catalogue::layout::{ArchiveBase, BackupId, archives_to_delete};
 use crate::catalogue::load;
@@ -29,6 +29,10 @@ const LOOKS: usize = 8;
 pub(super) struct Deletion<'a> {
     pub(super) work: &'a Work<'a>,
     pub(super) catalogue: &'a [Found],
+    /// The good ones that stay, as far as the minimum redundancy counts on them.
+    pub(super) relied_on: Vec<&'a BackupId>,
+    /// How many of those have to stay.
+    pub(super) fewest: usize,
 }
 
 /// A backup as it stands right before its deletion.
@@ -92,7 +96,62 @@ impl Work<'_> {
     }
 }
 
-impl Deletion<'_> {
+impl<'a> Deletion<'a> {
+    /// What a plan for this catalogue asks for.
+    pub(super) fn new(work: &'a Work<'a>, catalogue: &'a [Found], plan: &Plan) -> Self {
+        let goes = |found: &Found| plan.steps.iter().any(|step| step.id == found.id);
+        let good = |found: &&Found| found.info.status == Status::Done && !goes(found);
+        // The newest first: they stay longest.
+        let relied_on: Vec<_> = (catalogue.iter().rev().filter(good))
+            .map(|found| &found.id)
+            .collect();
+        let minimum = usize::try_from(work.request.minimum_redundancy).unwrap_or(usize::MAX);
+        Self {
+            work,
+            catalogue,
+            fewest: minimum.min(relied_on.len()),
+            relied_on,
+        }
+    }
+
+    /// Whether the good backups that have to stay are there. Another deletion, which counts
+    /// on this backup, may take one of them: it too looks once it has marked, so that the
+    /// later of the two sees the mark of the other.
+    async fn enough_stay(&self) -> Result<bool, OpError> {
+        let mut good = 0;
+        for id in &self.relied_on {
+            if good >= self.fewest {
+                break;
+            }
+            let key = self.work.layout.backup_info(id);
+            let seen = record::see(self.work.store, &key).await;
+            let seen = seen.map_err(|error| OpError::of_store(&error))?;
+            let info =
+                seen.and_then(|seen| BackupInfo::parse(&seen.bytes, &TimeZone::system()).ok());
+            good += usize::from(info.is_some_and(|info| info.status == Status::Done));
+        }
+        Ok(good >= self.fewest)
+    }
+
+    /// Why a backup that is marked now has to stay all the same.
+    async fn why_it_stays(&self, id: &BackupId, info: &BackupInfo) -> Option<OpError> {
+        // A keep that was set until now saw a record that was DONE, and whoever set it
+        // relies on it. One that is set from now on sees the mark, and fails.
+        match self.work.is_kept(id).await {
+            Ok(false) => {}
+            Ok(true) => return Some(kept(id)),
+            Err(error) => return Some(name(id, &error)),
+        }
+        if info.status != Status::Done {
+            return None;
+        }
+        match self.enough_stay().await {
+            Ok(true) => None,
+            Ok(false) => Some(too_few(id, self.work.request.minimum_redundancy)),
+            Err(error) => Some(name(id, &error)),
+        }
+    }
+
     fn info(&self, id: &BackupId) -> Option<&BackupInfo> {
         let found = self.catalogue.iter().find(|found| found.id == *id)?;
         Some(&found.info)
@@ -184,18 +243,9 @@ impl Deletion<'_> {
         };
         if let Some(seen) = &original {
             self.mark(id, info, seen).await?;
-            // A keep that was set until now saw a record that was DONE, and whoever set it
-            // relies on it. One that is set from now on sees the mark, and fails.
-            match self.work.is_kept(id).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    self.put_back(id, info, seen).await;
-                    return Err(kept(id));
-                }
-                Err(error) => {
-                    self.put_back(id, info, seen).await;
-                    return Err(name(id, &error));
-                }
+            if let Some(why) = self.why_it_stays(id, info).await {
+                self.put_back(id, info, seen).await;
+                return Err(why);
             }
         }
         if let Some(snapshots) = &snapshots
@@ -247,13 +297,8 @@ impl Deletion<'_> {
         match self.over(id, seen, mark_of(info)).await {
             Err(NotReplaced::Failed(error)) if cannot_be_written(&error) => {
                 // It could not be put back.
-                if self
-                    .work
-                    .is_kept(id)
-                    .await
-                    .map_err(|error| name(id, &error))?
-                {
-                    return Err(kept(id));
+                if let Some(why) = self.why_it_stays(id, info).await {
+                    return Err(why);
                 }
                 tracing::warn!(
                     "the record of backup {id} goes before its archives: {}",
@@ -364,6 +409,14 @@ fn cannot_be_written(error: &StoreError) -> bool {
 fn kept(id: &BackupId) -> OpError {
     let text = format!("Could not delete backup {id}: it got a keep annotation in the meantime");
     OpError::new(OpErrorKind::Failed, text)
+}
+
+fn too_few(id: &BackupId, minimum: u64) -> OpError {
+    let text = format!(
+        "Could not delete backup {id}: others were deleted in the meantime, and the minimum \
+         redundancy is {minimum}"
+    );
+    OpError::new(OpErrorKind::Failed, text).with_hint("run the same command again")
 }
 
 /// Somebody else is at work on the backup.

@@ -279,10 +279,7 @@ impl Work<'_> {
 
     /// Does what the plan says.
     async fn execute(&self, plan: &Plan, catalogue: &[Found]) -> Result<(), OpError> {
-        let deletion = Deletion {
-            work: self,
-            catalogue,
-        };
+        let deletion = Deletion::new(self, catalogue, plan);
         let (emptied, failure) = deletion.empty_all(&plan.steps).await;
         let rules: Vec<_> = emptied
             .iter()

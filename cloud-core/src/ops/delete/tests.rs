@@ -603,6 +603,49 @@ async fn what_is_not_there_is_no_failure() {
     assert_eq!(store.contents(), before);
 }
 
+/// Two deletions at once, each of which counts on the backup that the other takes.
+#[tokio::test]
+async fn what_another_deletion_takes_does_not_count_as_redundancy() {
+    const ID: &str = "20261101T000000";
+    let good = ["20261103T000000", "20261104T000000", "20261105T000000"];
+    let mark = |store: &MemoryStore, id: &str| {
+        let marked = info_of(&store.contents(), id).unwrap().marked();
+        store.insert(&format!("{}/backup.info", dir(id)), marked.to_text());
+    };
+    for (minimum, others, stays) in [(3, 1, true), (2, 1, false), (1, 3, true), (0, 3, false)] {
+        let when = format!("{minimum} have to stay, and {others} go");
+        let store = filled();
+        let faulty = FaultyStore::new(Arc::new(store.clone()));
+        let info = format!("{ID}/backup.info");
+        faulty.fail_for(&info, StoreOp::Put, Fault::Late(1), 1);
+        let request = DeleteRequest {
+            minimum_redundancy: minimum,
+            ..by_id(ID)
+        };
+        let other = async {
+            for id in good.iter().rev().take(others) {
+                mark(&store, id);
+            }
+            store.contents()
+        };
+        let (result, expected) = tokio::join!(delete(faulty, &request), other);
+        match result {
+            Ok(_) => assert!(!stays && info_of(&store.contents(), ID).is_none(), "{when}"),
+            Err(error) => {
+                assert!(
+                    stays && error.message.contains("minimum redundancy"),
+                    "{error}"
+                );
+                assert_eq!(
+                    store.contents(),
+                    expected,
+                    "{when}: it is as good as before"
+                );
+            }
+        }
+    }
+}
+
 /// The faster of two has emptied the backup when the other comes to look for a keep, and
 /// finds one, or cannot look: it must not put the record back.
 #[tokio::test]
