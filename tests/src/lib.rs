@@ -76,7 +76,7 @@ pub use owner::Owner;
 pub use patroni::PatroniNode;
 pub use pg_bin::PgBin;
 pub use place::{Place, Remote};
-pub use pooler::Pooler;
+pub use pooler::{Pooler, Whim};
 pub use processes::{Process, peak_of_children};
 pub use prometheus::{Prometheus, promtool};
 pub use proof::Proof;

@@ -1,5 +1,5 @@
 //! A connection pooler of the worst kind: in the middle of a session it goes on
-//! with another server process.
+//! with another server process, or not at all.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -13,22 +13,36 @@ use crate::owner::Owner;
 /// The name of a server's socket in its folder.
 const SOCKET: &str = ".s.PGSQL.5432";
 
+/// What a pooler does with the first query that contains a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whim {
+    /// It gives it to another server process, and all later ones.
+    Another,
+    /// It keeps it, and every later one: no answer ever comes.
+    Silence,
+}
+
 /// It stands before one server, and lives as long as the test's process, which runs
 /// one test.
 #[derive(Debug)]
 pub struct Pooler(PathBuf);
 
 impl Pooler {
-    /// Listens in the folder `dir`, in front of the server in `server`. A session gets
-    /// another server process before its first query that contains `at`.
-    pub fn before(server: &Path, dir: PathBuf, owner: Owner, at: &'static str) -> Self {
+    /// Listens in the folder `dir`, in front of the server in `server`. It has its `whim`
+    /// at the first query of a session that contains `at`.
+    pub fn before(
+        server: &Path,
+        dir: PathBuf,
+        owner: Owner,
+        (whim, at): (Whim, &'static str),
+    ) -> Self {
         let listener = UnixListener::bind(dir.join(SOCKET)).expect("the folder is empty");
         owner.take(&dir.join(SOCKET));
         let server: Arc<Path> = Arc::from(server.join(SOCKET));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let server = Arc::clone(&server);
-                thread::spawn(move || serve(client, &server, at.as_bytes()));
+                thread::spawn(move || serve(client, &server, whim, at.as_bytes()));
             }
         });
         Self(dir)
@@ -41,13 +55,18 @@ impl Pooler {
 }
 
 /// Serves one session, until one of its sides ends it, and ends it on the other too.
-fn serve(mut client: UnixStream, server: &Path, at: &[u8]) -> Option<()> {
+fn serve(mut client: UnixStream, server: &Path, whim: Whim, at: &[u8]) -> Option<()> {
     let greeting = packet(&mut client, &[])?;
     let mut processes = vec![UnixStream::connect(server).ok()?];
     processes[0].write_all(&greeting).ok()?;
     answer(&processes[0], &client);
     let asked = |query: &[u8]| query.windows(at.len()).any(|part| part == at);
     while let Some(query) = query(&mut client) {
+        if asked(&query) && whim == Whim::Silence {
+            // Until the client has had enough.
+            while self::query(&mut client).is_some() {}
+            break;
+        }
         if asked(&query) && processes.len() == 1 {
             processes.push(begin(server, &greeting, &client)?);
         }

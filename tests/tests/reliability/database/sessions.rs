@@ -1,6 +1,6 @@
 //! A backup whose session, or whose server, goes away.
 
-use e2e::{PgBin, Pooler, Row, S3Server, Section, ShutDown, Workspace, wait_until};
+use e2e::{PgBin, Pooler, Row, S3Server, Section, ShutDown, Whim, Workspace, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::scene::{FIRST_PART, Scene};
@@ -259,7 +259,12 @@ fn a_pooler_that_goes_on_with_another_process() {
         );
         let before = scene.stored();
         let dir = workspace.dir(format!("pooler-{number}"));
-        let pooler = Pooler::before(scene.cluster.socket_dir(), dir, workspace.owner(), at);
+        let pooler = Pooler::before(
+            scene.cluster.socket_dir(),
+            dir,
+            workspace.owner(),
+            (Whim::Another, at),
+        );
         let host = format!("--host={}", pooler.dir().display());
         let run = scene.backup().arg(host).run();
         let why = if at == stop {
@@ -267,6 +272,38 @@ fn a_pooler_that_goes_on_with_another_process() {
         } else {
             "the server process changed during the backup"
         };
+        scene.assert_failed(&run, why, &before);
+        scene.assert_next_works();
+        row.lived_through();
+        row.finish();
+    }
+}
+
+#[test]
+fn a_server_that_is_silent_once_backup_mode_is_over() {
+    let Some(bin) = PgBin::find() else { return };
+    let workspace = Workspace::new();
+    let Some(bucket) = S3Server::CephPlain.bucket(&workspace) else {
+        return;
+    };
+    let scene = Scene::new(&workspace, &bin, &bucket);
+    scene.good();
+    for (number, at) in ["pg_switch_wal", "pg_create_restore_point"]
+        .into_iter()
+        .enumerate()
+    {
+        let mut row = Row::new(
+            Section::Database,
+            format!("`backup`: the server is silent at `{at}`, and `--stop-timeout` passes"),
+            FAILED,
+        );
+        let before = scene.stored();
+        let dir = workspace.dir(format!("pooler-{number}"));
+        let whim = (Whim::Silence, at);
+        let pooler = Pooler::before(scene.cluster.socket_dir(), dir, workspace.owner(), whim);
+        let host = format!("--host={}", pooler.dir().display());
+        let run = scene.backup().arg(host).arg("--stop-timeout=1").run();
+        let why = "the server did not end the backup within 1 seconds";
         scene.assert_failed(&run, why, &before);
         scene.assert_next_works();
         row.lived_through();
